@@ -1,0 +1,135 @@
+// Package ansible applies the layers of a build to an image's tree with
+// ansible-playbook, over the chroot connection. It owns the playbooks, the
+// inventory, the variables file and the stream of events; it mounts nothing.
+package ansible
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+
+	"github.com/apenella/go-ansible/v2/pkg/execute"
+	"github.com/apenella/go-ansible/v2/pkg/playbook"
+	"go.yaml.in/yaml/v4"
+
+	"github.com/btw-img/btw-img/orchestrator/fail"
+)
+
+// Run is one run of the playbook: one layer of a build.
+type Run struct {
+	Root      string         // the tree, ready to run programs in
+	Scratch   string         // folder for inventory, variables and Ansible's own files
+	Playbooks fs.FS          // holds layer.yml and what it includes
+	Roles     string         // folder of the user's roles
+	Variables map[string]any // extra variables; layer among them
+	Env       []string       // KEY=VALUE, the environment of ansible-playbook
+	Log       io.Writer      // gets everything that Ansible prints
+	OnEvent   func(Event)    // is told what happens, as it happens
+}
+
+const (
+	playbookFile  = "layer.yml"
+	inventoryFile = "inventory.yml"
+	variablesFile = "variables.json"
+	// Callback prints one JSON document per event; Plugin connects to a tree.
+	Callback = "ansible.posix.jsonl"
+	Plugin   = "community.general.chroot"
+)
+
+// Apply runs the playbook. A task that fails is a *fail.Error that names the
+// entry's file and line, with the task's own message and output.
+func (r Run) Apply(ctx context.Context) error {
+	if err := r.prepare(); err != nil {
+		return err
+	}
+	defer os.Remove(filepath.Join(r.Scratch, variablesFile))
+
+	events := newStream(r.Log, r.OnEvent)
+	runner := &processes{env: r.environment(), dir: r.Scratch}
+	executor := execute.NewDefaultExecute(
+		execute.WithCmd(r.command()),
+		execute.WithExecutable(runner),
+		execute.WithOutput(events),
+		execute.WithWrite(io.Discard),
+		execute.WithWriteError(io.Discard),
+	)
+	execution := executor.Execute(ctx)
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case events.failure != nil:
+		return events.failure
+	case runner.last.failed() != nil:
+		return &fail.Error{Kind: fail.Build, Op: "ansible-playbook", Tail: events.tail(), Err: runner.last.failed()}
+	case execution != nil && runner.last == nil:
+		return fail.New(fail.Host, "ansible-playbook", "run 'vmctl doctor --install-missing'", "it cannot be started: %w", exec.ErrNotFound)
+	}
+	return execution
+}
+
+func (r Run) command() *playbook.AnsiblePlaybookCmd {
+	return playbook.NewAnsiblePlaybookCmd(
+		playbook.WithPlaybooks(filepath.Join(r.Scratch, "playbooks", playbookFile)),
+		playbook.WithPlaybookOptions(&playbook.AnsiblePlaybookOptions{
+			Inventory:     filepath.Join(r.Scratch, inventoryFile),
+			ExtraVarsFile: []string{"@" + filepath.Join(r.Scratch, variablesFile)},
+		}),
+	)
+}
+
+// prepare writes playbooks, inventory and variables into the scratch folder.
+func (r Run) prepare() error {
+	if err := os.MkdirAll(r.Scratch, 0o700); err != nil {
+		return err
+	}
+	playbooks := filepath.Join(r.Scratch, "playbooks")
+	if err := os.RemoveAll(playbooks); err != nil {
+		return err
+	}
+	if err := os.CopyFS(playbooks, r.Playbooks); err != nil {
+		return err
+	}
+	inventory, err := Inventory(r.Root)
+	if err != nil {
+		return err
+	}
+	variables, err := json.Marshal(r.Variables)
+	if err != nil {
+		return fmt.Errorf("write the variables for Ansible: %w", err)
+	}
+	return errors.Join(
+		os.WriteFile(filepath.Join(r.Scratch, inventoryFile), inventory, 0o600),
+		os.WriteFile(filepath.Join(r.Scratch, variablesFile), variables, 0o600),
+	)
+}
+
+// Inventory is the inventory whose one host is the tree at root.
+func Inventory(root string) ([]byte, error) {
+	return yaml.Dump(map[string]any{"all": map[string]any{"hosts": map[string]any{"image": map[string]any{
+		"ansible_connection":         Plugin,
+		"ansible_host":               root,
+		"ansible_python_interpreter": "/usr/bin/python3",
+	}}}})
+}
+
+// environment makes Ansible independent of the user's own configuration.
+func (r Run) environment() []string {
+	return append(r.Env,
+		"ANSIBLE_CONFIG=/dev/null",
+		"ANSIBLE_HOME="+filepath.Join(r.Scratch, "home"),
+		"ANSIBLE_LOCAL_TEMP="+filepath.Join(r.Scratch, "tmp"),
+		"ANSIBLE_REMOTE_TEMP=/tmp/.ansible",
+		"ANSIBLE_ROLES_PATH="+r.Roles,
+		"ANSIBLE_STDOUT_CALLBACK="+Callback,
+		"ANSIBLE_NOCOLOR=1",
+		"ANSIBLE_RETRY_FILES_ENABLED=0",
+		"ANSIBLE_DEPRECATION_WARNINGS=0",
+		"SYSTEMD_OFFLINE=1",
+	)
+}

@@ -1,0 +1,197 @@
+package ansible
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"strings"
+	"sync"
+
+	"github.com/apenella/go-ansible/v2/pkg/execute/result"
+
+	"github.com/btw-img/btw-img/orchestrator/fail"
+)
+
+// Event is one thing that happened in a run.
+type Event struct {
+	Origin string `json:"origin,omitempty"` // file:line of the entry, where known
+	Task   string `json:"task"`
+	Status string `json:"status"` // started, ok, changed, skipped or failed
+}
+
+// stream reads what ansible-playbook prints: lines that are JSON documents are
+// events, all else goes to the log. It implements go-ansible's ResultsOutputer
+// and never fails, since a failed reader would leave the process blocked.
+type stream struct {
+	mu      sync.Mutex
+	log     io.Writer
+	onEvent func(Event)
+	origin  string // of the last task that named one, for tasks of roles
+	failure error  // first task that failed
+	lines   []string
+}
+
+const keptLines = 15
+
+func newStream(log io.Writer, onEvent func(Event)) *stream {
+	if log == nil {
+		log = io.Discard
+	}
+	if onEvent == nil {
+		onEvent = func(Event) {}
+	}
+	return &stream{log: log, onEvent: onEvent}
+}
+
+// Print implements go-ansible's ResultsOutputer.
+func (s *stream) Print(_ context.Context, reader io.Reader, _ io.Writer, _ ...result.OptionsFunc) error {
+	lines := bufio.NewReader(reader)
+	for {
+		line, err := lines.ReadBytes('\n')
+		if len(bytes.TrimSpace(line)) > 0 {
+			s.line(bytes.TrimRight(line, "\r\n"))
+		}
+		if err != nil {
+			return nil
+		}
+	}
+}
+
+// document is the part of an event of ansible.posix.jsonl that is used here.
+type document struct {
+	Event string `json:"_event"`
+	Task  struct {
+		Name string `json:"name"`
+	} `json:"task"`
+	Hosts map[string]outcome `json:"hosts"`
+}
+
+// outcome is a task's result on the image.
+type outcome struct {
+	Action           string          `json:"action"`
+	Changed          bool            `json:"changed"`
+	Failed           bool            `json:"failed"`
+	Skipped          bool            `json:"skipped"`
+	IgnoreErrors     bool            `json:"ignore_errors"`
+	Message          json.RawMessage `json:"msg"`
+	Stdout           string          `json:"stdout"`
+	Stderr           string          `json:"stderr"`
+	ModuleStdout     string          `json:"module_stdout"`
+	ModuleStderr     string          `json:"module_stderr"`
+	Reason           string          `json:"reason"`
+	Exception        string          `json:"exception"`
+	Results          []outcome       `json:"results"`
+	Censored         string          `json:"censored"`
+	Return           *int            `json:"rc"`
+	ItemLabel        json.RawMessage `json:"_ansible_item_label"`
+	UnreachableState bool            `json:"unreachable"`
+}
+
+func (s *stream) line(line []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var d document
+	if line[0] != '{' || json.Unmarshal(line, &d) != nil || d.Event == "" {
+		fmt.Fprintf(s.log, "%s\n", line)
+		s.lines = append(s.lines, string(line))
+		if len(s.lines) > keptLines {
+			s.lines = s.lines[1:]
+		}
+		return
+	}
+	s.document(d)
+}
+
+var originPattern = regexp.MustCompile(`^(?:.* : )?\[([^\]]+)\] (.*)$`)
+
+// document turns an event of Ansible into one of ours.
+func (s *stream) document(d document) {
+	task := d.Task.Name
+	if parts := originPattern.FindStringSubmatch(task); parts != nil {
+		s.origin, task = parts[1], parts[2]
+	}
+	switch d.Event {
+	case "v2_playbook_on_task_start":
+		s.onEvent(Event{Origin: s.origin, Task: task, Status: "started"})
+	case "v2_runner_on_ok", "v2_runner_on_failed", "v2_runner_on_skipped", "v2_runner_on_unreachable",
+		"v2_runner_item_on_ok", "v2_runner_item_on_failed":
+		for _, o := range d.Hosts {
+			s.outcome(d.Event, task, o)
+		}
+	}
+}
+
+func (s *stream) outcome(event, task string, o outcome) {
+	status := "ok"
+	switch {
+	case strings.HasSuffix(event, "failed"), strings.HasSuffix(event, "unreachable"):
+		status = "failed"
+	case o.Skipped || strings.HasSuffix(event, "skipped"):
+		status = "skipped"
+	case o.Changed:
+		status = "changed"
+	}
+	fmt.Fprintf(s.log, "%s: [%s] %s\n", status, s.origin, task)
+	for _, text := range []string{o.Stdout, o.Stderr} {
+		if text != "" {
+			fmt.Fprintln(s.log, text)
+		}
+	}
+	if strings.Contains(event, "item") {
+		return // the task's own event follows and speaks for all items
+	}
+	s.onEvent(Event{Origin: s.origin, Task: task, Status: status})
+	if status == "failed" && !o.IgnoreErrors && s.failure == nil {
+		s.failure = taskFailure(s.origin, task, o)
+		fmt.Fprintln(s.log, s.failure)
+	}
+}
+
+// taskFailure is the error for a failed task, told by the item that failed
+// where the task is a loop.
+func taskFailure(origin, task string, o outcome) error {
+	for _, item := range o.Results {
+		if item.Failed {
+			o = item
+			break
+		}
+	}
+	if o.Censored != "" {
+		return &fail.Error{
+			Kind: fail.Build, Op: strings.TrimPrefix(origin+": "+task, ": "), Err: errors.New("the task failed; no_log hides why"),
+			Hint: "run it once with no_log: false, with values that are no secrets",
+		}
+	}
+	what := cmp.Or(text(o.Message), o.Reason, "the task failed")
+	if o.Return != nil {
+		what = fmt.Sprintf("%s (exit status %d)", strings.TrimSuffix(what, "."), *o.Return)
+	}
+	output := cmp.Or(strings.TrimSpace(o.Stderr), strings.TrimSpace(o.ModuleStderr), strings.TrimSpace(o.Stdout), strings.TrimSpace(o.ModuleStdout), strings.TrimSpace(o.Exception))
+	return &fail.Error{Kind: fail.Build, Op: strings.TrimPrefix(origin+": "+task, ": "), Tail: lastLines(output, keptLines), Err: errors.New(strings.TrimSpace(what))}
+}
+
+// text is a message, which modules give as a string or as any other value.
+func text(raw json.RawMessage) string {
+	var s string
+	if json.Unmarshal(raw, &s) == nil {
+		return s
+	}
+	return string(raw)
+}
+
+func lastLines(text string, n int) string {
+	lines := strings.Split(text, "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
+
+func (s *stream) tail() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return strings.Join(s.lines, "\n")
+}

@@ -1,0 +1,237 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/hashicorp/go-multierror"
+	"github.com/spf13/cobra"
+
+	"github.com/btw-img/btw-img/orchestrator"
+	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/spec"
+)
+
+type buildOptions struct {
+	defs     definitions
+	names    []string
+	all      bool
+	folder   string
+	formats  []string
+	noTest   bool
+	dryRun   bool
+	settings []string
+	jobs     int
+	accel    string
+	json     bool
+}
+
+func newBuild(defs *definitions) *cobra.Command {
+	var o buildOptions
+	cmd := &cobra.Command{
+		Use:   "build NAME…",
+		Short: "Build images and prove that they boot",
+		Long: `Build images and prove that they boot. The results of each build are in a folder
+of its name below the output folder; it appears whole or not at all.
+
+` + exitCodes,
+		Args: cobra.ArbitraryArgs, ValidArgsFunction: defs.complete,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.defs, o.names = *defs, args
+			return runBuild(cmd, o)
+		},
+	}
+	flags := cmd.Flags()
+	flags.BoolVar(&o.all, "all", false, "build everything that 'vmctl list' shows")
+	flags.StringVarP(&o.folder, "output", "o", "images", "folder that gets a folder per build")
+	flags.StringSliceVar(&o.formats, "output-format", nil, "image formats to write instead of the definition's: qcow2, raw")
+	flags.BoolVar(&o.noTest, "no-test", false, "do not boot the image; build.json says so")
+	flags.BoolVar(&o.dryRun, "dry-run", false, "print the whole plan and touch nothing")
+	flags.IntVar(&o.jobs, "jobs", 1, "builds that run at the same time")
+	flags.StringVar(&o.accel, "accel", "auto", "accelerator of the boot test: auto, kvm or tcg")
+	flags.BoolVar(&o.json, "json", false, "print the manifests of the builds as JSON")
+	setFlag(cmd, &o.settings)
+	return cmd
+}
+
+func runBuild(cmd *cobra.Command, o buildOptions) error {
+	plans, cleanup, err := planBuilds(o)
+	defer cleanup()
+	if err != nil {
+		return err
+	}
+	if o.dryRun {
+		for _, plan := range plans {
+			fmt.Fprint(cmd.OutOrStdout(), plan.Describe(o.folder, !o.noTest))
+		}
+		return nil
+	}
+	var checks []orchestrator.Check
+	for _, plan := range plans {
+		checks = append(checks, orchestrator.Preflight(orchestrator.NeedsOf(plan.Definition, !o.noTest, o.folder))...)
+	}
+	if err := orchestrator.Refusal(uniqueChecks(checks)); err != nil {
+		return err
+	}
+	manifests, err := buildAll(cmd, o, plans)
+	if o.json {
+		return errors.Join(err, printJSON(cmd.OutOrStdout(), manifests))
+	}
+	for _, m := range manifests {
+		for _, output := range m.Outputs {
+			fmt.Fprintln(cmd.OutOrStdout(), filepath.Join(o.folder, m.Name, output.Name))
+		}
+	}
+	return err
+}
+
+func uniqueChecks(checks []orchestrator.Check) []orchestrator.Check {
+	seen := map[orchestrator.Check]bool{}
+	var unique []orchestrator.Check
+	for _, c := range checks {
+		if !seen[c] {
+			unique = append(unique, c)
+		}
+		seen[c] = true
+	}
+	return unique
+}
+
+// planBuilds loads every definition, reports all their mistakes together, and
+// plans the builds. cleanup removes copies of embedded files; it is never nil.
+func planBuilds(o buildOptions) (plans []orchestrator.Plan, cleanup func(), err error) {
+	var temporary string
+	cleanup = func() {
+		if temporary != "" {
+			_ = os.RemoveAll(temporary)
+		}
+	}
+	library, err := o.defs.library()
+	if err != nil {
+		return nil, cleanup, err
+	}
+	names := o.names
+	switch {
+	case o.all && len(names) > 0:
+		return nil, cleanup, fail.New(fail.Usage, "", "give names or --all", "--all and names exclude each other")
+	case o.all:
+		names = library.Names()
+	case len(names) == 0:
+		return nil, cleanup, fail.New(fail.Usage, "", "name builds, or give --all; 'vmctl list' shows them", "nothing to build: no name is given")
+	case o.jobs < 1:
+		return nil, cleanup, fail.New(fail.Usage, "", "give 1 or more", "--jobs is %d", o.jobs)
+	}
+	settings := o.settings
+	if len(o.formats) > 0 {
+		settings = append(settings, "outputs=["+strings.Join(o.formats, ",")+"]")
+	}
+	extract := func(name string, content []byte) (string, error) {
+		if temporary == "" {
+			if temporary, err = os.MkdirTemp("", "vmctl-files-"); err != nil {
+				return "", err
+			}
+		}
+		path := filepath.Join(temporary, filepath.FromSlash(name))
+		return path, errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, content, 0o600))
+	}
+	var problems *multierror.Error
+	for _, name := range names {
+		plan, err := planBuild(library, o.defs.dir, name, settings, extract)
+		if err != nil {
+			problems = multierror.Append(problems, err)
+			continue
+		}
+		plans = append(plans, plan)
+	}
+	if problems != nil && len(problems.Errors) == 1 {
+		return nil, cleanup, problems.Errors[0]
+	}
+	return plans, cleanup, problems.ErrorOrNil()
+}
+
+func planBuild(library *spec.Library, dir, name string, settings []string, extract func(string, []byte) (string, error)) (orchestrator.Plan, error) {
+	definition, err := library.Load(name, settings)
+	if err != nil {
+		return orchestrator.Plan{}, err
+	}
+	plan, err := orchestrator.NewPlan(*definition, nil)
+	if err != nil {
+		return plan, err
+	}
+	if plan.Roles, err = filepath.Abs(filepath.Join(dir, "roles")); err != nil {
+		return plan, err
+	}
+	plan.Assets = map[string]string{}
+	for _, asset := range definition.Assets() {
+		if plan.Assets[*asset], err = library.AssetPath(dir, *asset, extract); err != nil {
+			return plan, err
+		}
+	}
+	return plan, nil
+}
+
+// buildAll runs the builds, o.jobs at a time, and goes on after one that
+// failed.
+func buildAll(cmd *cobra.Command, o buildOptions, plans []orchestrator.Plan) ([]orchestrator.Manifest, error) {
+	manifests := make([]*orchestrator.Manifest, len(plans))
+	failures := make([]error, len(plans))
+	free := make(chan struct{}, o.jobs)
+	show := newProgress(cmd.ErrOrStderr(), len(plans) > 1)
+	defer show.close()
+	var running sync.WaitGroup
+	for i, plan := range plans {
+		free <- struct{}{}
+		running.Go(func() {
+			defer func() { <-free }()
+			manifest, err := buildOne(cmd.Context(), o, plan, show)
+			if err != nil {
+				failures[i] = err
+				return
+			}
+			manifests[i] = &manifest
+		})
+	}
+	running.Wait()
+	done := []orchestrator.Manifest{}
+	for _, m := range manifests {
+		if m != nil {
+			done = append(done, *m)
+		}
+	}
+	var problems *multierror.Error
+	for _, err := range failures {
+		if err != nil {
+			problems = multierror.Append(problems, err)
+		}
+	}
+	if problems != nil && len(problems.Errors) == 1 {
+		return done, problems.Errors[0]
+	}
+	return done, problems.ErrorOrNil()
+}
+
+func buildOne(ctx context.Context, o buildOptions, plan orchestrator.Plan, show *progress) (orchestrator.Manifest, error) {
+	if ctx.Err() != nil {
+		return orchestrator.Manifest{}, ctx.Err()
+	}
+	name := plan.Definition.Name
+	builder := orchestrator.Builder{
+		Folder: o.folder, JailVerb: jailVerb, Version: version(), Test: !o.noTest, Accel: o.accel,
+		Tell: func(e orchestrator.Event) { show.event(name, e) },
+	}
+	manifest, err := builder.Build(ctx, plan)
+	if err == nil {
+		show.note(name, fmt.Sprintf("log: %s", orchestrator.LogPath(o.folder, name, false)))
+		return manifest, nil
+	}
+	log := orchestrator.LogPath(o.folder, name, true)
+	if _, missing := os.Stat(log); missing == nil {
+		show.note(name, "log: "+log)
+	}
+	return manifest, err
+}

@@ -1,0 +1,68 @@
+package main
+
+import (
+	"encoding/json"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+
+	btwimg "github.com/btw-img/btw-img"
+	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/spec"
+)
+
+// definitions is where the user's definitions are.
+type definitions struct{ dir string }
+
+// library opens the definitions: those of the folder, then the embedded ones.
+func (d definitions) library() (*spec.Library, error) {
+	info, err := os.Stat(d.dir)
+	if err != nil || !info.IsDir() {
+		return nil, fail.New(fail.Usage, "--definitions", "name a folder that holds install.d", "%s is no folder", d.dir)
+	}
+	prefix := ""
+	if clean := filepath.Clean(d.dir); clean != "." {
+		prefix = clean + "/"
+	}
+	return spec.NewLibrary(os.DirFS(d.dir), prefix, btwimg.Files), nil
+}
+
+// complete offers the names of builds to the shell.
+func (d *definitions) complete(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	library, err := d.library()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	return library.Names(), cobra.ShellCompDirectiveNoFileComp
+}
+
+func setFlag(cmd *cobra.Command, settings *[]string) {
+	cmd.Flags().StringArrayVar(settings, "set", nil, "set a key of the definition, as in --set disk.size=4G or --set vars.timezone=Europe/Berlin; may be repeated")
+}
+
+func printJSON(w io.Writer, v any) error {
+	encoder := json.NewEncoder(w)
+	encoder.SetIndent("", "  ")
+	encoder.SetEscapeHTML(false)
+	return encoder.Encode(v)
+}
+
+// version is the module's version, or the commit it was built from.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	if v := info.Main.Version; v != "" && v != "(devel)" {
+		return v
+	}
+	for _, setting := range info.Settings {
+		if setting.Key == "vcs.revision" {
+			return setting.Value
+		}
+	}
+	return "devel"
+}

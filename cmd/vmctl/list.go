@@ -1,0 +1,53 @@
+package main
+
+import (
+	"fmt"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+)
+
+func newList(defs *definitions) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List the builds",
+		Args:  usage(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return runList(cmd, *defs, asJSON)
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+type listed struct {
+	Name        string `json:"name"`
+	Description string `json:"description"`
+	Broken      bool   `json:"broken,omitempty"`
+}
+
+func runList(cmd *cobra.Command, defs definitions, asJSON bool) error {
+	library, err := defs.library()
+	if err != nil {
+		return err
+	}
+	rows := []listed{}
+	for _, name := range library.Names() {
+		row := listed{Name: name}
+		if definition, err := library.Load(name, nil); err == nil {
+			row.Description = definition.Description
+		} else {
+			row.Description, row.Broken = "broken: see 'vmctl lint "+name+"'", true
+		}
+		rows = append(rows, row)
+	}
+	if asJSON {
+		return printJSON(cmd.OutOrStdout(), rows)
+	}
+	table := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+	for _, row := range rows {
+		fmt.Fprintf(table, "%s\t%s\n", row.Name, row.Description)
+	}
+	return table.Flush()
+}

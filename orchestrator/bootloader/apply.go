@@ -1,0 +1,206 @@
+package bootloader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/host"
+)
+
+// Target is the image that Apply works on.
+type Target struct {
+	Root    string // its tree, entered
+	Disk    string // the raw image file
+	ESP     string // block device of the ESP; "" where there is none
+	Scratch string // folder for files in passing
+}
+
+// Apply makes the image boot: packages, configuration, initramfs, and the boot
+// code of each firmware.
+func Apply(ctx context.Context, h host.Host, p Plan, t Target) error {
+	tree := host.Tree(t.Root)
+	if err := ensurePackages(ctx, h, p, t.Root); err != nil {
+		return err
+	}
+	for _, f := range p.files() {
+		if err := tree.Write(f.path, []byte(f.content), 0o644); err != nil {
+			return err
+		}
+	}
+	if answers := p.debconf(); answers != "" {
+		preseed := host.Cmd("debconf-set-selections").In(t.Root)
+		preseed.Stdin = answers
+		if err := h.Run(ctx, preseed); err != nil {
+			return err
+		}
+	}
+	kernels, err := tree.Glob("/boot/vmlinuz-*")
+	if err != nil {
+		return err
+	}
+	if len(kernels) == 0 {
+		return fail.New(fail.Build, "", "add linux-image-amd64 to the packages of an install entry", "the image has no kernel in /boot")
+	}
+	if err := makeInitramfs(ctx, h, tree, kernels); err != nil {
+		return err
+	}
+	if err := tree.MkdirAll("/boot/grub"); err != nil {
+		return err
+	}
+	if err := h.Run(ctx, host.Cmd("update-grub").In(t.Root)); err != nil {
+		return err
+	}
+	if err := checkRoot(tree); err != nil {
+		return err
+	}
+	if p.BIOS {
+		if err := installBIOS(ctx, h, p, t); err != nil {
+			return fail.Wrap(fail.Build, "BIOS", err)
+		}
+	}
+	if p.EFI {
+		if err := installEFI(ctx, h, p, t); err != nil {
+			return fail.Wrap(fail.Build, "UEFI", err)
+		}
+	}
+	return nil
+}
+
+// ensurePackages installs what the source did not bring.
+func ensurePackages(ctx context.Context, h host.Host, p Plan, root string) error {
+	var missing []string
+	for _, name := range p.Packages() {
+		if err := h.Run(ctx, host.Cmd("dpkg-query", "--status", name).In(root)); err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			missing = append(missing, name)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	if err := h.Run(ctx, host.Cmd("apt-get", "--quiet", "update").In(root)); err != nil {
+		return err
+	}
+	return h.Run(ctx, host.Cmd("apt-get", append([]string{"--quiet", "--yes", "--no-install-recommends", "install"}, missing...)...).In(root))
+}
+
+// makeInitramfs makes the initramfs of each kernel that update-initramfs
+// knows how to; images with dracut have theirs already.
+func makeInitramfs(ctx context.Context, h host.Host, tree host.Tree, kernels []string) error {
+	if !tree.Exists("/usr/sbin/update-initramfs") {
+		return nil
+	}
+	if err := tree.Write("/etc/initramfs-tools/conf.d/modules", []byte("# Boots on machines other than the one that built it.\nMODULES=most\n"), 0o644); err != nil {
+		return err
+	}
+	for _, kernel := range kernels {
+		version := strings.TrimPrefix(path.Base(kernel), "vmlinuz-")
+		if err := h.Run(ctx, host.Cmd("update-initramfs", "-c", "-k", version).In(string(tree))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkRoot refuses a grub.cfg that names the builder's devices.
+func checkRoot(tree host.Tree) error {
+	content, err := tree.Read("/boot/grub/grub.cfg")
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(content)) {
+		if fields := strings.Fields(line); len(fields) > 0 && fields[0] == "linux" && !strings.Contains(line, "root=UUID=") {
+			return fmt.Errorf("update-grub wrote a kernel line without root=UUID=: %s", strings.TrimSpace(line))
+		}
+	}
+	return nil
+}
+
+const (
+	biosModules = "/usr/lib/grub/i386-pc"
+	earlyFile   = "/run/early.cfg"
+)
+
+func installBIOS(ctx context.Context, h host.Host, p Plan, t Target) error {
+	tree := host.Tree(t.Root)
+	if err := copyModules(tree); err != nil {
+		return err
+	}
+	if err := tree.Write(earlyFile, []byte(p.earlyConfig()), 0o644); err != nil {
+		return err
+	}
+	if err := h.Run(ctx, p.mkimage(t.Root, earlyFile)); err != nil {
+		return err
+	}
+	boot, err := tree.Read(biosModules + "/boot.img")
+	if err != nil {
+		return err
+	}
+	core, err := tree.Read(coreFile)
+	if err != nil {
+		return err
+	}
+	bootCode, coreImage, err := embed(boot, core, p.CoreStart, p.CoreSize)
+	if err != nil {
+		return err
+	}
+	return writeAt(t.Disk, bootCode, coreImage, p.CoreStart)
+}
+
+// copyModules puts the modules that core.img loads beside grub.cfg, as
+// grub-install does.
+func copyModules(tree host.Tree) error {
+	for _, pattern := range []string{"*.mod", "*.lst"} {
+		names, err := tree.Glob(biosModules + "/" + pattern)
+		if err != nil {
+			return err
+		}
+		if len(names) == 0 {
+			return fmt.Errorf("no %s in %s of the image", pattern, biosModules)
+		}
+		for _, name := range names {
+			content, err := tree.Read(name)
+			if err != nil {
+				return err
+			}
+			if err := tree.Write("/boot/grub/i386-pc/"+path.Base(name), content, 0o644); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// installEFI fills the ESP with mtools, so that the host need not mount vfat.
+func installEFI(ctx context.Context, h host.Host, p Plan, t Target) error {
+	staging := filepath.Join(t.Scratch, "esp")
+	defer os.RemoveAll(staging)
+	for _, f := range p.espFiles() {
+		content := []byte(f.content)
+		if f.source != "" {
+			var err error
+			content, err = host.Tree(t.Root).Read(f.source)
+			if errors.Is(err, fs.ErrNotExist) && !f.needed {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+		}
+		if err := host.Tree(staging).Write(f.path, content, 0o644); err != nil {
+			return err
+		}
+	}
+	fill := host.Cmd("mcopy", "-s", "-Q", "-i", t.ESP, filepath.Join(staging, "EFI"), "::/")
+	fill.Env = []string{"MTOOLS_SKIP_CHECK=1"}
+	return h.Run(ctx, fill)
+}

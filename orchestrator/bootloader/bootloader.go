@@ -1,0 +1,159 @@
+// Package bootloader makes the image boot with GRUB: on BIOS from the BIOS boot
+// partition, on UEFI and Secure Boot from the removable path of the ESP with
+// Debian's signed shim and GRUB. It writes no NVRAM, and leaves Debian's own
+// packages in charge of upgrades inside the running image.
+package bootloader
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/btw-img/btw-img/orchestrator/host"
+	"github.com/btw-img/btw-img/orchestrator/spec"
+)
+
+// Plan is what the boot loader needs to know of the image.
+type Plan struct {
+	BIOS    bool   `json:"bios"`
+	EFI     bool   `json:"efi"`
+	Cmdline string `json:"cmdline"`
+	Timeout int    `json:"timeout"` // seconds
+	// The file system that holds /boot/grub, and where in it.
+	GrubUUID   string `json:"grub_uuid"`
+	GrubPath   string `json:"grub_path"`
+	Filesystem string `json:"filesystem"`
+	DiskID     string `json:"disk_id"` // GUID of the disk
+	// Place of the BIOS boot partition, in bytes.
+	CoreStart int64 `json:"core_start,omitempty"`
+	CoreSize  int64 `json:"core_size,omitempty"`
+}
+
+// Packages is the Debian packages that boot the image and keep doing so when
+// kernel and GRUB are upgraded inside it.
+func (p Plan) Packages() []string {
+	switch {
+	case p.BIOS && p.EFI:
+		return []string{"grub-cloud-amd64"} // Debian's own for images that boot both ways
+	case p.EFI:
+		return []string{"grub-efi-amd64", "grub-efi-amd64-signed", "shim-signed"}
+	default:
+		return []string{"grub-pc"}
+	}
+}
+
+// cloudFlag tells grub-cloud-amd64's maintainer script that it may install
+// GRUB whenever it is upgraded.
+const cloudFlag = "/etc/grub.d/enable_cloud"
+
+// bootDisk is the name that the image's udev gives its own disk, whatever
+// the machine calls it; grub-pc needs one that stays.
+const bootDisk = "/dev/disk/by-id/vmctl-boot-disk"
+
+// file is a file that the boot loader puts into the image.
+type file struct {
+	path    string
+	content string
+}
+
+// files is the configuration in the image.
+func (p Plan) files() []file {
+	files := []file{{"/etc/default/grub.d/vmctl.cfg", p.defaults()}}
+	switch {
+	case p.BIOS && p.EFI:
+		files = append(files, file{cloudFlag, ""})
+	case p.BIOS:
+		files = append(files, file{"/etc/udev/rules.d/60-vmctl-boot-disk.rules", fmt.Sprintf(
+			"# grub-pc installs GRUB there when it is upgraded.\nSUBSYSTEM==\"block\", ENV{DEVTYPE}==\"disk\", ENV{ID_PART_TABLE_UUID}==\"%s\", SYMLINK+=\"%s\"\n",
+			strings.ToLower(p.DiskID), strings.TrimPrefix(bootDisk, "/dev/"))})
+	}
+	return files
+}
+
+// defaults is read by grub-mkconfig after /etc/default/grub.
+func (p Plan) defaults() string {
+	return fmt.Sprintf(`# Written by vmctl. A file here that sorts later, or a change of this one
+# followed by update-grub, changes it.
+GRUB_TIMEOUT=%d
+GRUB_CMDLINE_LINUX="%s"
+GRUB_CMDLINE_LINUX_DEFAULT=""
+GRUB_TERMINAL="console serial"
+GRUB_SERIAL_COMMAND="serial --unit=0 --speed=115200"
+GRUB_DISABLE_OS_PROBER=true
+`, p.Timeout, p.Cmdline)
+}
+
+// debconf is the answers that the GRUB packages ask for at upgrades.
+func (p Plan) debconf() string {
+	switch {
+	case p.BIOS && p.EFI:
+		return ""
+	case p.EFI:
+		return "grub-efi-amd64 grub2/force_efi_extra_removable boolean true\n" +
+			"grub-efi-amd64 grub2/update_nvram boolean false\n"
+	default:
+		return "grub-pc grub-pc/install_devices multiselect " + bootDisk + "\n" +
+			"grub-pc grub-pc/install_devices_empty boolean false\n"
+	}
+}
+
+// earlyConfig finds /boot/grub by the UUID of its file system.
+func (p Plan) earlyConfig() string {
+	return fmt.Sprintf("search.fs_uuid %s root\nset prefix=($root)%s\n", p.GrubUUID, p.GrubPath)
+}
+
+// espConfig is what Debian's signed GRUB reads first.
+func (p Plan) espConfig() string {
+	return p.earlyConfig() + "configfile $prefix/grub.cfg\n"
+}
+
+var grubFilesystem = map[string]string{"ext4": "ext2", "xfs": "xfs", "btrfs": "btrfs", "vfat": "fat"}
+
+const coreFile = "/run/core.img"
+
+// mkimage is the call of the image's own grub-mkimage that makes core.img.
+func (p Plan) mkimage(root, config string) host.Command {
+	return host.Cmd("grub-mkimage", "--format=i386-pc", "--output="+coreFile, "--config="+config, "--prefix="+p.GrubPath,
+		"biosdisk", "part_gpt", "part_msdos", grubFilesystem[p.Filesystem], "search_fs_uuid", "normal", "configfile").In(root)
+}
+
+// espFile is a file for the ESP: a path in the image, or content.
+type espFile struct {
+	path    string // on the ESP
+	source  string // in the image; "" for content
+	content string
+	needed  bool
+}
+
+const (
+	shimFolder = "/usr/lib/shim"
+	signedGrub = "/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed"
+)
+
+// espFiles is what Debian's grub-install --force-extra-removable would put on
+// the ESP, less what writes NVRAM at boot (fbx64 beside BOOTX64.EFI).
+func (p Plan) espFiles() []espFile {
+	shim, mok := shimFolder+"/shimx64.efi.signed", shimFolder+"/mmx64.efi.signed"
+	return []espFile{
+		{path: "EFI/BOOT/BOOTX64.EFI", source: shim, needed: true},
+		{path: "EFI/BOOT/grubx64.efi", source: signedGrub, needed: true},
+		{path: "EFI/BOOT/mmx64.efi", source: mok, needed: true},
+		{path: "EFI/debian/shimx64.efi", source: shim, needed: true},
+		{path: "EFI/debian/grubx64.efi", source: signedGrub, needed: true},
+		{path: "EFI/debian/mmx64.efi", source: mok, needed: true},
+		{path: "EFI/debian/fbx64.efi", source: shimFolder + "/fbx64.efi.signed"},
+		{path: "EFI/debian/BOOTX64.CSV", source: shimFolder + "/BOOTX64.CSV"},
+		{path: "EFI/debian/grub.cfg", content: p.espConfig(), needed: true},
+	}
+}
+
+// Firmware is the firmwares that the plan serves.
+func (p Plan) Firmware() []string {
+	var names []string
+	if p.BIOS {
+		names = append(names, spec.FirmwareBIOS)
+	}
+	if p.EFI {
+		names = append(names, spec.FirmwareUEFI, spec.FirmwareSecureBoot)
+	}
+	return names
+}

@@ -1,0 +1,199 @@
+// Package orchestrator turns a definition into an image: the visible sequence
+// of stages, and the interfaces that it needs from elsewhere.
+package orchestrator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/host"
+	"github.com/btw-img/btw-img/orchestrator/image"
+	"github.com/btw-img/btw-img/orchestrator/vm"
+)
+
+// Builder builds images into a folder.
+type Builder struct {
+	Folder   string // gets one folder per build
+	JailVerb string // how this binary is told to call RunInJail
+	Version  string // of vmctl
+	Test     bool   // whether to boot the image
+	Accel    string // for the boot test: vm.AccelAuto and its kin
+	Tell     func(Event)
+}
+
+// Build builds one image. Its folder appears whole or not at all; a build that
+// fails leaves the one before it as it was, and its logs in NAME.failed.
+func (b Builder) Build(ctx context.Context, plan Plan) (manifest Manifest, err error) {
+	name := plan.Definition.Name
+	space, err := openWorkspace(b.Folder, name)
+	if err != nil {
+		return Manifest{}, err
+	}
+	defer func() { err = errors.Join(err, space.close(err)) }()
+
+	s := &stages{ctx: ctx, tell: b.Tell}
+	started := time.Now()
+	facts, times, err := jailed(ctx, b.JailVerb, job{Plan: plan, Work: space.work}, space.log, b.Tell)
+	if err != nil {
+		return Manifest{}, err
+	}
+	h := &host.Local{Log: space.log}
+	images, err := step(s, "Convert", func(ctx context.Context) ([]image.File, error) {
+		return convert(ctx, h, plan, space)
+	})
+	if err != nil {
+		return Manifest{}, err
+	}
+	var boots []vm.Result
+	if b.Test {
+		boots, err = step(s, "Boot test", func(ctx context.Context) ([]vm.Result, error) {
+			return b.boot(ctx, s, h, plan, facts, space, images)
+		})
+		if err != nil {
+			return Manifest{}, err
+		}
+	}
+	manifest = newManifest(plan, b.Version, started, images, boots, append(times, s.times...))
+	manifest.Tools = toolVersions(ctx, h)
+	if err := space.publish(manifest, facts); err != nil {
+		return Manifest{}, fail.Wrap(fail.Build, "write the results", err)
+	}
+	return manifest, nil
+}
+
+// convert writes every output. The raw disk itself is one of them or goes.
+func convert(ctx context.Context, h host.Host, plan Plan, space *workspace) ([]image.File, error) {
+	raw := filepath.Join(space.work, rawDiskName)
+	formats := plan.Definition.Outputs
+	var keepRaw bool
+	for _, format := range formats {
+		if format == image.Raw {
+			keepRaw = true
+			continue
+		}
+		if err := image.Write(ctx, h, raw, format, filepath.Join(space.out, plan.ImageName(format))); err != nil {
+			return nil, err
+		}
+	}
+	if keepRaw {
+		if err := image.Write(ctx, h, raw, image.Raw, filepath.Join(space.out, plan.ImageName(image.Raw))); err != nil {
+			return nil, err
+		}
+	} else if err := os.Remove(raw); err != nil {
+		return nil, err
+	}
+	var files []image.File
+	for _, format := range formats {
+		file, err := image.Measure(ctx, h, filepath.Join(space.out, plan.ImageName(format)))
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, file)
+	}
+	return files, nil
+}
+
+// boot tests the image on every firmware and makes sure that it did not change.
+func (b Builder) boot(ctx context.Context, s *stages, h host.Host, plan Plan, facts DiskFacts, space *workspace, images []image.File) ([]vm.Result, error) {
+	d := plan.Definition
+	format := firstOutput(d.Outputs)
+	path := filepath.Join(space.out, plan.ImageName(format))
+	results, err := BootTest(ctx, h, BootOptions{
+		Image: path, Format: format, Firmware: d.Firmware, Accel: b.Accel,
+		Memory: int64(d.Test.Memory), CPUs: d.Test.CPUs, Timeout: time.Duration(d.Test.Timeout),
+		Systemd: facts.systemd(), Logs: space.out,
+		Task: func(status, text string) { s.task("Boot test", status, "%s", text) },
+	})
+	if err != nil {
+		return results, err
+	}
+	sum, _, err := image.Digest(path)
+	if err != nil {
+		return results, err
+	}
+	for _, file := range images {
+		if file.Format == format && file.SHA256 != sum {
+			return results, fmt.Errorf("the boot test changed %s", file.Name)
+		}
+	}
+	return results, nil
+}
+
+// BootOptions is what a boot test needs to know.
+type BootOptions struct {
+	Image    string
+	Format   string
+	Firmware []string
+	Accel    string // vm.AccelAuto and its kin
+	Memory   int64  // bytes
+	CPUs     int
+	Timeout  time.Duration
+	Systemd  int    // version in the image; 0 for unknown
+	Logs     string // folder that gets boot-FIRMWARE.log
+	Task     func(status, text string)
+}
+
+// BootTest boots the image on every firmware, at the same time where memory
+// allows. The error is that of the first firmware that failed; the results are
+// those of all.
+func BootTest(ctx context.Context, h host.Host, o BootOptions) ([]vm.Result, error) {
+	accel, reason, err := vm.Accelerator(ctx, o.Accel)
+	if err != nil {
+		return nil, err
+	}
+	o.Task("ok", fmt.Sprintf("accelerator %s: %s", accel, reason))
+	results := make([]vm.Result, len(o.Firmware))
+	failures := make([]error, len(o.Firmware))
+	free := make(chan struct{}, guestsAtOnce(o.Memory))
+	var tell sync.Mutex
+	var running sync.WaitGroup
+	for i, firmware := range o.Firmware {
+		running.Go(func() {
+			free <- struct{}{}
+			defer func() { <-free }()
+			results[i], failures[i] = vm.Boot(ctx, h, vm.Test{
+				Image: o.Image, Format: o.Format, Firmware: firmware, Accel: accel,
+				Memory: o.Memory, CPUs: o.CPUs, Timeout: o.Timeout, Systemd: o.Systemd,
+				Console: filepath.Join(o.Logs, "boot-"+firmware+".log"),
+			})
+			tell.Lock()
+			defer tell.Unlock()
+			o.Task(bootLine(results[i], failures[i]))
+		})
+	}
+	running.Wait()
+	if ctx.Err() != nil {
+		return results, ctx.Err()
+	}
+	for _, err := range failures {
+		if err != nil {
+			return results, fail.Wrap(fail.Boot, "boot test", err)
+		}
+	}
+	return results, nil
+}
+
+func bootLine(r vm.Result, err error) (status, text string) {
+	switch {
+	case err != nil:
+		return "failed", fmt.Sprintf("%s: %v", r.Firmware, err)
+	case r.Report != nil:
+		return "ok", fmt.Sprintf("%s: up after %.0f s, systemd %d is %s, Secure Boot %s", r.Firmware, r.Seconds, r.Report.Systemd, r.Report.State, r.Report.SecureBoot)
+	default:
+		return "ok", fmt.Sprintf("%s: login prompt after %.0f s (this guest's systemd gives no report)", r.Firmware, r.Seconds)
+	}
+}
+
+// guestsAtOnce is how many guests of so many bytes the free memory holds, at
+// least one.
+func guestsAtOnce(memory int64) int {
+	free := host.AvailableMemory()
+	const overhead = 256 << 20 // QEMU's own, roughly
+	return int(max(1, min(free/(memory+overhead), 8)))
+}

@@ -1,0 +1,225 @@
+// Package chroot makes an image's tree fit to run its own programs in, and
+// takes all of that away again: devices, kernel file systems, name resolution,
+// and stand-ins for what must not happen during a build.
+package chroot
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/btw-img/btw-img/orchestrator/host"
+	"github.com/btw-img/btw-img/orchestrator/scope"
+)
+
+// Disk names the image's own block devices, for /dev/disk/by-uuid.
+type Disk map[string]string // UUID of a file system → device node
+
+// deferInitramfs diverts update-initramfs, which Debian would run for each
+// package that touches the initramfs; the boot loader stage runs it once.
+const deferInitramfs = `set -e
+command -v dpkg-divert >/dev/null || exit 0
+dpkg-divert --quiet --local --rename --divert /usr/sbin/update-initramfs.deferred --add /usr/sbin/update-initramfs
+printf '#!/bin/sh\n# The initramfs is made once, at the end of the build.\nexit 0\n' >/usr/sbin/update-initramfs
+chmod 755 /usr/sbin/update-initramfs`
+
+const restoreInitramfs = `set -e
+command -v dpkg-divert >/dev/null || exit 0
+[ "$(dpkg-divert --truename /usr/sbin/update-initramfs)" = /usr/sbin/update-initramfs.deferred ] || exit 0
+rm -f /usr/sbin/update-initramfs
+dpkg-divert --quiet --local --rename --divert /usr/sbin/update-initramfs.deferred --remove /usr/sbin/update-initramfs`
+
+// DeferInitramfsHook does the same for a tree at $1 that is being
+// bootstrapped.
+const DeferInitramfsHook = "chroot \"$1\" /bin/sh <<'END'\n" + deferInitramfs + "\nEND"
+
+const (
+	policyFile   = "/usr/sbin/policy-rc.d"
+	policyScript = "#!/bin/sh\n# No service starts while the image is built.\nexit 101\n"
+	daemonScript = "#!/bin/sh\n# No daemon starts while the image is built.\nexit 0\n"
+)
+
+// Enter prepares the tree at root. devices is a tmpfs that holds the loop
+// devices' nodes and becomes the tree's /dev. The release undoes all of it.
+func Enter(ctx context.Context, h host.Host, root, devices string, disk Disk) (release func(context.Context) error, err error) {
+	tree := host.Tree(root)
+	var stack scope.Stack
+	defer func() {
+		if err != nil {
+			stack.CloseInto(&err)
+		}
+	}()
+	if err := makeDevices(h, devices, disk); err != nil {
+		return nil, err
+	}
+	for _, m := range mounts(root, devices) {
+		if err := mountOn(h, m, &stack); err != nil {
+			return nil, err
+		}
+	}
+	if err := bindResolver(h, tree, &stack); err != nil {
+		return nil, err
+	}
+	daemon, err := standIns(tree)
+	if err != nil {
+		return nil, err
+	}
+	if err := h.Run(ctx, shell(root, deferInitramfs)); err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) error {
+		return errors.Join(
+			h.Run(ctx, shell(root, restoreInitramfs)),
+			removeStandIns(tree, daemon),
+			h.KillOthers(),
+			stack.Close(),
+		)
+	}, nil
+}
+
+// RestoreInitramfs brings the real update-initramfs back, to be run once.
+func RestoreInitramfs(ctx context.Context, h host.Host, root string) error {
+	return h.Run(ctx, shell(root, restoreInitramfs))
+}
+
+func shell(root, script string) host.Command {
+	return host.Cmd("/bin/sh", "-c", script).In(root)
+}
+
+// mounts is what the tree gets, in order. Nothing of the host's /dev and /sys
+// is shared; efivars is a mount of its own and so is left out.
+func mounts(root, devices string) []host.Mount {
+	const quiet = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	at := func(dir string) string { return filepath.Join(root, dir) }
+	return []host.Mount{
+		{Source: "proc", Target: at("proc"), Type: "proc", Flags: quiet},
+		{Source: "sysfs", Target: at("sys"), Type: "sysfs", Flags: quiet | unix.MS_RDONLY},
+		host.Bind(devices, at("dev"), false),
+		{Source: "devpts", Target: at("dev/pts"), Type: "devpts", Flags: unix.MS_NOSUID | unix.MS_NOEXEC, Data: "newinstance,ptmxmode=0666,mode=0620,gid=5"},
+		{Source: "tmpfs", Target: at("run"), Type: "tmpfs", Flags: unix.MS_NOSUID | unix.MS_NODEV, Data: "mode=0755"},
+		{Source: "tmpfs", Target: at("tmp"), Type: "tmpfs", Flags: unix.MS_NOSUID | unix.MS_NODEV, Data: "mode=1777"},
+	}
+}
+
+func mountOn(h host.Host, m host.Mount, stack *scope.Stack) error {
+	if err := os.MkdirAll(m.Target, 0o755); err != nil {
+		return err
+	}
+	unmount, err := h.Mount(m)
+	if err != nil {
+		return err
+	}
+	stack.Push("unmount "+m.Target, unmount)
+	return nil
+}
+
+func makeDevices(h host.Host, devices string, disk Disk) error {
+	// Numbers from Linux' Documentation/admin-guide/devices.txt.
+	for _, node := range []struct {
+		name         string
+		major, minor uint32
+	}{{"null", 1, 3}, {"zero", 1, 5}, {"full", 1, 7}, {"random", 1, 8}, {"urandom", 1, 9}, {"tty", 5, 0}} {
+		if err := h.Mknod(filepath.Join(devices, node.name), unix.S_IFCHR|0o666, node.major, node.minor); err != nil {
+			return err
+		}
+	}
+	links := map[string]string{"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2", "ptmx": "pts/ptmx"}
+	for uuid, device := range disk {
+		links[filepath.Join("disk/by-uuid", uuid)] = filepath.Join("../..", filepath.Base(device))
+	}
+	for _, dir := range []string{"pts", "shm", "disk/by-uuid"} {
+		if err := os.MkdirAll(filepath.Join(devices, dir), 0o755); err != nil {
+			return err
+		}
+	}
+	for name, target := range links {
+		if err := os.Symlink(target, filepath.Join(devices, name)); err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+const resolvConf = "/etc/resolv.conf"
+
+// bindResolver gives the tree the host's name resolution, read-only. Where the
+// image's resolv.conf is a link into /run, the file is put where it points.
+func bindResolver(h host.Host, tree host.Tree, stack *scope.Stack) error {
+	content, err := os.ReadFile(resolvConf)
+	if err != nil {
+		return nil // a host without name resolution can still build from an address
+	}
+	if target := tree.Readlink(resolvConf); target != "" {
+		return tree.Write(filepath.Join("/etc", resolve(target)), content, 0o644)
+	}
+	const copied = "/run/host-resolv.conf"
+	if err := tree.Write(copied, content, 0o644); err != nil {
+		return err
+	}
+	if !tree.Exists(resolvConf) {
+		if err := tree.Write(resolvConf, nil, 0o644); err != nil {
+			return err
+		}
+	}
+	source, err := tree.Path(copied)
+	if err != nil {
+		return err
+	}
+	target, err := tree.Path(resolvConf)
+	if err != nil {
+		return err
+	}
+	unmount, err := h.Mount(host.Bind(source, target, true))
+	if err != nil {
+		return err
+	}
+	stack.Push("unmount "+target, unmount)
+	return nil
+}
+
+// resolve is a link's target relative to /etc.
+func resolve(target string) string {
+	if filepath.IsAbs(target) {
+		return filepath.Join("..", target)
+	}
+	return target
+}
+
+// standIns puts policy-rc.d and a start-stop-daemon that starts nothing into
+// the tree, and returns where the real one is, or "".
+func standIns(tree host.Tree) (daemon string, err error) {
+	if err := tree.Write(policyFile, []byte(policyScript), 0o755); err != nil {
+		return "", err
+	}
+	const name = "/sbin/start-stop-daemon"
+	path, err := tree.Path(name)
+	if err != nil || !tree.Exists(name) {
+		return "", err
+	}
+	if err := os.Rename(path, path+realSuffix); err != nil {
+		return "", err
+	}
+	return path, tree.Write(strings.TrimPrefix(path, string(tree)), []byte(daemonScript), 0o755)
+}
+
+const realSuffix = ".real"
+
+// removeStandIns puts the real start-stop-daemon back, unless an upgrade of
+// dpkg has brought a new one.
+func removeStandIns(tree host.Tree, daemon string) error {
+	problems := []error{tree.Remove(policyFile)}
+	if daemon != "" {
+		content, err := os.ReadFile(daemon)
+		if err == nil && string(content) != daemonScript {
+			err = os.Remove(daemon + realSuffix)
+		} else {
+			err = os.Rename(daemon+realSuffix, daemon)
+		}
+		problems = append(problems, err)
+	}
+	return errors.Join(problems...)
+}

@@ -1,0 +1,211 @@
+// Package disk plans and makes the disk image: its partition table, file
+// systems, fstab and mounts. It does not know what goes into them.
+package disk
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/host"
+	"github.com/btw-img/btw-img/orchestrator/spec"
+)
+
+// SectorSize is the size of a sector, in bytes, in all that follows.
+const SectorSize = 512
+
+const align = int64(spec.MiB) // room for the GPT in front and, mirrored, behind
+
+// Plan is a disk image before it exists.
+type Plan struct {
+	Size       int64       `json:"size"` // bytes
+	ID         string      `json:"id"`   // GUID of the disk
+	Partitions []Partition `json:"partitions"`
+}
+
+// Partition is one partition of a Plan.
+type Partition struct {
+	Number     int    `json:"number"` // 1 for the first
+	Type       string `json:"type"`   // spec.TypeBIOS and its kin
+	ID         string `json:"id"`     // GUID of the partition
+	Start      int64  `json:"start"`  // bytes
+	Size       int64  `json:"size"`   // bytes
+	Label      string `json:"label,omitempty"`
+	Filesystem string `json:"filesystem,omitempty"`
+	UUID       string `json:"uuid,omitempty"` // of the file system
+	Mount      string `json:"mount,omitempty"`
+	Options    string `json:"options,omitempty"`
+}
+
+// New lays the partitions of d out, aligned to 1 MiB. newUUID gives the
+// identifiers. It fails where the partitions do not fit.
+func New(d spec.Disk, newUUID func() string) (Plan, error) {
+	wanted := d.Layout.Resolve()
+	plan := Plan{Size: int64(d.Size), ID: newUUID()}
+	rest := plan.Size - 2*align
+	for _, w := range wanted {
+		rest -= int64(w.Size)
+	}
+	start := align
+	for i, w := range wanted {
+		p := Partition{
+			Number: i + 1, Type: w.Type, ID: newUUID(), Start: start, Size: int64(w.Size),
+			Label: w.Label, Filesystem: w.Filesystem, Mount: w.Mount, Options: w.Options,
+		}
+		if p.Size == 0 {
+			p.Size = rest
+		}
+		if p.Size <= 0 || p.Start+p.Size > plan.Size-align {
+			return Plan{}, fail.New(fail.Usage, "disk", "enlarge disk.size", "partition %d does not fit on a disk of %s", p.Number, d.Size)
+		}
+		if p.Filesystem != "" {
+			p.UUID = newUUID()
+			if p.Filesystem == "vfat" {
+				serial := strings.ToUpper(p.UUID[:8])
+				p.UUID = serial[:4] + "-" + serial[4:]
+			}
+		}
+		start += p.Size
+		plan.Partitions = append(plan.Partitions, p)
+	}
+	return plan, nil
+}
+
+// typeGUIDs are from the UEFI specification 2.10, table 5.7, the GRUB manual
+// and the UAPI Group's Discoverable Partitions Specification.
+var typeGUIDs = map[string]string{
+	spec.TypeBIOS:  "21686148-6449-6E6F-744E-656564454649",
+	spec.TypeESP:   "C12A7328-F81F-11D2-BA4B-00A0C93EC93B",
+	spec.TypeSwap:  "0657FD6D-A4AB-43C4-84E5-0933C84B4F4F",
+	spec.TypeLinux: "0FC63DAF-8483-4772-8E79-3D69D8477DE4",
+}
+
+const rootGUID = "4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709" // x86-64 root
+
+func (p Partition) typeGUID() string {
+	if p.Mount == "/" {
+		return rootGUID
+	}
+	return typeGUIDs[p.Type]
+}
+
+// Script is the partition table as sfdisk(8) reads it.
+func (p Plan) Script() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "label: gpt\nlabel-id: %s\nunit: sectors\nsector-size: %d\n\n", p.ID, SectorSize)
+	for _, part := range p.Partitions {
+		fmt.Fprintf(&b, "%d: start=%d, size=%d, type=%s, uuid=%s", part.Number, part.Start/SectorSize, part.Size/SectorSize, part.typeGUID(), part.ID)
+		if part.Label != "" {
+			fmt.Fprintf(&b, ", name=%q", part.Label)
+		}
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
+
+// Mkfs is the command that makes the partition's file system on device. The
+// features are those that Debian 12's GRUB and kernel read, however new the
+// tools of the host are.
+func (p Partition) Mkfs(device string) (host.Command, bool) {
+	label := func(flag string) []string {
+		if p.Label == "" {
+			return nil
+		}
+		return []string{flag, p.Label}
+	}
+	switch p.Filesystem {
+	case "ext4":
+		return host.Cmd("mkfs.ext4", slices.Concat([]string{"-q", "-F", "-U", p.UUID}, label("-L"),
+			[]string{"-E", "nodiscard", "-O", "^metadata_csum_seed,^orphan_file", device})...), true
+	case "xfs":
+		return host.Cmd("mkfs.xfs", slices.Concat([]string{"-q", "-f", "-K", "-m", "uuid=" + p.UUID, "-i", "nrext64=0"}, label("-L"), []string{device})...), true
+	case "btrfs":
+		return host.Cmd("mkfs.btrfs", slices.Concat([]string{"-q", "-f", "-K", "-U", p.UUID}, label("-L"), []string{device})...), true
+	case "vfat":
+		return host.Cmd("mkfs.fat", slices.Concat([]string{"-F", "32", "-i", strings.ReplaceAll(p.UUID, "-", "")}, label("-n"), []string{device})...), true
+	case "swap":
+		return host.Cmd("mkswap", slices.Concat([]string{"-U", p.UUID}, label("-L"), []string{device})...), true
+	}
+	return host.Command{}, false
+}
+
+// Fsck is the command that checks the unmounted file system on device without
+// changing it.
+func (p Partition) Fsck(device string) (host.Command, bool) {
+	switch p.Filesystem {
+	case "ext4":
+		return host.Cmd("e2fsck", "-f", "-n", device), true
+	case "xfs":
+		return host.Cmd("xfs_repair", "-n", device), true
+	case "btrfs":
+		return host.Cmd("btrfs", "check", "--readonly", device), true
+	case "vfat":
+		return host.Cmd("fsck.fat", "-n", device), true
+	}
+	return host.Command{}, false
+}
+
+// FSTab is the image's /etc/fstab: every file system and swap by UUID.
+func (p Plan) FSTab() string {
+	var b strings.Builder
+	b.WriteString("# <file system> <mount point> <type> <options> <dump> <pass>\n")
+	for _, part := range p.byDepth() {
+		if part.Mount == "" && part.Filesystem != "swap" {
+			continue
+		}
+		mount, options, pass := part.Mount, part.Options, 2
+		if options == "" {
+			options = "defaults"
+		}
+		switch {
+		case part.Filesystem == "swap":
+			mount, options, pass = "none", "sw", 0
+		case part.Mount == "/":
+			pass = 1
+		}
+		if part.Filesystem == "xfs" || part.Filesystem == "btrfs" {
+			pass = 0 // checked when they are mounted
+			options = strings.TrimPrefix(strings.ReplaceAll(","+options, ",errors=remount-ro", ""), ",")
+		}
+		fmt.Fprintf(&b, "UUID=%s %s %s %s 0 %d\n", part.UUID, mount, part.Filesystem, options, pass)
+	}
+	return b.String()
+}
+
+// byDepth is the partitions in the order in which they can be mounted.
+func (p Plan) byDepth() []Partition {
+	depth := func(part Partition) int {
+		if part.Mount == "" {
+			return 1 << 10
+		}
+		return len(strings.FieldsFunc(part.Mount, func(r rune) bool { return r == '/' }))
+	}
+	sorted := slices.Clone(p.Partitions)
+	slices.SortStableFunc(sorted, func(a, b Partition) int { return depth(a) - depth(b) })
+	return sorted
+}
+
+// OfType is the first partition of the type, or nil.
+func (p Plan) OfType(kind string) *Partition {
+	for i := range p.Partitions {
+		if p.Partitions[i].Type == kind {
+			return &p.Partitions[i]
+		}
+	}
+	return nil
+}
+
+// Holding is the partition whose file system holds the path of the image, and
+// the path inside that file system.
+func (p Plan) Holding(name string) (part Partition, inside string) {
+	best := -1
+	for _, candidate := range p.Partitions {
+		rest, below := strings.CutPrefix(name+"/", strings.TrimSuffix(candidate.Mount, "/")+"/")
+		if candidate.Mount != "" && below && len(candidate.Mount) > best {
+			best, part, inside = len(candidate.Mount), candidate, path.Join("/", rest)
+		}
+	}
+	return part, inside
+}

@@ -1,0 +1,67 @@
+package orchestrator
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/btw-img/btw-img/orchestrator/fail"
+)
+
+// Kinds of events.
+const (
+	StageStarted = "stage"
+	StageEnded   = "done"
+	TaskSeen     = "task" // of Ansible, or a firmware of the boot test
+)
+
+// Event is something that people who wait for a build want to see.
+type Event struct {
+	Kind    string  `json:"kind"`
+	Stage   string  `json:"stage"`
+	Text    string  `json:"text,omitempty"`
+	Status  string  `json:"status,omitempty"` // of a task: started, ok, changed, skipped or failed
+	Seconds float64 `json:"seconds,omitempty"`
+	Failed  bool    `json:"failed,omitempty"`
+}
+
+// StageTime is how long a stage took.
+type StageTime struct {
+	Stage   string  `json:"stage"`
+	Seconds float64 `json:"seconds"`
+}
+
+// stages runs the stages of a build: titles, times, cancellation and the
+// stage's name in errors are added here and nowhere else.
+type stages struct {
+	ctx   context.Context
+	tell  func(Event)
+	times []StageTime
+}
+
+// step runs one stage. What it returns is what later stages take, so that a
+// wrong order does not compile.
+func step[T any](s *stages, title string, stage func(ctx context.Context) (T, error)) (T, error) {
+	if err := s.ctx.Err(); err != nil {
+		var none T
+		return none, err
+	}
+	start := time.Now()
+	s.tell(Event{Kind: StageStarted, Stage: title})
+	result, err := stage(s.ctx)
+	if s.ctx.Err() != nil {
+		err = s.ctx.Err()
+	}
+	seconds := time.Since(start).Seconds()
+	s.times = append(s.times, StageTime{title, seconds})
+	s.tell(Event{Kind: StageEnded, Stage: title, Seconds: seconds, Failed: err != nil})
+	if err != nil {
+		return result, fail.Wrap(fail.Build, title, err)
+	}
+	return result, nil
+}
+
+// tasks tells of the tasks within a stage.
+func (s *stages) task(title, status, format string, args ...any) {
+	s.tell(Event{Kind: TaskSeen, Stage: title, Status: status, Text: fmt.Sprintf(format, args...)})
+}

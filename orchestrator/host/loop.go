@@ -1,0 +1,89 @@
+package host
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/btw-img/btw-img/orchestrator/fail"
+)
+
+// Device numbers from Linux' Documentation/admin-guide/devices.txt.
+const (
+	loopMajor        = 7
+	miscMajor        = 10
+	loopControlMinor = 237
+)
+
+// AttachLoop implements Host. Nodes that the host lacks are made in
+// l.Devices. The device clears itself when its last user is gone, so nothing
+// is left of it when the jail dies.
+func (l *Local) AttachLoop(file string, offset, size int64) (string, func() error, error) {
+	backing, err := os.OpenFile(file, os.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", nil, err
+	}
+	defer backing.Close()
+
+	config := unix.LoopConfig{Fd: uint32(backing.Fd())}
+	config.Info.Offset = uint64(offset)
+	config.Info.Sizelimit = uint64(size)
+	config.Info.Flags = unix.LO_FLAGS_AUTOCLEAR
+	copy(config.Info.File_name[:], filepath.Base(file))
+
+	const tries = 50 // another process may take the free device first
+	for range tries {
+		device, err := l.freeLoop()
+		if err != nil {
+			return "", nil, err
+		}
+		err = unix.IoctlLoopConfigure(int(device.Fd()), &config)
+		if err == nil {
+			fmt.Fprintf(l.log(), "+ loop %s: %s, offset %d, size %d\n", device.Name(), file, offset, size)
+			return device.Name(), device.Close, nil
+		}
+		device.Close()
+		if !errors.Is(err, unix.EBUSY) {
+			return "", nil, fmt.Errorf("attach %s to %s: %w", file, device.Name(), err)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return "", nil, fail.New(fail.Host, "attach "+file, "free loop devices: 'losetup -a' lists who holds them", "no free loop device after %d tries", tries)
+}
+
+func (l *Local) freeLoop() (*os.File, error) {
+	control, err := l.openNode("loop-control", unix.S_IFCHR|0o600, miscMajor, loopControlMinor)
+	if err != nil {
+		return nil, err
+	}
+	defer control.Close()
+	n, err := unix.IoctlRetInt(int(control.Fd()), unix.LOOP_CTL_GET_FREE)
+	if err != nil {
+		return nil, fmt.Errorf("find a free loop device: %w", err)
+	}
+	return l.openNode("loop"+strconv.Itoa(n), unix.S_IFBLK|0o600, loopMajor, uint32(n))
+}
+
+func (l *Local) openNode(name string, mode, major, minor uint32) (*os.File, error) {
+	dir := l.Devices
+	if dir == "" {
+		dir = "/dev"
+	}
+	path := filepath.Join(dir, name)
+	if err := l.Mknod(path, mode, major, minor); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &fail.Error{
+			Kind: fail.Host, Err: err,
+			Hint: "in a container, allow the devices 'b 7:* rmw' and 'c 10:237 rmw'",
+		}
+	}
+	return f, nil
+}

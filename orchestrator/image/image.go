@@ -1,0 +1,111 @@
+// Package image converts the raw disk into the formats that people use, and
+// measures the results.
+package image
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/host"
+)
+
+// Formats of images.
+const (
+	Raw   = "raw"
+	QCOW2 = "qcow2"
+)
+
+// Convert is the command that writes raw as an image of the format.
+func Convert(raw, format, out string) host.Command {
+	args := []string{"convert", "-f", Raw, "-O", format}
+	if format == QCOW2 {
+		args = append(args, "-c", "-o", "compression_type=zstd", "-m", "16", "-W")
+	}
+	return host.Cmd("qemu-img", append(args, raw, out)...)
+}
+
+// Compare is the command that fails unless both images hold the same disk.
+// qemu-img check does not notice a half-written file; this does.
+func Compare(raw, format, out string) host.Command {
+	return host.Cmd("qemu-img", "compare", "-q", "-f", Raw, "-F", format, raw, out)
+}
+
+// Write makes out an image of the format from raw and checks it. A raw output
+// is raw itself, moved.
+func Write(ctx context.Context, h host.Host, raw, format, out string) error {
+	if format == Raw {
+		return os.Rename(raw, out)
+	}
+	if err := h.Run(ctx, Convert(raw, format, out)); err != nil {
+		return err
+	}
+	return h.Run(ctx, Compare(raw, format, out))
+}
+
+// File is an image as it lies on disk.
+type File struct {
+	Name        string `json:"name"`
+	Format      string `json:"format"`
+	Size        int64  `json:"size"`         // bytes
+	VirtualSize int64  `json:"virtual_size"` // bytes, of the disk inside
+	SHA256      string `json:"sha256"`
+}
+
+// Measure reads what File tells.
+func Measure(ctx context.Context, h host.Host, path string) (File, error) {
+	info, err := Inspect(ctx, h, path)
+	if err != nil {
+		return File{}, err
+	}
+	sum, size, err := Digest(path)
+	if err != nil {
+		return File{}, err
+	}
+	return File{Name: filepath.Base(path), Format: info.Format, Size: size, VirtualSize: info.VirtualSize, SHA256: sum}, nil
+}
+
+// Info is what qemu-img knows of an image.
+type Info struct {
+	Format      string `json:"format"`
+	VirtualSize int64  `json:"virtual-size"`
+	Backing     string `json:"backing-filename"`
+}
+
+// Inspect asks qemu-img. An image that names a backing file is refused, since
+// it could make QEMU open any file of the host.
+func Inspect(ctx context.Context, h host.Host, path string) (Info, error) {
+	if _, err := os.Stat(path); err != nil {
+		return Info{}, &fail.Error{Kind: fail.Usage, Err: err, Hint: "name a disk image"}
+	}
+	out, err := h.Output(ctx, host.Cmd("qemu-img", "info", "--output=json", path))
+	if err != nil {
+		return Info{}, err
+	}
+	var info Info
+	if err := json.Unmarshal(out, &info); err != nil {
+		return Info{}, fmt.Errorf("qemu-img info %s: %w", path, err)
+	}
+	if info.Backing != "" {
+		return Info{}, fail.New(fail.Usage, path, "convert it to an image of its own with qemu-img convert", "it depends on %s", info.Backing)
+	}
+	return info, nil
+}
+
+// Digest is the SHA-256 of a file, in hexadecimal, and its size in bytes.
+func Digest(path string) (sum string, size int64, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", 0, err
+	}
+	defer f.Close()
+	hash := sha256.New()
+	size, err = io.Copy(hash, f)
+	return hex.EncodeToString(hash.Sum(nil)), size, err
+}

@@ -1,0 +1,304 @@
+package orchestrator
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/btw-img/btw-img/orchestrator/bootloader"
+	"github.com/btw-img/btw-img/orchestrator/chroot"
+	"github.com/btw-img/btw-img/orchestrator/disk"
+	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/host"
+	"github.com/btw-img/btw-img/orchestrator/scope"
+	"github.com/btw-img/btw-img/orchestrator/seal"
+	"github.com/btw-img/btw-img/orchestrator/source"
+	"github.com/btw-img/btw-img/orchestrator/spec"
+)
+
+// Provisioner applies one layer to a tree; cmd/vmctl wires Ansible in.
+type Provisioner interface {
+	Provision(ctx context.Context, p Provision) error
+}
+
+// Provision is one layer and the tree to apply it to.
+type Provision struct {
+	Root       string // the tree, ready to run programs in
+	Scratch    string // folder for files in passing
+	Definition *spec.Definition
+	Layer      spec.Layer
+	Roles      string // folder of the user's roles
+	Env        []string
+	Log        io.Writer
+	Task       func(status, text string) // is told of each task
+}
+
+// job is what the jail is asked to do.
+type job struct {
+	Plan Plan   `json:"plan"`
+	Work string `json:"work"` // the build's work folder
+}
+
+const rawDiskName = "disk.raw"
+
+func (j job) disk() string    { return filepath.Join(j.Work, rawDiskName) }
+func (j job) root() string    { return filepath.Join(j.Work, "root") }
+func (j job) devices() string { return filepath.Join(j.Work, "dev") }
+
+// DiskFacts is what is known of a disk once it is made.
+type DiskFacts struct {
+	Packages []Package `json:"packages"`
+}
+
+// Package is an installed Debian package.
+type Package struct {
+	Name          string `json:"name"`
+	Version       string `json:"version"`
+	Architecture  string `json:"architecture"`
+	Source        string `json:"source"`
+	SourceVersion string `json:"source_version"`
+	InstalledSize int64  `json:"installed_size"` // KiB
+}
+
+// The states of the disk, in the order in which it takes them on.
+type (
+	partitionedDisk struct{ file string }
+	mountedDisk     struct {
+		*disk.Attached
+		root    string
+		unmount func() error
+	}
+	debianTree  struct{ mountedDisk }
+	enteredTree struct {
+		mountedDisk
+		leave func(context.Context) error
+	}
+	layeredTree  struct{ enteredTree }
+	bootableTree struct{ enteredTree }
+	sealedDisk   struct{ mountedDisk }
+)
+
+// buildDisk is the work in the jail: from nothing to a raw disk that boots.
+func buildDisk(s *stages, h host.Host, provisioner Provisioner, j job, log io.Writer) (facts DiskFacts, err error) {
+	var stack scope.Stack
+	defer stack.CloseInto(&err)
+	if err := prepareFolders(h, j, &stack); err != nil {
+		return facts, fail.Wrap(fail.Host, "work folder", err)
+	}
+	partitioned, err := step(s, "Partitions", func(ctx context.Context) (partitionedDisk, error) {
+		return partitionedDisk{j.disk()}, disk.Create(ctx, h, j.Plan.Disk, j.disk())
+	})
+	if err != nil {
+		return facts, err
+	}
+	mounted, err := step(s, "File systems", func(ctx context.Context) (mountedDisk, error) {
+		return mountDisk(ctx, h, partitioned, j, &stack)
+	})
+	if err != nil {
+		return facts, err
+	}
+	debian, err := step(s, "Source", func(ctx context.Context) (debianTree, error) {
+		return debianTree{mounted}, source.Apply(ctx, h, j.Plan.Definition.Source, mounted.root, j.Plan.sourceOptions())
+	})
+	if err != nil {
+		return facts, err
+	}
+	entered, err := step(s, "Enter", func(ctx context.Context) (enteredTree, error) {
+		return enter(ctx, h, debian, j, &stack)
+	})
+	if err != nil {
+		return facts, err
+	}
+	layered := layeredTree{entered}
+	for _, layer := range j.Plan.Definition.Layers {
+		layered, err = step(s, "Layer "+layer.Name, func(ctx context.Context) (layeredTree, error) {
+			return applyLayer(ctx, s, provisioner, layered, layer, j, log)
+		})
+		if err != nil {
+			return facts, err
+		}
+	}
+	bootable, err := step(s, "Boot loader", func(ctx context.Context) (bootableTree, error) {
+		return makeBootable(ctx, h, layered, j)
+	})
+	if err != nil {
+		return facts, err
+	}
+	facts, err = step(s, "Packages", func(ctx context.Context) (DiskFacts, error) {
+		return listPackages(ctx, h, bootable.root)
+	})
+	if err != nil {
+		return facts, err
+	}
+	sealed, err := step(s, "Seal", func(ctx context.Context) (sealedDisk, error) {
+		return sealDisk(ctx, h, bootable, j)
+	})
+	if err != nil {
+		return facts, err
+	}
+	_, err = step(s, "Check", func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, sealed.Check(ctx, h)
+	})
+	return facts, err
+}
+
+// prepareFolders makes the mount point and the folder of device nodes.
+func prepareFolders(h host.Host, j job, stack *scope.Stack) error {
+	for _, dir := range []string{j.root(), j.devices()} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	unmount, err := h.Mount(host.Mount{Source: "tmpfs", Target: j.devices(), Type: "tmpfs", Flags: unix.MS_NOSUID, Data: "mode=0755,size=1m"})
+	if err != nil {
+		return err
+	}
+	stack.Push("unmount "+j.devices(), unmount)
+	return nil
+}
+
+// once makes a release that later calls of no longer do anything, for what is
+// released in the course of things and again by the stack.
+func once(release func() error) func() error {
+	done := false
+	return func() error {
+		if done {
+			return nil
+		}
+		done = true
+		return release()
+	}
+}
+
+func mountDisk(ctx context.Context, h host.Host, d partitionedDisk, j job, stack *scope.Stack) (mountedDisk, error) {
+	attached, err := disk.Attach(h, j.Plan.Disk, d.file)
+	if err != nil {
+		return mountedDisk{}, err
+	}
+	stack.Push("detach the disk", attached.Detach)
+	if err := attached.Format(ctx, h); err != nil {
+		return mountedDisk{}, err
+	}
+	unmount, err := attached.Mount(h, j.root())
+	if err != nil {
+		return mountedDisk{}, err
+	}
+	unmount = once(unmount)
+	stack.Push("unmount the disk", unmount)
+	return mountedDisk{attached, j.root(), unmount}, nil
+}
+
+func enter(ctx context.Context, h host.Host, tree debianTree, j job, stack *scope.Stack) (enteredTree, error) {
+	byUUID := chroot.Disk{}
+	for _, part := range j.Plan.Disk.Partitions {
+		if part.UUID != "" {
+			byUUID[part.UUID] = tree.Device(part)
+		}
+	}
+	leave, err := chroot.Enter(ctx, h, tree.root, j.devices(), byUUID)
+	if err != nil {
+		return enteredTree{}, err
+	}
+	left := false
+	leaveOnce := func(ctx context.Context) error {
+		if left {
+			return nil
+		}
+		left = true
+		return leave(ctx)
+	}
+	stack.Push("leave the tree", func() error { return leaveOnce(context.WithoutCancel(ctx)) })
+	return enteredTree{tree.mountedDisk, leaveOnce}, nil
+}
+
+func applyLayer(ctx context.Context, s *stages, provisioner Provisioner, tree layeredTree, layer spec.Layer, j job, log io.Writer) (layeredTree, error) {
+	if len(layer.Install)+len(layer.Commands) == 0 {
+		return tree, nil
+	}
+	return tree, provisioner.Provision(ctx, Provision{
+		Root: tree.root, Scratch: filepath.Join(j.Work, "ansible"), Definition: &j.Plan.Definition, Layer: layer,
+		Roles: j.Plan.Roles, Env: host.CleanEnv(), Log: log,
+		Task: func(status, text string) { s.task("Layer "+layer.Name, status, "%s", text) },
+	})
+}
+
+func makeBootable(ctx context.Context, h host.Host, tree layeredTree, j job) (bootableTree, error) {
+	target := bootloader.Target{Root: tree.root, Disk: j.disk(), Scratch: j.Work}
+	if esp := j.Plan.Disk.OfType(spec.TypeESP); esp != nil {
+		target.ESP = tree.Device(*esp)
+	}
+	if err := host.Tree(tree.root).Write("/etc/fstab", []byte(j.Plan.FSTab), 0o644); err != nil {
+		return bootableTree{}, err
+	}
+	if err := chroot.RestoreInitramfs(ctx, h, tree.root); err != nil {
+		return bootableTree{}, err
+	}
+	return bootableTree{tree.enteredTree}, bootloader.Apply(ctx, h, j.Plan.Boot, target)
+}
+
+func sealDisk(ctx context.Context, h host.Host, tree bootableTree, j job) (sealedDisk, error) {
+	if err := seal.FirstBoot(ctx, h, tree.root); err != nil {
+		return sealedDisk{}, err
+	}
+	if err := tree.leave(ctx); err != nil {
+		return sealedDisk{}, err
+	}
+	if err := seal.Apply(tree.root, j.Plan.Definition.Hostname, j.Plan.FSTab); err != nil {
+		return sealedDisk{}, err
+	}
+	var mounts []string
+	for _, part := range j.Plan.Disk.Partitions {
+		if part.Mount == "" || part.Filesystem == "vfat" {
+			continue
+		}
+		path, err := host.Tree(tree.root).Path(part.Mount)
+		if err != nil {
+			return sealedDisk{}, err
+		}
+		mounts = append(mounts, path)
+	}
+	if err := seal.Trim(ctx, h, mounts); err != nil {
+		return sealedDisk{}, err
+	}
+	return sealedDisk{tree.mountedDisk}, tree.unmount()
+}
+
+const packageFields = `${Package}\t${Version}\t${Architecture}\t${source:Package}\t${source:Version}\t${Installed-Size}\n`
+
+func listPackages(ctx context.Context, h host.Host, root string) (DiskFacts, error) {
+	out, err := h.Output(ctx, host.Cmd("dpkg-query", "--show", "--showformat="+packageFields).In(root))
+	if err != nil {
+		return DiskFacts{}, err
+	}
+	var facts DiskFacts
+	lines := bufio.NewScanner(bytes.NewReader(out))
+	for lines.Scan() {
+		fields := strings.Split(lines.Text(), "\t")
+		if len(fields) != 6 {
+			return DiskFacts{}, fmt.Errorf("dpkg-query printed %q", lines.Text())
+		}
+		p := Package{Name: fields[0], Version: fields[1], Architecture: fields[2], Source: fields[3], SourceVersion: fields[4]}
+		_, _ = fmt.Sscan(fields[5], &p.InstalledSize) // missing for virtual packages
+		facts.Packages = append(facts.Packages, p)
+	}
+	return facts, lines.Err()
+}
+
+// systemd is the major version of systemd in the image, 0 where it has none.
+func (f DiskFacts) systemd() int {
+	for _, p := range f.Packages {
+		if p.Name == "systemd" {
+			var version int
+			_, _ = fmt.Sscan(strings.FieldsFunc(p.Version, func(r rune) bool { return r < '0' || r > '9' })[0], &version)
+			return version
+		}
+	}
+	return 0
+}

@@ -1,0 +1,80 @@
+package orchestrator
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/btw-img/btw-img/orchestrator/host"
+	"github.com/btw-img/btw-img/orchestrator/image"
+	"github.com/btw-img/btw-img/orchestrator/spec"
+	"github.com/btw-img/btw-img/orchestrator/vm"
+)
+
+// Manifest is build.json: what was built, from what, and what proved it.
+type Manifest struct {
+	ID           string            `json:"id"` // of this build, random
+	Name         string            `json:"name"`
+	Architecture string            `json:"architecture"`
+	Vmctl        string            `json:"vmctl"`
+	Created      time.Time         `json:"created"` // SOURCE_DATE_EPOCH, or the start of the build
+	Tested       bool              `json:"tested"`
+	Outputs      []image.File      `json:"outputs"`
+	Boot         []vm.Result       `json:"boot,omitempty"`
+	Stages       []StageTime       `json:"stages"`
+	Inputs       map[string]string `json:"inputs"` // SHA-256 of the definition and of each file it names
+	Tools        map[string]string `json:"tools"`  // Debian package → version, of the host
+	Definition   spec.Definition   `json:"definition"`
+}
+
+func newManifest(plan Plan, version string, started time.Time, images []image.File, boots []vm.Result, times []StageTime) Manifest {
+	return Manifest{
+		ID: uuid.NewString(), Name: plan.Definition.Name, Architecture: Architecture, Vmctl: version,
+		Created: created(started), Tested: len(boots) > 0, Outputs: images, Boot: boots, Stages: times,
+		Inputs: inputDigests(plan), Definition: plan.Definition.Redacted(),
+	}
+}
+
+// created follows the convention of reproducible-builds.org.
+func created(started time.Time) time.Time {
+	if seconds, err := strconv.ParseInt(os.Getenv("SOURCE_DATE_EPOCH"), 10, 64); err == nil {
+		return time.Unix(seconds, 0).UTC()
+	}
+	return started.UTC().Truncate(time.Second)
+}
+
+func inputDigests(plan Plan) map[string]string {
+	digests := map[string]string{}
+	if content, err := json.Marshal(plan.Definition); err == nil {
+		sum := sha256.Sum256(content)
+		digests["definition"] = hex.EncodeToString(sum[:])
+	}
+	for asset, path := range plan.Assets {
+		if sum, _, err := image.Digest(path); err == nil {
+			digests[asset] = sum
+		}
+	}
+	return digests
+}
+
+// hostPackages is the packages whose versions shape an image.
+var hostPackages = []string{"mmdebstrap", "apt", "dpkg", "ansible", "ansible-core", "fdisk", "e2fsprogs", "xfsprogs", "btrfs-progs", "dosfstools", "mtools", "qemu-utils", "qemu-system-x86", "ovmf"}
+
+// toolVersions is empty on hosts that are no Debian.
+func toolVersions(ctx context.Context, h host.Host) map[string]string {
+	versions := map[string]string{}
+	out, _ := h.Output(ctx, host.Cmd("dpkg-query", append([]string{"--show", "--showformat=${Package} ${Version}\n"}, hostPackages...)...))
+	for line := range strings.Lines(string(out)) {
+		if name, version, ok := strings.Cut(strings.TrimSpace(line), " "); ok && version != "" {
+			versions[name] = version
+		}
+	}
+	return versions
+}

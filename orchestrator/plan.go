@@ -1,0 +1,145 @@
+package orchestrator
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/btw-img/btw-img/orchestrator/bootloader"
+	"github.com/btw-img/btw-img/orchestrator/chroot"
+	"github.com/btw-img/btw-img/orchestrator/disk"
+	"github.com/btw-img/btw-img/orchestrator/image"
+	"github.com/btw-img/btw-img/orchestrator/source"
+	"github.com/btw-img/btw-img/orchestrator/spec"
+	"github.com/btw-img/btw-img/orchestrator/vm"
+)
+
+// Architecture of the images.
+const Architecture = "amd64"
+
+// Plan is everything that is decided before the machine is touched.
+type Plan struct {
+	Definition spec.Definition `json:"definition"`
+	Disk       disk.Plan       `json:"disk"`
+	Boot       bootloader.Plan `json:"boot"`
+	FSTab      string          `json:"fstab"`
+	Roles      string          `json:"roles"` // folder of the user's roles
+	// Assets is where the files lie that the definition names.
+	Assets map[string]string `json:"assets,omitempty"`
+}
+
+// NewPlan decides about a definition. newUUID gives identifiers; nil means
+// random ones.
+func NewPlan(d spec.Definition, newUUID func() string) (Plan, error) {
+	if newUUID == nil {
+		newUUID = uuid.NewString
+	}
+	layout, err := disk.New(d.Disk, newUUID)
+	if err != nil {
+		return Plan{}, err
+	}
+	grub, path := layout.Holding("/boot/grub")
+	boot := bootloader.Plan{
+		EFI: layout.OfType(spec.TypeESP) != nil, Cmdline: d.Boot.Cmdline, Timeout: *d.Boot.Timeout,
+		GrubUUID: grub.UUID, GrubPath: path, Filesystem: grub.Filesystem, DiskID: layout.ID,
+	}
+	if core := layout.OfType(spec.TypeBIOS); core != nil {
+		boot.BIOS, boot.CoreStart, boot.CoreSize = true, core.Start, core.Size
+	}
+	return Plan{Definition: d, Disk: layout, Boot: boot, FSTab: layout.FSTab()}, nil
+}
+
+// locate puts the paths of the assets into the definition.
+func (p Plan) locate() {
+	for _, asset := range p.Definition.Assets() {
+		if path, ok := p.Assets[*asset]; ok {
+			*asset = path
+		}
+	}
+}
+
+func (p Plan) sourceOptions() source.Options {
+	return source.Options{Packages: p.Boot.Packages(), EssentialHook: chroot.DeferInitramfsHook}
+}
+
+// BaseName is the name of the image's files, less the format: the build, the
+// Debian release where the name lacks it, and the architecture.
+func (p Plan) BaseName() string {
+	name := p.Definition.Name
+	release := map[string]string{"bookworm": "12", "trixie": "13", "forky": "14"}
+	if b := p.Definition.Source.Bootstrap; b != nil {
+		if number := release[b.Suite]; number != "" && !strings.HasSuffix(name, "-"+number) {
+			name += "-" + number
+		}
+	}
+	return name + "-" + Architecture
+}
+
+// ImageName is the file name of the output in the format.
+func (p Plan) ImageName(format string) string { return p.BaseName() + "." + format }
+
+// Describe is the plan in full, for --dry-run: nothing in it has been done.
+func (p Plan) Describe(folder string, test bool) string {
+	var b strings.Builder
+	d := p.Definition
+	const root = "ROOT"
+	section := func(title, text string) { fmt.Fprintf(&b, "# %s\n%s\n\n", title, strings.TrimSpace(text)) }
+	section("Build", d.Name+": "+d.Description)
+	section("Partition table (sfdisk)", p.Disk.Script())
+	var mkfs strings.Builder
+	for _, part := range p.Disk.Partitions {
+		if command, ok := part.Mkfs(fmt.Sprintf("PARTITION-%d", part.Number)); ok {
+			fmt.Fprintln(&mkfs, command)
+		}
+	}
+	section("File systems", mkfs.String())
+	section("/etc/fstab", p.FSTab)
+	section("Source", source.Command(d.Source, root, p.sourceOptions()).String())
+	for _, layer := range d.Layers {
+		section("Layer "+layer.Name, describeLayer(layer))
+	}
+	section("Boot loader", "GRUB for "+strings.Join(p.Boot.Firmware(), ", ")+", packages "+strings.Join(p.Boot.Packages(), " ")+"\nkernel command line: "+d.Boot.Cmdline)
+	var outputs strings.Builder
+	for _, format := range d.Outputs {
+		fmt.Fprintln(&outputs, filepath.Join(folder, d.Name, p.ImageName(format)))
+	}
+	section("Outputs", outputs.String())
+	if test {
+		for _, firmware := range d.Firmware {
+			m := vm.Machine{Firmware: firmware, Accel: vm.AccelTCG, Memory: int64(d.Test.Memory), CPUs: d.Test.CPUs, Disk: "OVERLAY", Vars: "VARS", Console: "boot-" + firmware + ".log", Report: "REPORT", QMP: "QMP"}
+			section("Boot test on "+firmware, m.Command().String())
+		}
+	}
+	return b.String()
+}
+
+func describeLayer(layer spec.Layer) string {
+	var b strings.Builder
+	for _, e := range layer.Install {
+		fmt.Fprintf(&b, "install  %s  %s", e.Origin, e.Name)
+		if len(e.Packages) > 0 {
+			fmt.Fprintf(&b, ": %s", strings.Join(e.Packages, " "))
+		}
+		b.WriteByte('\n')
+	}
+	for _, e := range layer.Commands {
+		fmt.Fprintf(&b, "command  %s  %s\n", e.Origin, e.Name)
+	}
+	if b.Len() == 0 {
+		return "(nothing)"
+	}
+	return b.String()
+}
+
+// firstOutput is the format whose file the boot test uses: what most people
+// will run.
+func firstOutput(formats []string) string {
+	for _, format := range formats {
+		if format == image.QCOW2 {
+			return format
+		}
+	}
+	return formats[0]
+}

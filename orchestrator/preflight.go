@@ -1,0 +1,233 @@
+package orchestrator
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/host"
+	"github.com/btw-img/btw-img/orchestrator/spec"
+	"github.com/btw-img/btw-img/orchestrator/vm"
+)
+
+// Needs is what a job needs of the host.
+type Needs struct {
+	Build       bool     // make disks; else only boot them
+	Test        bool     // boot disks
+	Tests       bool     // run the project's own tests
+	Filesystems []string // of the disks to be made
+	Firmware    []string // of the boot tests
+	Keyring     bool     // Debian's, to check the archive's signatures
+	Folder      string   // where images go; "" for not yet known
+}
+
+// EverythingNeeded is what all verbs together can need.
+func EverythingNeeded() Needs {
+	return Needs{
+		Build: true, Test: true, Keyring: true,
+		Filesystems: []string{"ext4", "xfs", "btrfs", "vfat", "swap"},
+		Firmware:    []string{spec.FirmwareBIOS, spec.FirmwareUEFI, spec.FirmwareSecureBoot},
+	}
+}
+
+// NeedsOf is what building the definition needs.
+func NeedsOf(d spec.Definition, test bool, folder string) Needs {
+	n := Needs{Build: true, Test: test, Folder: folder, Keyring: d.Source.Bootstrap != nil && d.Source.Bootstrap.Keyring == ""}
+	for _, part := range d.Disk.Layout.Resolve() {
+		if part.Filesystem != "" && !slices.Contains(n.Filesystems, part.Filesystem) {
+			n.Filesystems = append(n.Filesystems, part.Filesystem)
+		}
+	}
+	if test {
+		n.Firmware = d.Firmware
+	}
+	return n
+}
+
+// Check is one thing that a host must have or be able to do.
+type Check struct {
+	What    string `json:"what"`
+	Problem string `json:"problem,omitempty"` // "" where all is well
+	Fix     string `json:"fix,omitempty"`
+	Package string `json:"package,omitempty"` // Debian package that mends it
+}
+
+// OK says whether the host passes.
+func (c Check) OK() bool { return c.Problem == "" }
+
+// tool is a program and the Debian package that brings it.
+type tool struct{ name, pkg string }
+
+func (n Needs) tools() []tool {
+	var tools []tool
+	if n.Build {
+		tools = append(tools,
+			tool{"mmdebstrap", "mmdebstrap"}, tool{"ansible-playbook", "ansible"}, tool{"gpgv", "gpgv"},
+			tool{"sfdisk", "fdisk"}, tool{"mcopy", "mtools"}, tool{"qemu-img", "qemu-utils"},
+			tool{"fstrim", "util-linux"}, tool{"chroot", "coreutils"}, tool{"tar", "tar"})
+		for _, filesystem := range n.Filesystems {
+			tools = append(tools, map[string][]tool{
+				"ext4":  {{"mkfs.ext4", "e2fsprogs"}, {"e2fsck", "e2fsprogs"}},
+				"xfs":   {{"mkfs.xfs", "xfsprogs"}, {"xfs_repair", "xfsprogs"}},
+				"btrfs": {{"mkfs.btrfs", "btrfs-progs"}, {"btrfs", "btrfs-progs"}},
+				"vfat":  {{"mkfs.fat", "dosfstools"}, {"fsck.fat", "dosfstools"}},
+				"swap":  {{"mkswap", "util-linux"}},
+			}[filesystem]...)
+		}
+	}
+	if n.Test {
+		tools = append(tools, tool{vm.QEMU, "qemu-system-x86"}, tool{"qemu-img", "qemu-utils"})
+	}
+	if n.Tests {
+		tools = append(tools,
+			tool{"dockerd", "docker.io"}, tool{"iptables", "iptables"}, tool{"sgdisk", "gdisk"}, tool{"debugfs", "e2fsprogs"},
+			tool{"mdir", "mtools"}, tool{"gpg", "gpg"}, tool{"apt-ftparchive", "apt-utils"}, tool{"gcc", "gcc"})
+	}
+	return slices.Compact(tools)
+}
+
+// Preflight runs every check and changes nothing.
+func Preflight(n Needs) []Check {
+	var checks []Check
+	for _, t := range n.tools() {
+		check := Check{What: t.name}
+		if host.Find(t.name) == "" {
+			check.Problem, check.Package = "not installed", t.pkg
+		}
+		checks = append(checks, check)
+	}
+	if n.Build {
+		checks = append(checks, checkAnsible(), checkPrivileges())
+		checks = append(checks, checkKernel(n.Filesystems)...)
+	}
+	if n.Keyring {
+		checks = append(checks, checkFile("/usr/share/keyrings/debian-archive-keyring.gpg", "debian-archive-keyring"))
+	}
+	for _, firmware := range n.Firmware {
+		for _, file := range vm.FirmwareFiles(firmware) {
+			checks = append(checks, checkFile(file, "ovmf"))
+		}
+	}
+	if n.Folder != "" {
+		checks = append(checks, checkSpace(n.Folder))
+	}
+	for i, c := range checks {
+		if c.Package != "" {
+			checks[i].Fix = "apt-get install " + c.Package
+		}
+	}
+	return checks
+}
+
+func checkFile(path, pkg string) Check {
+	check := Check{What: path}
+	if _, err := os.Stat(path); err != nil {
+		check.Problem, check.Package = "missing", pkg
+	}
+	return check
+}
+
+// checkAnsible looks for the two plugins that ansible-core alone lacks, where
+// Debian installs them; for an Ansible from elsewhere it trusts the user.
+func checkAnsible() Check {
+	check := Check{What: "Ansible collections community.general and ansible.posix"}
+	if path := host.Find("ansible-playbook"); path != "" && path != "/usr/bin/ansible-playbook" {
+		return check
+	}
+	for _, plugin := range []string{"community/general/plugins/connection/chroot.py", "ansible/posix/plugins/callback/jsonl.py"} {
+		found := false
+		for _, dir := range []string{"/usr/lib/python3/dist-packages", "/usr/share/ansible/collections", "/root/.ansible/collections"} {
+			_, err := os.Stat(filepath.Join(dir, "ansible_collections", plugin))
+			found = found || err == nil
+		}
+		if !found {
+			check.Problem, check.Package = "missing", "ansible"
+		}
+	}
+	return check
+}
+
+func checkPrivileges() Check {
+	check := Check{What: "root, with mounts and namespaces"}
+	switch err := host.CanUnshare(); {
+	case os.Geteuid() != 0:
+		check.Problem, check.Fix = "not root", "use sudo"
+	case err != nil:
+		check.Problem = err.Error()
+		check.Fix = "in a container, add the capabilities SYS_ADMIN and MKNOD and turn seccomp and AppArmor off: see .gitlab-ci.yml"
+	}
+	return check
+}
+
+func checkKernel(filesystems []string) []Check {
+	loop := Check{What: "loop devices"}
+	if os.Geteuid() == 0 {
+		if err := host.CanLoop(); err != nil {
+			loop.Problem = err.Error()
+			loop.Fix = "load the module loop; in a container, allow the devices 'b 7:* rmw' and 'c 10:237 rmw'"
+		}
+	}
+	checks := []Check{loop}
+	known, _ := os.ReadFile("/proc/filesystems")
+	for _, filesystem := range filesystems {
+		if filesystem == "swap" || filesystem == "vfat" { // never mounted by the build
+			continue
+		}
+		check := Check{What: "file system " + filesystem}
+		if !slices.Contains(strings.Fields(string(known)), filesystem) && !host.CanLoad(filesystem) {
+			check.Problem = "the kernel cannot mount it"
+			check.Fix = "load its module on the host, or choose another file system"
+		}
+		checks = append(checks, check)
+	}
+	return checks
+}
+
+const leastSpace = 2 * spec.GiB
+
+func checkSpace(folder string) Check {
+	check := Check{What: "space for " + folder}
+	for folder != filepath.Dir(folder) {
+		if _, err := os.Stat(folder); err == nil {
+			break
+		}
+		folder = filepath.Dir(folder)
+	}
+	var stat unix.Statfs_t
+	if err := unix.Statfs(folder, &stat); err != nil {
+		check.Problem, check.Fix = err.Error(), "choose another folder with -o"
+		return check
+	}
+	if free := spec.Size(stat.Bavail) * spec.Size(stat.Bsize); free < leastSpace {
+		check.Problem, check.Fix = fmt.Sprintf("%d MiB free, %s needed", free/spec.MiB, leastSpace), "free some, or choose another folder with -o"
+	}
+	return check
+}
+
+// Refusal is the error for the checks that failed, or nil.
+func Refusal(checks []Check) error {
+	var lines, packages []string
+	for _, c := range checks {
+		if c.OK() {
+			continue
+		}
+		lines = append(lines, fmt.Sprintf("%s: %s: %s", c.What, c.Problem, c.Fix))
+		if c.Package != "" && !slices.Contains(packages, c.Package) {
+			packages = append(packages, c.Package)
+		}
+	}
+	if len(lines) == 0 {
+		return nil
+	}
+	refusal := &fail.Error{Kind: fail.Host, Err: errors.New("this host cannot do it yet:\n" + strings.Join(lines, "\n"))}
+	if len(packages) > 0 {
+		refusal.Hint = "'vmctl doctor --install-missing' installs " + strings.Join(packages, " ")
+	}
+	return refusal
+}

@@ -1,0 +1,172 @@
+// Package seal turns the tree of one machine into an image for many: what is
+// the builder's or must differ between machines goes, and the first boot makes
+// it anew.
+package seal
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/btw-img/btw-img/orchestrator/host"
+)
+
+// removed is what an image must not carry, in terms of host.Tree.Remove.
+var removed = []string{
+	"/etc/ssh/ssh_host_*_key", "/etc/ssh/ssh_host_*_key.pub",
+	"/var/lib/dbus/machine-id", "/var/lib/systemd/random-seed", "/var/lib/systemd/credential.secret", "/boot/*/random-seed",
+	"/var/lib/apt/lists/*", "/var/cache/apt/*.bin", "/var/cache/apt/archives/*.deb", "/var/cache/apt/archives/partial/*",
+	"/var/cache/debconf/*-old", "/var/lib/dpkg/*-old", "/var/cache/ldconfig/aux-cache", "/var/cache/man/*",
+	"/var/backups/*", "/etc/passwd-", "/etc/group-", "/etc/shadow-", "/etc/gshadow-", "/etc/subuid-", "/etc/subgid-",
+	"/var/lib/dhcp/*", "/var/lib/dhcpcd/*", "/var/lib/NetworkManager/*.lease",
+	"/root/.ansible", "/root/.bash_history", "/root/.wget-hsts", "/root/.viminfo", "/root/.cache",
+	"/tmp/*", "/tmp/.[!.]*", "/var/tmp/*", "/var/tmp/.[!.]*",
+	"/var/crash/*", "/var/spool/mail/*",
+}
+
+const keygenUnit = "ssh-host-keys.service"
+
+// keygen makes the host keys that are missing; Debian's own unit exists only
+// from 13 on and runs on first boots alone.
+const keygen = `[Unit]
+Description=Make the ssh host keys that are missing
+ConditionPathIsReadWrite=/etc/ssh
+ConditionPathExistsGlob=!/etc/ssh/ssh_host_*_key
+Before=ssh.service ssh.socket sshd-keygen.service
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/usr/bin/ssh-keygen -A
+
+[Install]
+WantedBy=ssh.service ssh.socket
+`
+
+const (
+	machineID   = "/etc/machine-id"
+	resolvConf  = "/etc/resolv.conf"
+	stubResolv  = "../run/systemd/resolve/stub-resolv.conf"
+	presetFile  = "/etc/systemd/system-preset/00-image.preset"
+	lastMatters = "# Units that the build left disabled; systemd would enable them on the first boot.\n"
+)
+
+// Apply seals the tree at root, which must no longer be entered.
+func Apply(root, hostname, fstab string) error {
+	tree := host.Tree(root)
+	if err := tree.Remove(removed...); err != nil {
+		return err
+	}
+	if err := emptyLogs(tree); err != nil {
+		return err
+	}
+	for _, f := range []struct{ path, content string }{
+		{"/etc/hostname", hostname + "\n"},
+		{"/etc/hosts", hosts(hostname)},
+		{"/etc/fstab", fstab},
+		{machineID, "uninitialized\n"}, // machine-id(5)
+	} {
+		if err := tree.Write(f.path, []byte(f.content), 0o644); err != nil {
+			return err
+		}
+	}
+	return sealResolver(tree)
+}
+
+func hosts(hostname string) string {
+	name, _, qualified := strings.Cut(hostname, ".")
+	names := hostname
+	if qualified {
+		names += " " + name
+	}
+	return fmt.Sprintf("127.0.0.1\tlocalhost\n127.0.1.1\t%s\n\n::1\tlocalhost ip6-localhost ip6-loopback\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n", names)
+}
+
+// FirstBoot installs what makes the image's secrets anew, and keeps the units
+// that are disabled disabled: on a first boot systemd applies its presets,
+// whose default is to enable. The tree at root must be entered.
+func FirstBoot(ctx context.Context, h host.Host, root string) error {
+	tree := host.Tree(root)
+	if !tree.Exists("/usr/bin/systemctl") {
+		return nil
+	}
+	if tree.Exists("/usr/sbin/sshd") {
+		if err := tree.Write("/etc/systemd/system/"+keygenUnit, []byte(keygen), 0o644); err != nil {
+			return err
+		}
+		if err := h.Run(ctx, host.Cmd("systemctl", "enable", keygenUnit).In(root)); err != nil {
+			return err
+		}
+	}
+	out, err := h.Output(ctx, host.Cmd("systemctl", "list-unit-files", "--state=disabled", "--no-legend", "--no-pager", "--plain").In(root))
+	if err != nil {
+		return err
+	}
+	return tree.Write(presetFile, []byte(preset(string(out))), 0o644)
+}
+
+// preset is the preset file for the units that systemctl list-unit-files
+// lists.
+func preset(listing string) string {
+	var b strings.Builder
+	b.WriteString(lastMatters)
+	for line := range strings.Lines(listing) {
+		if fields := strings.Fields(line); len(fields) > 0 {
+			fmt.Fprintf(&b, "disable %s\n", fields[0])
+		}
+	}
+	return b.String()
+}
+
+// emptyLogs removes what the build logged and keeps the folders, whose owners
+// the packages chose.
+func emptyLogs(tree host.Tree) error {
+	names, err := tree.Glob("/var/log/*")
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		path, err := tree.Path(name)
+		if err != nil {
+			return err
+		}
+		if isFolder(path) {
+			err = tree.Remove(name + "/*")
+		} else {
+			err = tree.Remove(name)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func isFolder(path string) bool {
+	var info unix.Stat_t
+	return unix.Lstat(path, &info) == nil && info.Mode&unix.S_IFMT == unix.S_IFDIR
+}
+
+// sealResolver leaves no name server of the builder behind: a link to
+// systemd-resolved where the image has it, else an empty file.
+func sealResolver(tree host.Tree) error {
+	if tree.Readlink(resolvConf) != "" {
+		return nil
+	}
+	if tree.Exists("/usr/lib/systemd/systemd-resolved") {
+		return tree.Symlink(stubResolv, resolvConf)
+	}
+	return tree.Write(resolvConf, nil, 0o644)
+}
+
+// Trim gives the blocks that hold nothing back to the sparse image.
+func Trim(ctx context.Context, h host.Host, mounts []string) error {
+	for _, mount := range mounts {
+		if err := h.Run(ctx, host.Cmd("fstrim", mount)); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,75 @@
+// Package source puts the first files into the mounted disk: Debian from its
+// archive, or a tarball.
+package source
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/btw-img/btw-img/orchestrator/host"
+	"github.com/btw-img/btw-img/orchestrator/spec"
+)
+
+// Options is what the build adds to a definition's source.
+type Options struct {
+	Packages      []string // needed by later stages
+	EssentialHook string   // shell script; $1 is the tree, with the essential packages in it
+}
+
+// ansiblePackages is what Ansible's modules need inside the image.
+var ansiblePackages = []string{"python3", "python3-apt"}
+
+// slimHook makes dpkg leave out documentation and translations, and removes
+// those of the packages that were unpacked before it could know. Copyright
+// files stay. A path-exclude among mmdebstrap's options would filter each
+// package through a slow script.
+const slimHook = `set -e
+mkdir -p "$1/etc/dpkg/dpkg.cfg.d"
+cat >"$1/etc/dpkg/dpkg.cfg.d/slim" <<'EOF'
+path-exclude=/usr/share/doc/*
+path-include=/usr/share/doc/*/copyright
+path-exclude=/usr/share/man/*
+path-exclude=/usr/share/info/*
+path-exclude=/usr/share/locale/*
+path-include=/usr/share/locale/locale.alias
+EOF
+find "$1/usr/share/doc" -mindepth 1 ! -type d ! -name copyright -delete
+find "$1/usr/share/man" "$1/usr/share/info" "$1/usr/share/locale" -mindepth 1 ! -type d ! -name locale.alias -delete 2>/dev/null || true
+find "$1/usr/share/doc" "$1/usr/share/man" "$1/usr/share/locale" -mindepth 1 -type d -empty -delete`
+
+// Command is the call that fills root.
+func Command(s spec.Source, root string, o Options) host.Command {
+	if s.Tarball != nil {
+		return host.Cmd("tar", "--extract", "--file", s.Tarball.Path, "--directory", root,
+			"--numeric-owner", "--preserve-permissions", "--xattrs", "--xattrs-include=*", "--acls", "--exclude=./dev/*")
+	}
+	b := s.Bootstrap
+	packages := slices.Concat(ansiblePackages, o.Packages, b.Packages)
+	slices.Sort(packages)
+	args := []string{
+		"--mode=root", "--format=directory", "--variant=" + b.Variant,
+		"--components=" + strings.Join(b.Components, ","),
+		"--include=" + strings.Join(slices.Compact(packages), ","),
+		"--skip=check/empty,cleanup/apt/lists", // Ansible's apt runs use the lists
+	}
+	if !b.Docs {
+		args = append(args, `--aptopt=Acquire::Languages "none"`, "--extract-hook="+slimHook)
+	}
+	if o.EssentialHook != "" {
+		args = append(args, "--essential-hook="+o.EssentialHook)
+	}
+	if b.Keyring != "" {
+		args = append(args, "--keyring="+b.Keyring)
+	}
+	args = append(args, b.Suite, root)
+	if b.Mirror != "" {
+		args = append(args, b.Mirror)
+	}
+	return host.Cmd("mmdebstrap", args...)
+}
+
+// Apply fills the tree at root.
+func Apply(ctx context.Context, h host.Host, s spec.Source, root string, o Options) error {
+	return h.Run(ctx, Command(s, root, o))
+}

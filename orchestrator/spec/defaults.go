@@ -1,0 +1,136 @@
+package spec
+
+import "time"
+
+// Names of the disk layouts.
+const (
+	LayoutHybrid = "hybrid"
+	LayoutEFI    = "efi"
+	LayoutBIOS   = "bios"
+)
+
+// Names of the firmwares.
+const (
+	FirmwareBIOS       = "bios"
+	FirmwareUEFI       = "uefi"
+	FirmwareSecureBoot = "secureboot"
+)
+
+// Types of partitions.
+const (
+	TypeBIOS  = "bios"
+	TypeESP   = "esp"
+	TypeLinux = "linux"
+	TypeSwap  = "swap"
+)
+
+const (
+	biosPartitionSize = 1 * MiB
+	espSize           = 128 * MiB
+	// ESPMount is where Debian's GRUB packages expect the ESP.
+	ESPMount = "/boot/efi"
+)
+
+var layouts = map[string][]Partition{
+	LayoutHybrid: {biosPartition, espPartition, rootPartition},
+	LayoutEFI:    {espPartition, rootPartition},
+	LayoutBIOS:   {biosPartition, rootPartition},
+}
+
+var (
+	biosPartition = Partition{Label: "bios", Type: TypeBIOS, Size: biosPartitionSize}
+	espPartition  = Partition{Label: "esp", Type: TypeESP, Size: espSize, Filesystem: "vfat", Mount: ESPMount, Options: "umask=0077"}
+	rootPartition = Partition{Label: "root", Type: TypeLinux, Filesystem: "ext4", Mount: "/", Options: "errors=remount-ro"}
+)
+
+// Resolve is the layout's partitions, those of a named layout too, with
+// every type filled in.
+func (l Layout) Resolve() []Partition {
+	partitions := l.Partitions
+	if l.Name != "" {
+		partitions = layouts[l.Name]
+	}
+	filled := make([]Partition, len(partitions))
+	for i, p := range partitions {
+		if p.Type == "" {
+			p.Type = p.impliedType()
+		}
+		switch p.Type {
+		case TypeESP:
+			p.Filesystem = orDefault(p.Filesystem, "vfat")
+		case TypeSwap:
+			p.Filesystem = orDefault(p.Filesystem, "swap")
+		case TypeBIOS:
+			p.Size = orDefault(p.Size, biosPartitionSize)
+		}
+		filled[i] = p
+	}
+	return filled
+}
+
+func (p Partition) impliedType() string {
+	switch {
+	case p.Mount == ESPMount || p.Mount == "/efi":
+		return TypeESP
+	case p.Filesystem == "swap":
+		return TypeSwap
+	default:
+		return TypeLinux
+	}
+}
+
+func orDefault[T comparable](value, fallback T) T {
+	var zero T
+	if value == zero {
+		return fallback
+	}
+	return value
+}
+
+func (d *Definition) applyDefaults() {
+	if b := d.Source.Bootstrap; b != nil {
+		b.Variant = orDefault(b.Variant, "minbase")
+		if len(b.Components) == 0 {
+			b.Components = []string{"main"}
+		}
+	}
+	d.Disk.Size = orDefault(d.Disk.Size, 2*GiB)
+	if d.Disk.Layout.IsZero() {
+		d.Disk.Layout.Name = LayoutHybrid
+	}
+	if len(d.Firmware) == 0 {
+		d.Firmware = bootable(d.Disk.Layout.Resolve())
+	}
+	d.Hostname = orDefault(d.Hostname, d.Name)
+	d.Boot.Cmdline = orDefault(d.Boot.Cmdline, "console=tty0 console=ttyS0,115200")
+	if d.Boot.Timeout == nil {
+		d.Boot.Timeout = new(1)
+	}
+	d.Test.Memory = orDefault(d.Test.Memory, 1*GiB)
+	d.Test.CPUs = orDefault(d.Test.CPUs, 2)
+	d.Test.Timeout = orDefault(d.Test.Timeout, Duration(10*time.Minute))
+	if len(d.Outputs) == 0 {
+		d.Outputs = []string{"qcow2"}
+	}
+}
+
+// bootable is the firmwares that can start from the partitions.
+func bootable(partitions []Partition) []string {
+	var firmware []string
+	if hasType(partitions, TypeBIOS) {
+		firmware = append(firmware, FirmwareBIOS)
+	}
+	if hasType(partitions, TypeESP) {
+		firmware = append(firmware, FirmwareUEFI, FirmwareSecureBoot)
+	}
+	return firmware
+}
+
+func hasType(partitions []Partition, kind string) bool {
+	for _, p := range partitions {
+		if p.Type == kind {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,176 @@
+package spec
+
+// InstallFile is what install.d/NAME.yml and its drop-ins may hold.
+type InstallFile struct {
+	Description string         `yaml:"description,omitempty" jsonschema_description:"One line that says what the image is for"`
+	Extends     string         `yaml:"extends,omitempty" jsonschema_description:"Name of the build whose layers come first"`
+	Source      Source         `yaml:"source,omitempty" jsonschema_description:"Where the first files of the image come from: exactly one of the keys"`
+	Disk        Disk           `yaml:"disk,omitempty" jsonschema_description:"The disk and its partitions"`
+	Firmware    []string       `yaml:"firmware,omitempty" jsonschema:"enum=bios,enum=uefi,enum=secureboot" jsonschema_description:"What the image must boot on; each is boot-tested. Default: all that the disk layout can boot on"`
+	Hostname    string         `yaml:"hostname,omitempty" jsonschema_description:"Host name of the image. Default: the build's name"`
+	Vars        map[string]any `yaml:"vars,omitempty" jsonschema_description:"Values for Jinja expressions: {{ vars.NAME }}"`
+	Boot        Boot           `yaml:"boot,omitempty" jsonschema_description:"Boot loader settings"`
+	Test        Test           `yaml:"test,omitempty" jsonschema_description:"The machine of the boot test"`
+	Install     []InstallEntry `yaml:"install,omitempty" jsonschema_description:"What gets installed, in order"`
+	Outputs     []string       `yaml:"outputs,omitempty" jsonschema:"enum=qcow2,enum=raw" jsonschema_description:"Image formats to write. Default: qcow2"`
+}
+
+// CommandsFile is what commands.d/NAME.yml and its drop-ins may hold.
+type CommandsFile struct {
+	Commands []CommandEntry `yaml:"commands,omitempty" jsonschema_description:"What is run in the image after the installation, in order"`
+}
+
+// Definition is the effective definition of a build, after extends, drop-ins,
+// --set and defaults.
+type Definition struct {
+	Name        string         `yaml:"name" json:"name"`
+	Description string         `yaml:"description,omitempty" json:"description,omitempty"`
+	Source      Source         `yaml:"source" json:"source"`
+	Disk        Disk           `yaml:"disk" json:"disk"`
+	Firmware    []string       `yaml:"firmware" json:"firmware"`
+	Hostname    string         `yaml:"hostname" json:"hostname"`
+	Vars        map[string]any `yaml:"vars,omitempty" json:"vars,omitempty"`
+	Boot        Boot           `yaml:"boot" json:"boot"`
+	Test        Test           `yaml:"test" json:"test"`
+	Outputs     []string       `yaml:"outputs" json:"outputs"`
+	Layers      []Layer        `yaml:"layers" json:"layers"`
+}
+
+// Layer is what one build of an extends chain adds; the farthest ancestor
+// comes first.
+type Layer struct {
+	Name     string         `yaml:"name" json:"name"`
+	Install  []InstallEntry `yaml:"install,omitempty" json:"install,omitempty"`
+	Commands []CommandEntry `yaml:"commands,omitempty" json:"commands,omitempty"`
+}
+
+// Source says where the first files of the image come from: exactly one field
+// is set.
+type Source struct {
+	Bootstrap *Bootstrap `yaml:"bootstrap,omitempty" json:"bootstrap,omitempty" jsonschema_description:"Install Debian from its archive with mmdebstrap"`
+	Tarball   *Tarball   `yaml:"tarball,omitempty" json:"tarball,omitempty" jsonschema_description:"Unpack a root file system that exists already"`
+}
+
+// Bootstrap installs Debian from its archive.
+type Bootstrap struct {
+	Suite      string   `yaml:"suite" json:"suite" jsonschema:"required" jsonschema_description:"Debian suite, such as trixie"`
+	Variant    string   `yaml:"variant,omitempty" json:"variant,omitempty" jsonschema:"enum=minbase,enum=standard,enum=important,enum=required,enum=apt,enum=buildd" jsonschema_description:"mmdebstrap variant. Default: minbase"`
+	Mirror     string   `yaml:"mirror,omitempty" json:"mirror,omitempty" jsonschema_description:"Archive to install from, also used by the image later. Default: Debian's own"`
+	Components []string `yaml:"components,omitempty" json:"components,omitempty" jsonschema_description:"Archive components. Default: main"`
+	Packages   []string `yaml:"packages,omitempty" json:"packages,omitempty" jsonschema_description:"Packages installed with the base system, before any install entry"`
+	Keyring    string   `yaml:"keyring,omitempty" json:"keyring,omitempty" jsonschema_description:"File with the keys that sign the mirror, beside this file. Default: Debian's"`
+	Docs       bool     `yaml:"docs,omitempty" json:"docs,omitempty" jsonschema_description:"Keep manual pages, documentation and translations; without them the image is about 40 % smaller"`
+}
+
+// Tarball unpacks a root file system.
+type Tarball struct {
+	Path string `yaml:"path" json:"path" jsonschema:"required" jsonschema_description:"Tar archive, in any compression that tar knows, beside this file"`
+}
+
+// Disk is the disk image and its partitions.
+type Disk struct {
+	Size   Size   `yaml:"size,omitempty" json:"size,omitempty" jsonschema_description:"Size of the disk, such as 2G. Default: 2G"`
+	Layout Layout `yaml:"layout,omitempty" json:"layout,omitempty" jsonschema_description:"hybrid (BIOS and UEFI), efi, bios, or a list of partitions. Default: hybrid"`
+}
+
+// Partition is one partition of an inline layout.
+type Partition struct {
+	Label      string `yaml:"label,omitempty" json:"label,omitempty" jsonschema_description:"Name of the partition and label of its file system"`
+	Type       string `yaml:"type,omitempty" json:"type,omitempty" jsonschema:"enum=bios,enum=esp,enum=linux,enum=swap" jsonschema_description:"Kind of partition. Default: from file system and mount point"`
+	Size       Size   `yaml:"size,omitempty" json:"size,omitempty" jsonschema_description:"Size, such as 512M. The one partition without a size takes the rest"`
+	Filesystem string `yaml:"filesystem,omitempty" json:"filesystem,omitempty" jsonschema:"enum=ext4,enum=xfs,enum=btrfs,enum=vfat,enum=swap" jsonschema_description:"File system"`
+	Mount      string `yaml:"mount,omitempty" json:"mount,omitempty" jsonschema_description:"Mount point in the image"`
+	Options    string `yaml:"options,omitempty" json:"options,omitempty" jsonschema_description:"Mount options for fstab. Default: defaults"`
+}
+
+// Boot holds the boot loader's settings.
+type Boot struct {
+	Cmdline string `yaml:"cmdline,omitempty" json:"cmdline,omitempty" jsonschema_description:"Kernel command line. Default: console=tty0 console=ttyS0,115200"`
+	Timeout *int   `yaml:"timeout,omitempty" json:"timeout" jsonschema:"minimum=0" jsonschema_description:"Seconds that the boot menu waits. Default: 1"`
+}
+
+// Test is the machine that the boot test starts.
+type Test struct {
+	Memory  Size     `yaml:"memory,omitempty" json:"memory,omitempty" jsonschema_description:"Memory of the guest. Default: 1G"`
+	CPUs    int      `yaml:"cpus,omitempty" json:"cpus,omitempty" jsonschema:"minimum=1" jsonschema_description:"Processors of the guest. Default: 2"`
+	Timeout Duration `yaml:"timeout,omitempty" json:"timeout,omitempty" jsonschema_description:"How long the guest may take to be up, such as 5m. Default: 10m"`
+}
+
+// InstallEntry is one item of install. Its parts are applied in the order of
+// the fields.
+type InstallEntry struct {
+	Name         string       `yaml:"name,omitempty" json:"name,omitempty" jsonschema_description:"What the entry is for; shown while it runs"`
+	Debconf      []Debconf    `yaml:"debconf,omitempty" json:"debconf,omitempty" jsonschema_description:"Answers for packages that ask questions"`
+	Repositories []Repository `yaml:"repositories,omitempty" json:"repositories,omitempty" jsonschema_description:"Package archives beside Debian's, each with its signing key"`
+	Packages     []string     `yaml:"packages,omitempty" json:"packages,omitempty" jsonschema_description:"Debian packages, as apt names them: NAME, NAME=VERSION, NAME/SUITE"`
+	Recommends   bool         `yaml:"recommends,omitempty" json:"recommends,omitempty" jsonschema_description:"Also install what the packages recommend"`
+	Files        []File       `yaml:"files,omitempty" json:"files,omitempty" jsonschema_description:"Files copied as they are"`
+	Templates    []File       `yaml:"templates,omitempty" json:"templates,omitempty" jsonschema_description:"Files rendered as Jinja templates"`
+	Users        []User       `yaml:"users,omitempty" json:"users,omitempty" jsonschema_description:"User accounts"`
+	Services     Services     `yaml:"services,omitempty" json:"services,omitempty" jsonschema_description:"systemd units"`
+	Roles        []string     `yaml:"roles,omitempty" json:"roles,omitempty" jsonschema_description:"Ansible roles, from the folder roles beside install.d"`
+	NoLog        bool         `yaml:"no_log,omitempty" json:"no_log,omitempty" jsonschema_description:"Keep the values of this entry out of the output and the log"`
+	Origin       string       `yaml:"-" json:"origin,omitempty"`
+}
+
+// Debconf is one preseeded answer.
+type Debconf struct {
+	Package  string `yaml:"package" json:"package" jsonschema:"required"`
+	Question string `yaml:"question" json:"question" jsonschema:"required"`
+	Type     string `yaml:"type" json:"type" jsonschema:"required,enum=boolean,enum=string,enum=select,enum=multiselect,enum=password,enum=note,enum=text,enum=title,enum=error"`
+	Value    string `yaml:"value" json:"value" jsonschema:"required"`
+}
+
+// Repository is a package archive in deb822 terms.
+type Repository struct {
+	Name          string   `yaml:"name" json:"name" jsonschema:"required" jsonschema_description:"File name of the entry in sources.list.d"`
+	URIs          []string `yaml:"uris" json:"uris" jsonschema:"required"`
+	Suites        []string `yaml:"suites" json:"suites" jsonschema:"required"`
+	Components    []string `yaml:"components,omitempty" json:"components,omitempty"`
+	Architectures []string `yaml:"architectures,omitempty" json:"architectures,omitempty"`
+	Types         []string `yaml:"types,omitempty" json:"types,omitempty" jsonschema:"enum=deb,enum=deb-src"`
+	Key           string   `yaml:"key" json:"key" jsonschema:"required" jsonschema_description:"The signing key: a file beside this one, or the ASCII-armoured key itself"`
+}
+
+// File is a file for the image.
+type File struct {
+	Path    string `yaml:"path" json:"path" jsonschema:"required" jsonschema_description:"Where the file goes in the image"`
+	Source  string `yaml:"source,omitempty" json:"source,omitempty" jsonschema_description:"File beside this one whose content is taken"`
+	Content string `yaml:"content,omitempty" json:"content,omitempty" jsonschema_description:"The content itself"`
+	Mode    Mode   `yaml:"mode,omitempty" json:"mode,omitempty" jsonschema_description:"Permissions. Default: 0644"`
+	Owner   string `yaml:"owner,omitempty" json:"owner,omitempty" jsonschema_description:"Default: root"`
+	Group   string `yaml:"group,omitempty" json:"group,omitempty" jsonschema_description:"Default: root"`
+}
+
+// User is a user account.
+type User struct {
+	Name         string   `yaml:"name" json:"name" jsonschema:"required"`
+	UID          int      `yaml:"uid,omitempty" json:"uid,omitempty"`
+	Comment      string   `yaml:"comment,omitempty" json:"comment,omitempty"`
+	Groups       []string `yaml:"groups,omitempty" json:"groups,omitempty" jsonschema_description:"Further groups; missing ones are made"`
+	Shell        string   `yaml:"shell,omitempty" json:"shell,omitempty" jsonschema_description:"Default: /bin/bash"`
+	Home         string   `yaml:"home,omitempty" json:"home,omitempty"`
+	System       bool     `yaml:"system,omitempty" json:"system,omitempty"`
+	PasswordHash string   `yaml:"password_hash,omitempty" json:"password_hash,omitempty" jsonschema_description:"Hash as in /etc/shadow (mkpasswd). Default: no password"`
+	SSHKeys      []string `yaml:"ssh_keys,omitempty" json:"ssh_keys,omitempty" jsonschema_description:"Public keys for authorized_keys"`
+	Sudo         bool     `yaml:"sudo,omitempty" json:"sudo,omitempty" jsonschema_description:"May become root without a password; needs the package sudo"`
+}
+
+// Services says which systemd units start at boot.
+type Services struct {
+	Enabled  []string `yaml:"enabled,omitempty" json:"enabled,omitempty"`
+	Disabled []string `yaml:"disabled,omitempty" json:"disabled,omitempty"`
+	Masked   []string `yaml:"masked,omitempty" json:"masked,omitempty"`
+}
+
+// CommandEntry is one item of commands: a shell script or one argv.
+type CommandEntry struct {
+	Name        string            `yaml:"name,omitempty" json:"name,omitempty" jsonschema_description:"What the command is for; shown while it runs"`
+	Run         string            `yaml:"run,omitempty" json:"run,omitempty" jsonschema_description:"Script for /bin/sh -e"`
+	Argv        []string          `yaml:"argv,omitempty" json:"argv,omitempty" jsonschema_description:"Program and arguments, without a shell"`
+	Creates     string            `yaml:"creates,omitempty" json:"creates,omitempty" jsonschema_description:"Skip the command where this file exists"`
+	Chdir       string            `yaml:"chdir,omitempty" json:"chdir,omitempty" jsonschema_description:"Folder to run in"`
+	Environment map[string]string `yaml:"environment,omitempty" json:"environment,omitempty" jsonschema_description:"Environment variables"`
+	NoLog       bool              `yaml:"no_log,omitempty" json:"no_log,omitempty" jsonschema_description:"Keep the values of this entry out of the output and the log"`
+	Origin      string            `yaml:"-" json:"origin,omitempty"`
+}

@@ -1,0 +1,35 @@
+package spec
+
+import (
+	"encoding/json"
+	"reflect"
+
+	"github.com/invopop/jsonschema"
+)
+
+func reflector() *jsonschema.Reflector {
+	return &jsonschema.Reflector{
+		FieldNameTag: "yaml", RequiredFromJSONSchemaTags: true, ExpandedStruct: true,
+		DoNotReference: true, Anonymous: true,
+	}
+}
+
+// InstallSchema is the JSON schema of install.d/NAME.yml, for editors.
+func InstallSchema() ([]byte, error) {
+	return schemaOf(installType, "install.d/NAME.yml: what the disk is and what gets installed")
+}
+
+// CommandsSchema is the JSON schema of commands.d/NAME.yml, for editors.
+func CommandsSchema() ([]byte, error) {
+	return schemaOf(commandType, "commands.d/NAME.yml: what is run in the image afterwards")
+}
+
+func schemaOf(t reflect.Type, title string) ([]byte, error) {
+	schema := reflector().ReflectFromType(t)
+	schema.Title = title
+	out, err := json.MarshalIndent(schema, "", "  ")
+	if err != nil {
+		return nil, err
+	}
+	return append(out, '\n'), nil
+}

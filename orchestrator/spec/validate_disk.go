@@ -1,0 +1,164 @@
+package spec
+
+import (
+	"fmt"
+	"path"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v4"
+)
+
+// filesystems is what each file system can do: its smallest sensible size and
+// how long its label may be.
+var filesystems = map[string]struct {
+	smallest Size
+	label    int // bytes
+}{
+	"ext4":  {16 * MiB, 16},
+	"xfs":   {300 * MiB, 12},
+	"btrfs": {256 * MiB, 255},
+	"vfat":  {34 * MiB, 11}, // FAT32
+	"swap":  {1 * MiB, 15},
+}
+
+const (
+	// partitionAlign is where partitions start and end, in bytes.
+	partitionAlign = 1 * MiB
+	largestDisk    = 16 * TiB
+	smallestRoot   = 512 * MiB
+)
+
+var labelPattern = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
+
+func (ld *loading) validateDisk(d *Definition, merged *yaml.Node) {
+	disk := value(merged, "disk")
+	layout := value(disk, "layout")
+	at := func(keys ...string) place { return ld.where(merged, append([]string{"disk"}, keys...)...) }
+	if name := d.Disk.Layout.Name; name != "" && layouts[name] == nil {
+		ld.report(at("layout"), fmt.Sprintf("disk.layout: unknown %q", name), "known: hybrid, efi, bios, or a list of partitions")
+		return
+	}
+	partitions := d.Disk.Layout.Resolve()
+	partition := func(i int, keys ...string) place {
+		if layout == nil || layout.Kind != yaml.SequenceNode {
+			return at("layout")
+		}
+		return at(append([]string{"layout", strconv.Itoa(i)}, keys...)...)
+	}
+	for i, p := range partitions {
+		ld.validatePartition(p, func(keys ...string) place { return partition(i, keys...) })
+	}
+	ld.validateTogether(partitions, partition)
+	ld.validateFit(d.Disk.Size, partitions, at("size"))
+	ld.validateFirmware(d.Firmware, partitions, ld.where(merged, "firmware"))
+}
+
+func (ld *loading) validatePartition(p Partition, at func(...string) place) {
+	fs, known := filesystems[p.Filesystem]
+	switch {
+	case p.Type == TypeBIOS:
+		if p.Filesystem != "" || p.Mount != "" {
+			ld.report(at(), "disk.layout: a BIOS boot partition has no file system", "remove filesystem and mount")
+		}
+	case !slices.Contains([]string{TypeESP, TypeLinux, TypeSwap}, p.Type):
+		ld.report(at("type"), fmt.Sprintf("disk.layout: unknown type %q", p.Type), "known: bios, esp, linux, swap")
+	case !known:
+		ld.report(at("filesystem"), fmt.Sprintf("disk.layout: unknown file system %q", p.Filesystem), "known: ext4, xfs, btrfs, vfat, swap")
+	case p.Type == TypeESP && p.Filesystem != "vfat":
+		ld.report(at("filesystem"), "disk.layout: firmware reads only vfat on the ESP", "write 'filesystem: vfat'")
+	case (p.Type == TypeSwap) != (p.Filesystem == "swap"):
+		ld.report(at("type"), "disk.layout: type and file system do not go together", "use swap for both or for none")
+	case p.Filesystem == "swap" && p.Mount != "":
+		ld.report(at("mount"), "disk.layout: swap is not mounted", "remove mount")
+	}
+	if p.Label != "" && !labelPattern.MatchString(p.Label) {
+		ld.report(at("label"), fmt.Sprintf("disk.layout: %q is no label", p.Label), "use letters, digits, dots, hyphens and underscores")
+	}
+	if limit := 36; len(p.Label) > limit { // UTF-16 units of a GPT name
+		ld.report(at("label"), fmt.Sprintf("disk.layout: label %q is too long", p.Label), "use 36 characters at most")
+	} else if known && len(p.Label) > fs.label {
+		ld.report(at("label"), fmt.Sprintf("disk.layout: label %q is too long for %s", p.Label, p.Filesystem), fmt.Sprintf("use %d characters at most", fs.label))
+	}
+	if p.Mount != "" && (!path.IsAbs(p.Mount) || path.Clean(p.Mount) != p.Mount || strings.ContainsAny(p.Mount, " \t\n\\#")) {
+		ld.report(at("mount"), fmt.Sprintf("disk.layout: %q is no mount point", p.Mount), "write an absolute path without spaces")
+	}
+	if strings.ContainsAny(p.Options, " \t\n#") {
+		ld.report(at("options"), fmt.Sprintf("disk.layout: options %q hold a space", p.Options), "separate them with commas")
+	}
+	if p.Size != 0 && p.Size < fs.smallest {
+		ld.report(at("size"), fmt.Sprintf("disk.layout: %s is too small for %s", p.Size, p.Filesystem), fmt.Sprintf("give %s or more", fs.smallest))
+	}
+	if p.Size%partitionAlign != 0 {
+		ld.report(at("size"), fmt.Sprintf("disk.layout: %s is not a multiple of 1 MiB", p.Size), "round it, such as 512M")
+	}
+}
+
+func (ld *loading) validateTogether(partitions []Partition, at func(int, ...string) place) {
+	labels, mounts := map[string]bool{}, map[string]bool{}
+	open, roots, types := 0, 0, map[string]int{}
+	for i, p := range partitions {
+		if p.Label != "" && labels[p.Label] {
+			ld.report(at(i, "label"), fmt.Sprintf("disk.layout: label %q is used twice", p.Label), "give each partition its own")
+		}
+		if p.Mount != "" && mounts[p.Mount] {
+			ld.report(at(i, "mount"), fmt.Sprintf("disk.layout: %s is mounted twice", p.Mount), "give each partition its own mount point")
+		}
+		labels[p.Label], mounts[p.Mount] = true, true
+		types[p.Type]++
+		if (p.Type == TypeBIOS || p.Type == TypeESP) && types[p.Type] > 1 {
+			ld.report(at(i), fmt.Sprintf("disk.layout: there is a second partition of type %s", p.Type), "keep one")
+		}
+		if p.Size == 0 {
+			if open++; open > 1 {
+				ld.report(at(i), "disk.layout: two partitions have no size", "only one can take the rest of the disk")
+			}
+		}
+		if p.Mount == "/" {
+			roots++
+			if p.Filesystem == "vfat" {
+				ld.report(at(i, "filesystem"), "disk.layout: vfat cannot hold a root file system", "use ext4, xfs or btrfs")
+			}
+		}
+	}
+	if roots == 0 {
+		ld.report(at(0), "disk.layout: no partition is mounted on /", "add 'mount: /' to one")
+	}
+}
+
+func (ld *loading) validateFit(size Size, partitions []Partition, at place) {
+	if size > largestDisk {
+		ld.report(at, fmt.Sprintf("disk.size: %s is more than an image file can be", size), fmt.Sprintf("give %s at most", largestDisk))
+		return
+	}
+	if size%partitionAlign != 0 {
+		ld.report(at, fmt.Sprintf("disk.size: %s is not a multiple of 1 MiB", size), "round it, such as 2G")
+	}
+	need := 2 * partitionAlign // both partition tables
+	for _, p := range partitions {
+		smallest := p.Size
+		if smallest == 0 {
+			smallest = filesystems[p.Filesystem].smallest
+			if p.Mount == "/" {
+				smallest = max(smallest, smallestRoot)
+			}
+		}
+		need += smallest
+	}
+	if size < need {
+		ld.report(at, fmt.Sprintf("disk.size: the partitions need %s, the disk has %s", need, size), "enlarge the disk or shrink a partition")
+	}
+}
+
+func (ld *loading) validateFirmware(firmware []string, partitions []Partition, at place) {
+	for _, f := range firmware {
+		switch {
+		case f == FirmwareBIOS && !hasType(partitions, TypeBIOS):
+			ld.report(at, "firmware: bios needs a BIOS boot partition", "use 'layout: hybrid', or add a partition of 'type: bios'")
+		case (f == FirmwareUEFI || f == FirmwareSecureBoot) && !hasType(partitions, TypeESP):
+			ld.report(at, fmt.Sprintf("firmware: %s needs an ESP", f), "use 'layout: hybrid', or add a partition with 'mount: /boot/efi'")
+		}
+	}
+}

@@ -1,0 +1,225 @@
+package orchestrator
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/gofrs/flock"
+	"golang.org/x/sys/unix"
+
+	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/image"
+)
+
+// Names of the files beside the images.
+const (
+	LogName       = "build.log"
+	ManifestName  = "build.json"
+	PackagesName  = "packages.json"
+	ChecksumsName = "SHA256SUMS"
+)
+
+// workspace is where one build works, beside where its results go, so that
+// they can be moved there at once.
+type workspace struct {
+	final  string // NAME
+	failed string // NAME.failed
+	work   string // .NAME.work
+	out    string // .NAME.work/out: what becomes NAME
+	log    *os.File
+	lock   *flock.Flock
+}
+
+// openWorkspace takes the lock of the build's folder and removes what an
+// earlier build left. A lock that is held is a *fail.Error at once.
+func openWorkspace(folder, name string) (*workspace, error) {
+	folder, err := filepath.Abs(folder)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return nil, &fail.Error{Kind: fail.Host, Op: "output folder", Err: err, Hint: "choose another with -o"}
+	}
+	w := &workspace{
+		final: filepath.Join(folder, name), failed: filepath.Join(folder, name+".failed"),
+		work: filepath.Join(folder, "."+name+".work"), lock: flock.New(filepath.Join(folder, "."+name+".lock")),
+	}
+	w.out = filepath.Join(w.work, "out")
+	locked, err := w.lock.TryLock()
+	if err != nil {
+		return nil, fmt.Errorf("lock %s: %w", w.final, err)
+	}
+	if !locked {
+		return nil, fail.New(fail.Host, "", "wait for it, or choose another folder with -o", "%s is locked: another build of %s is running", folder, name)
+	}
+	if err := w.prepare(); err != nil {
+		return nil, errors.Join(err, w.lock.Unlock())
+	}
+	return w, nil
+}
+
+func (w *workspace) prepare() error {
+	if err := os.RemoveAll(w.work); err != nil {
+		return fmt.Errorf("remove what an earlier build left: %w", err)
+	}
+	if err := os.MkdirAll(w.out, 0o755); err != nil {
+		return err
+	}
+	if err := os.Chmod(w.work, 0o700); err != nil {
+		return err
+	}
+	log, err := os.OpenFile(filepath.Join(w.out, LogName), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
+	w.log = log
+	return err
+}
+
+// publish writes the files beside the images and puts the whole folder in
+// place of the build before it.
+func (w *workspace) publish(m Manifest, facts DiskFacts) error {
+	if err := errors.Join(
+		writeJSON(filepath.Join(w.out, ManifestName), m),
+		writeJSON(filepath.Join(w.out, PackagesName), facts.Packages),
+	); err != nil {
+		return err
+	}
+	if err := writeChecksums(w.out); err != nil {
+		return err
+	}
+	if err := syncFiles(w.out); err != nil {
+		return err
+	}
+	if err := os.Chmod(w.out, 0o755); err != nil {
+		return err
+	}
+	err := unix.Renameat2(unix.AT_FDCWD, w.out, unix.AT_FDCWD, w.final, unix.RENAME_EXCHANGE)
+	if errors.Is(err, unix.ENOENT) {
+		err = os.Rename(w.out, w.final)
+	}
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) { // a file system that cannot exchange
+		before := filepath.Join(w.work, "before")
+		if err = os.Rename(w.final, before); err == nil {
+			if err = os.Rename(w.out, w.final); err != nil {
+				err = errors.Join(err, os.Rename(before, w.final))
+			}
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(syncFolder(filepath.Dir(w.final)), os.RemoveAll(w.failed))
+}
+
+// close ends the work. The logs of a build that failed are kept in NAME.failed,
+// its images are not.
+func (w *workspace) close(failure error) error {
+	var problems []error
+	if failure != nil {
+		problems = append(problems, w.keepLogs(failure))
+	}
+	problems = append(problems, w.log.Close(), os.RemoveAll(w.work), w.lock.Unlock())
+	return errors.Join(problems...)
+}
+
+func (w *workspace) keepLogs(failure error) error {
+	fmt.Fprintln(w.log, failure)
+	logs, err := filepath.Glob(filepath.Join(w.out, "*.log"))
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(os.RemoveAll(w.failed), os.MkdirAll(w.failed, 0o755)); err != nil {
+		return err
+	}
+	for _, log := range logs {
+		if err := os.Rename(log, filepath.Join(w.failed, filepath.Base(log))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// LogPath is where the log of a build lies after it has ended.
+func LogPath(folder, name string, failed bool) string {
+	if failed {
+		name += ".failed"
+	}
+	return filepath.Join(folder, name, LogName)
+}
+
+func writeJSON(path string, v any) error {
+	content, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, append(content, '\n'), 0o644)
+}
+
+// writeChecksums writes SHA256SUMS for all other files but the log, which is
+// still being written.
+func writeChecksums(folder string) error {
+	names, err := fileNames(folder)
+	if err != nil {
+		return err
+	}
+	var lines strings.Builder
+	for _, name := range names {
+		if name == LogName {
+			continue
+		}
+		sum, _, err := image.Digest(filepath.Join(folder, name))
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(&lines, "%s  %s\n", sum, name)
+	}
+	return os.WriteFile(filepath.Join(folder, ChecksumsName), []byte(lines.String()), 0o644)
+}
+
+func fileNames(folder string) ([]string, error) {
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, entry := range entries {
+		names = append(names, entry.Name())
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// syncFiles makes the folder's content survive a power failure, before the
+// rename that makes it the good one.
+func syncFiles(folder string) error {
+	names, err := fileNames(folder)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		f, err := os.Open(filepath.Join(folder, name))
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(f.Sync(), f.Close()); err != nil {
+			return err
+		}
+	}
+	return syncFolder(folder)
+}
+
+func syncFolder(folder string) error {
+	f, err := os.Open(folder)
+	if err != nil {
+		return err
+	}
+	err = f.Sync()
+	if errors.Is(err, fs.ErrInvalid) || errors.Is(err, unix.EINVAL) { // not every file system can
+		err = nil
+	}
+	return errors.Join(err, f.Close())
+}
