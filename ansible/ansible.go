@@ -37,6 +37,7 @@ const (
 	playbookFile  = "layer.yml"
 	inventoryFile = "inventory.yml"
 	variablesFile = "variables.json"
+	configFile    = "ansible.cfg"
 	// Callback prints one JSON document per event; Plugin connects to a tree.
 	Callback = "ansible.posix.jsonl"
 	Plugin   = "community.general.chroot"
@@ -104,6 +105,7 @@ func (r Run) prepare() error {
 		return fmt.Errorf("write the variables for Ansible: %w", err)
 	}
 	return errors.Join(
+		os.WriteFile(filepath.Join(r.Scratch, configFile), []byte("[defaults]\n"), 0o600),
 		os.WriteFile(filepath.Join(r.Scratch, inventoryFile), inventory, 0o600),
 		os.WriteFile(filepath.Join(r.Scratch, variablesFile), variables, 0o600),
 	)
@@ -121,7 +123,7 @@ func Inventory(root string) ([]byte, error) {
 // environment makes Ansible independent of the user's own configuration.
 func (r Run) environment() []string {
 	return append(r.Env,
-		"ANSIBLE_CONFIG=/dev/null",
+		"ANSIBLE_CONFIG="+filepath.Join(r.Scratch, configFile),
 		"ANSIBLE_HOME="+filepath.Join(r.Scratch, "home"),
 		"ANSIBLE_LOCAL_TEMP="+filepath.Join(r.Scratch, "tmp"),
 		"ANSIBLE_REMOTE_TEMP=/tmp/.ansible",

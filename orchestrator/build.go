@@ -39,7 +39,7 @@ func (b Builder) Build(ctx context.Context, plan Plan) (manifest Manifest, err e
 
 	s := &stages{ctx: ctx, tell: b.Tell}
 	started := time.Now()
-	facts, times, err := jailed(ctx, b.JailVerb, job{Plan: plan, Work: space.work}, space.log, b.Tell)
+	facts, times, err := jailed(ctx, b.JailVerb, job{Plan: plan, Work: space.work, Devices: "/dev"}, space.log, b.Tell)
 	if err != nil {
 		return Manifest{}, err
 	}

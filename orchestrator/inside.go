@@ -10,8 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/btw-img/btw-img/orchestrator/bootloader"
 	"github.com/btw-img/btw-img/orchestrator/chroot"
 	"github.com/btw-img/btw-img/orchestrator/disk"
@@ -42,15 +40,15 @@ type Provision struct {
 
 // job is what the jail is asked to do.
 type job struct {
-	Plan Plan   `json:"plan"`
-	Work string `json:"work"` // the build's work folder
+	Plan    Plan   `json:"plan"`
+	Work    string `json:"work"`    // the build's work folder
+	Devices string `json:"devices"` // the jail's /dev
 }
 
 const rawDiskName = "disk.raw"
 
-func (j job) disk() string    { return filepath.Join(j.Work, rawDiskName) }
-func (j job) root() string    { return filepath.Join(j.Work, "root") }
-func (j job) devices() string { return filepath.Join(j.Work, "dev") }
+func (j job) disk() string { return filepath.Join(j.Work, rawDiskName) }
+func (j job) root() string { return filepath.Join(j.Work, "root") }
 
 // DiskFacts is what is known of a disk once it is made.
 type DiskFacts struct {
@@ -149,18 +147,16 @@ func buildDisk(s *stages, h host.Host, provisioner Provisioner, j job, log io.Wr
 	return facts, err
 }
 
-// prepareFolders makes the mount point and the folder of device nodes.
+// prepareFolders makes the mount point and the jail's own /dev.
 func prepareFolders(h host.Host, j job, stack *scope.Stack) error {
-	for _, dir := range []string{j.root(), j.devices()} {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return err
-		}
+	if err := os.MkdirAll(j.root(), 0o755); err != nil {
+		return err
 	}
-	unmount, err := h.Mount(host.Mount{Source: "tmpfs", Target: j.devices(), Type: "tmpfs", Flags: unix.MS_NOSUID, Data: "mode=0755,size=1m"})
+	release, err := chroot.Devices(h, j.Devices)
 	if err != nil {
 		return err
 	}
-	stack.Push("unmount "+j.devices(), unmount)
+	stack.Push("remove the jail's devices", release)
 	return nil
 }
 
@@ -202,7 +198,7 @@ func enter(ctx context.Context, h host.Host, tree debianTree, j job, stack *scop
 			byUUID[part.UUID] = tree.Device(part)
 		}
 	}
-	leave, err := chroot.Enter(ctx, h, tree.root, j.devices(), byUUID)
+	leave, err := chroot.Enter(ctx, h, tree.root, j.Devices, byUUID)
 	if err != nil {
 		return enteredTree{}, err
 	}

@@ -47,7 +47,7 @@ func RunInJail(provisioner Provisioner) error {
 		return err
 	}
 	j.Plan.locate()
-	h := &host.Local{Log: jail.Log, Devices: j.devices()}
+	h := &host.Local{Log: jail.Log, Devices: j.Devices}
 	s := &stages{ctx: jail.Context, tell: func(e Event) { _ = jail.Send(message{Event: &e}) }}
 	facts, err := buildDisk(s, h, provisioner, j, jail.Log)
 	if err != nil {

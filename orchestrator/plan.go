@@ -61,7 +61,7 @@ func (p Plan) locate() {
 }
 
 func (p Plan) sourceOptions() source.Options {
-	return source.Options{Packages: p.Boot.Packages(), EssentialHook: chroot.DeferInitramfsHook}
+	return source.Options{Packages: append(p.Disk.Packages(), p.Boot.Packages()...), EssentialHook: chroot.DeferInitramfsHook}
 }
 
 // BaseName is the name of the image's files, less the format: the build, the

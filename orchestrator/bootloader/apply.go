@@ -117,22 +117,33 @@ func checkRoot(tree host.Tree) error {
 	if err != nil {
 		return err
 	}
+	kernels := 0
 	for line := range strings.Lines(string(content)) {
-		if fields := strings.Fields(line); len(fields) > 0 && fields[0] == "linux" && !strings.Contains(line, "root=UUID=") {
+		fields := strings.Fields(line)
+		if len(fields) == 0 || fields[0] != "linux" {
+			continue
+		}
+		kernels++
+		if !strings.Contains(line, "root=UUID=") {
 			return fmt.Errorf("update-grub wrote a kernel line without root=UUID=: %s", strings.TrimSpace(line))
 		}
+	}
+	if kernels == 0 {
+		return errors.New("update-grub found no kernel")
 	}
 	return nil
 }
 
 const (
-	biosModules = "/usr/lib/grub/i386-pc"
-	earlyFile   = "/run/early.cfg"
+	moduleFolder = "/usr/lib/grub/"
+	biosPlatform = "i386-pc"
+	efiPlatform  = "x86_64-efi"
+	earlyFile    = "/run/early.cfg"
 )
 
 func installBIOS(ctx context.Context, h host.Host, p Plan, t Target) error {
 	tree := host.Tree(t.Root)
-	if err := copyModules(tree); err != nil {
+	if err := copyModules(tree, biosPlatform); err != nil {
 		return err
 	}
 	if err := tree.Write(earlyFile, []byte(p.earlyConfig()), 0o644); err != nil {
@@ -141,7 +152,7 @@ func installBIOS(ctx context.Context, h host.Host, p Plan, t Target) error {
 	if err := h.Run(ctx, p.mkimage(t.Root, earlyFile)); err != nil {
 		return err
 	}
-	boot, err := tree.Read(biosModules + "/boot.img")
+	boot, err := tree.Read(moduleFolder + biosPlatform + "/boot.img")
 	if err != nil {
 		return err
 	}
@@ -156,23 +167,23 @@ func installBIOS(ctx context.Context, h host.Host, p Plan, t Target) error {
 	return writeAt(t.Disk, bootCode, coreImage, p.CoreStart)
 }
 
-// copyModules puts the modules that core.img loads beside grub.cfg, as
-// grub-install does.
-func copyModules(tree host.Tree) error {
+// copyModules puts the platform's modules beside grub.cfg, as grub-install
+// does.
+func copyModules(tree host.Tree, platform string) error {
 	for _, pattern := range []string{"*.mod", "*.lst"} {
-		names, err := tree.Glob(biosModules + "/" + pattern)
+		names, err := tree.Glob(moduleFolder + platform + "/" + pattern)
 		if err != nil {
 			return err
 		}
 		if len(names) == 0 {
-			return fmt.Errorf("no %s in %s of the image", pattern, biosModules)
+			return fmt.Errorf("no %s in %s of the image", pattern, moduleFolder+platform)
 		}
 		for _, name := range names {
 			content, err := tree.Read(name)
 			if err != nil {
 				return err
 			}
-			if err := tree.Write("/boot/grub/i386-pc/"+path.Base(name), content, 0o644); err != nil {
+			if err := tree.Write("/boot/grub/"+platform+"/"+path.Base(name), content, 0o644); err != nil {
 				return err
 			}
 		}
@@ -182,6 +193,9 @@ func copyModules(tree host.Tree) error {
 
 // installEFI fills the ESP with mtools, so that the host need not mount vfat.
 func installEFI(ctx context.Context, h host.Host, p Plan, t Target) error {
+	if err := copyModules(host.Tree(t.Root), efiPlatform); err != nil {
+		return err
+	}
 	staging := filepath.Join(t.Scratch, "esp")
 	defer os.RemoveAll(staging)
 	for _, f := range p.espFiles() {

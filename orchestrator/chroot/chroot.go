@@ -43,8 +43,8 @@ const (
 	daemonScript = "#!/bin/sh\n# No daemon starts while the image is built.\nexit 0\n"
 )
 
-// Enter prepares the tree at root. devices is a tmpfs that holds the loop
-// devices' nodes and becomes the tree's /dev. The release undoes all of it.
+// Enter prepares the tree at root. devices is a folder made by Devices; it
+// becomes the tree's /dev too. The release undoes all of it.
 func Enter(ctx context.Context, h host.Host, root, devices string, disk Disk) (release func(context.Context) error, err error) {
 	tree := host.Tree(root)
 	var stack scope.Stack
@@ -53,7 +53,7 @@ func Enter(ctx context.Context, h host.Host, root, devices string, disk Disk) (r
 			stack.CloseInto(&err)
 		}
 	}()
-	if err := makeDevices(h, devices, disk); err != nil {
+	if err := linkDisk(devices, disk); err != nil {
 		return nil, err
 	}
 	for _, m := range mounts(root, devices) {
@@ -99,7 +99,7 @@ func mounts(root, devices string) []host.Mount {
 		{Source: "proc", Target: at("proc"), Type: "proc", Flags: quiet},
 		{Source: "sysfs", Target: at("sys"), Type: "sysfs", Flags: quiet | unix.MS_RDONLY},
 		host.Bind(devices, at("dev"), false),
-		{Source: "devpts", Target: at("dev/pts"), Type: "devpts", Flags: unix.MS_NOSUID | unix.MS_NOEXEC, Data: "newinstance,ptmxmode=0666,mode=0620,gid=5"},
+		pts(at("dev")),
 		{Source: "tmpfs", Target: at("run"), Type: "tmpfs", Flags: unix.MS_NOSUID | unix.MS_NODEV, Data: "mode=0755"},
 		{Source: "tmpfs", Target: at("tmp"), Type: "tmpfs", Flags: unix.MS_NOSUID | unix.MS_NODEV, Data: "mode=1777"},
 	}
@@ -117,27 +117,56 @@ func mountOn(h host.Host, m host.Mount, stack *scope.Stack) error {
 	return nil
 }
 
-func makeDevices(h host.Host, devices string, disk Disk) error {
+// Devices makes a minimal /dev at dir: a tmpfs with what programs expect, and
+// room for the nodes of loop devices. The host's own devices are not in it.
+func Devices(h host.Host, dir string) (release func() error, err error) {
+	var stack scope.Stack
+	defer func() {
+		if err != nil {
+			stack.CloseInto(&err)
+		}
+	}()
+	if err := mountOn(h, host.Mount{Source: "tmpfs", Target: dir, Type: "tmpfs", Flags: unix.MS_NOSUID, Data: "mode=0755"}, &stack); err != nil {
+		return nil, err
+	}
 	// Numbers from Linux' Documentation/admin-guide/devices.txt.
 	for _, node := range []struct {
 		name         string
 		major, minor uint32
-	}{{"null", 1, 3}, {"zero", 1, 5}, {"full", 1, 7}, {"random", 1, 8}, {"urandom", 1, 9}, {"tty", 5, 0}} {
-		if err := h.Mknod(filepath.Join(devices, node.name), unix.S_IFCHR|0o666, node.major, node.minor); err != nil {
-			return err
+	}{{"null", 1, 3}, {"zero", 1, 5}, {"full", 1, 7}, {"random", 1, 8}, {"urandom", 1, 9}, {"tty", 5, 0}, {"console", 5, 1}} {
+		if err := h.Mknod(filepath.Join(dir, node.name), unix.S_IFCHR|0o666, node.major, node.minor); err != nil {
+			return nil, err
 		}
 	}
-	links := map[string]string{"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2", "ptmx": "pts/ptmx"}
+	for _, link := range []struct{ name, target string }{
+		{"fd", "/proc/self/fd"}, {"stdin", "fd/0"}, {"stdout", "fd/1"}, {"stderr", "fd/2"}, {"ptmx", "pts/ptmx"},
+	} {
+		if err := os.Symlink(link.target, filepath.Join(dir, link.name)); err != nil {
+			return nil, err
+		}
+	}
+	if err := os.Mkdir(filepath.Join(dir, "shm"), 0o1777); err != nil {
+		return nil, err
+	}
+	return stack.Close, mountOn(h, pts(dir), &stack)
+}
+
+func pts(devices string) host.Mount {
+	return host.Mount{
+		Source: "devpts", Target: filepath.Join(devices, "pts"), Type: "devpts",
+		Flags: unix.MS_NOSUID | unix.MS_NOEXEC, Data: "newinstance,ptmxmode=0666,mode=0620,gid=5",
+	}
+}
+
+// linkDisk lets grub-mkconfig find the file systems by UUID; otherwise it would
+// write the builder's loop devices into grub.cfg.
+func linkDisk(devices string, disk Disk) error {
+	dir := filepath.Join(devices, "disk/by-uuid")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
 	for uuid, device := range disk {
-		links[filepath.Join("disk/by-uuid", uuid)] = filepath.Join("../..", filepath.Base(device))
-	}
-	for _, dir := range []string{"pts", "shm", "disk/by-uuid"} {
-		if err := os.MkdirAll(filepath.Join(devices, dir), 0o755); err != nil {
-			return err
-		}
-	}
-	for name, target := range links {
-		if err := os.Symlink(target, filepath.Join(devices, name)); err != nil && !errors.Is(err, os.ErrExist) {
+		if err := os.Symlink(filepath.Join("../..", filepath.Base(device)), filepath.Join(dir, uuid)); err != nil {
 			return err
 		}
 	}

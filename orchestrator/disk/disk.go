@@ -209,3 +209,16 @@ func (p Plan) Holding(name string) (part Partition, inside string) {
 	}
 	return part, inside
 }
+
+// Packages is the Debian packages that the image needs to check its own file
+// systems at boot.
+func (p Plan) Packages() []string {
+	var packages []string
+	for _, part := range p.Partitions {
+		pkg := map[string]string{"ext4": "e2fsprogs", "xfs": "xfsprogs", "btrfs": "btrfs-progs", "vfat": "dosfstools"}[part.Filesystem]
+		if pkg != "" && !slices.Contains(packages, pkg) {
+			packages = append(packages, pkg)
+		}
+	}
+	return packages
+}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -66,7 +65,9 @@ func (l *Local) freeLoop() (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find a free loop device: %w", err)
 	}
-	return l.openNode("loop"+strconv.Itoa(n), unix.S_IFBLK|0o600, loopMajor, uint32(n))
+	// Three digits, since grub-mkconfig's 10_linux takes /dev/loop[0-9] for the
+	// file behind it, which does not exist inside an image.
+	return l.openNode(fmt.Sprintf("loop%03d", n), unix.S_IFBLK|0o600, loopMajor, uint32(n))
 }
 
 func (l *Local) openNode(name string, mode, major, minor uint32) (*os.File, error) {
