@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"time"
 
@@ -111,7 +112,7 @@ func (b Builder) boot(ctx context.Context, s *stages, h host.Host, plan Plan, fa
 		Task: func(status, text string) { s.task("Boot test", status, "%s", text) },
 	})
 	if err != nil {
-		return results, err
+		return results, &fail.Error{Kind: fail.Boot, Err: err, Hint: "the consoles are in " + filepath.Join(space.failed, "boot-FIRMWARE.log")}
 	}
 	sum, _, err := image.Digest(path)
 	if err != nil {
@@ -150,7 +151,11 @@ func BootTest(ctx context.Context, h host.Host, o BootOptions) ([]vm.Result, err
 	o.Task("ok", fmt.Sprintf("accelerator %s: %s", accel, reason))
 	results := make([]vm.Result, len(o.Firmware))
 	failures := make([]error, len(o.Firmware))
-	free := make(chan struct{}, guestsAtOnce(o.Memory))
+	atOnce := min(guestsAtOnce(o.Memory), len(o.Firmware))
+	if accel == vm.AccelTCG { // emulated processors beyond the real ones only wait for each other
+		o.CPUs = max(1, min(o.CPUs, runtime.NumCPU()/atOnce))
+	}
+	free := make(chan struct{}, atOnce)
 	var tell sync.Mutex
 	var running sync.WaitGroup
 	for i, firmware := range o.Firmware {
@@ -181,6 +186,8 @@ func BootTest(ctx context.Context, h host.Host, o BootOptions) ([]vm.Result, err
 
 func bootLine(r vm.Result, err error) (status, text string) {
 	switch {
+	case r.Problem != "":
+		return "failed", r.Firmware + ": " + r.Problem
 	case err != nil:
 		return "failed", fmt.Sprintf("%s: %v", r.Firmware, err)
 	case r.Report != nil:

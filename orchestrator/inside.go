@@ -249,21 +249,28 @@ func sealDisk(ctx context.Context, h host.Host, tree bootableTree, j job) (seale
 	if err := seal.Apply(tree.root, j.Plan.Definition.Hostname, j.Plan.FSTab); err != nil {
 		return sealedDisk{}, err
 	}
-	var mounts []string
-	for _, part := range j.Plan.Disk.Partitions {
-		if part.Mount == "" || part.Filesystem == "vfat" {
-			continue
-		}
-		path, err := host.Tree(tree.root).Path(part.Mount)
-		if err != nil {
-			return sealedDisk{}, err
-		}
-		mounts = append(mounts, path)
-	}
-	if err := seal.Trim(ctx, h, mounts); err != nil {
+	if err := tree.unmount(); err != nil {
 		return sealedDisk{}, err
 	}
-	return sealedDisk{tree.mountedDisk}, tree.unmount()
+	return sealedDisk{tree.mountedDisk}, trim(ctx, h, tree.Attached, tree.root)
+}
+
+// trim gives the blocks that hold nothing back to the sparse file. The file
+// systems are mounted once more for it: what was deleted a moment ago becomes
+// free only when the journal is written, and nothing syncs in the jail.
+func trim(ctx context.Context, h host.Host, disk *disk.Attached, root string) (err error) {
+	unmount, err := disk.Mount(h, root)
+	if err != nil {
+		return err
+	}
+	var stack scope.Stack
+	stack.Push("unmount the disk", unmount)
+	defer stack.CloseInto(&err)
+	mounts, err := disk.Mounted(root)
+	if err != nil {
+		return err
+	}
+	return seal.Trim(ctx, h, mounts)
 }
 
 const packageFields = `${Package}\t${Version}\t${Architecture}\t${source:Package}\t${source:Version}\t${Installed-Size}\n`

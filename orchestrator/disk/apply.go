@@ -120,3 +120,19 @@ func (a *Attached) Mount(h host.Host, root string) (release func() error, err er
 	}
 	return stack.Close, nil
 }
+
+// Mounted is where Mount puts the file systems below root.
+func (a *Attached) Mounted(root string) ([]string, error) {
+	var paths []string
+	for _, part := range a.Plan.byDepth() {
+		if part.Mount == "" || part.Filesystem == "vfat" {
+			continue
+		}
+		path, err := host.Tree(root).Path(part.Mount)
+		if err != nil {
+			return nil, err
+		}
+		paths = append(paths, path)
+	}
+	return paths, nil
+}

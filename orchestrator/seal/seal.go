@@ -6,6 +6,9 @@ package seal
 import (
 	"context"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -45,6 +48,13 @@ ExecStart=/usr/bin/ssh-keygen -A
 WantedBy=ssh.service ssh.socket
 `
 
+// noPrompt lets the first boot take settings from credentials but never ask on
+// a console where nobody sits.
+const (
+	noPromptFile = "/etc/systemd/system/systemd-firstboot.service.d/no-prompt.conf"
+	noPrompt     = "[Service]\nExecStart=\nExecStart=systemd-firstboot\n"
+)
+
 const (
 	machineID   = "/etc/machine-id"
 	resolvConf  = "/etc/resolv.conf"
@@ -67,12 +77,40 @@ func Apply(root, hostname, fstab string) error {
 		{"/etc/hosts", hosts(hostname)},
 		{"/etc/fstab", fstab},
 		{machineID, "uninitialized\n"}, // machine-id(5)
+		// systemd-update-done.service(8): nothing under /usr is newer than the
+		// caches, so the first boot need not make them again.
+		{"/etc/.updated", ""},
+		{"/var/.updated", ""},
 	} {
 		if err := tree.Write(f.path, []byte(f.content), 0o644); err != nil {
 			return err
 		}
 	}
+	if err := removeBytecode(tree); err != nil {
+		return err
+	}
 	return sealResolver(tree)
+}
+
+// removeBytecode removes what Python compiled for the builder's convenience;
+// it is a cache that Python fills again where it may.
+func removeBytecode(tree host.Tree) error {
+	root, err := tree.Path("/usr/lib")
+	if err != nil {
+		return err
+	}
+	return filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if entry.IsDir() && entry.Name() == "__pycache__" {
+			if err := os.RemoveAll(path); err != nil {
+				return err
+			}
+			return filepath.SkipDir
+		}
+		return nil
+	})
 }
 
 func hosts(hostname string) string {
@@ -91,6 +129,9 @@ func FirstBoot(ctx context.Context, h host.Host, root string) error {
 	tree := host.Tree(root)
 	if !tree.Exists("/usr/bin/systemctl") {
 		return nil
+	}
+	if err := tree.Write(noPromptFile, []byte(noPrompt), 0o644); err != nil {
+		return err
 	}
 	if tree.Exists("/usr/sbin/sshd") {
 		if err := tree.Write("/etc/systemd/system/"+keygenUnit, []byte(keygen), 0o644); err != nil {

@@ -91,7 +91,6 @@ func Boot(ctx context.Context, h host.Host, t Test) (Result, error) {
 		result.Problem = outcome.err.Error()
 		return result, &fail.Error{
 			Kind: fail.Boot, Op: t.Firmware, Err: outcome.err, Tail: lastLines(read(machine.Console), tailLines),
-			Hint: "the whole console is in " + t.Console,
 		}
 	}
 	return result, nil
