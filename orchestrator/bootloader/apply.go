@@ -143,7 +143,7 @@ const (
 
 func installBIOS(ctx context.Context, h host.Host, p Plan, t Target) error {
 	tree := host.Tree(t.Root)
-	if err := copyModules(tree, biosPlatform); err != nil {
+	if err := copyModules(tree, biosPlatform, "*.mod", "*.lst"); err != nil {
 		return err
 	}
 	if err := tree.Write(earlyFile, []byte(p.earlyConfig()), 0o644); err != nil {
@@ -167,16 +167,18 @@ func installBIOS(ctx context.Context, h host.Host, p Plan, t Target) error {
 	return writeAt(t.Disk, bootCode, coreImage, p.CoreStart)
 }
 
+// efiModules is what grub.cfg loads that the signed GRUB does not hold already.
+var efiModules = []string{"bli.mod", "*.lst"}
+
 // copyModules puts the platform's modules beside grub.cfg, as grub-install
-// does.
-func copyModules(tree host.Tree, platform string) error {
-	for _, pattern := range []string{"*.mod", "*.lst"} {
+// does. Patterns that match nothing are passed over, as older GRUBs lack some
+// modules, but a platform without any is an error.
+func copyModules(tree host.Tree, platform string, patterns ...string) error {
+	copied := 0
+	for _, pattern := range patterns {
 		names, err := tree.Glob(moduleFolder + platform + "/" + pattern)
 		if err != nil {
 			return err
-		}
-		if len(names) == 0 {
-			return fmt.Errorf("no %s in %s of the image", pattern, moduleFolder+platform)
 		}
 		for _, name := range names {
 			content, err := tree.Read(name)
@@ -186,14 +188,18 @@ func copyModules(tree host.Tree, platform string) error {
 			if err := tree.Write("/boot/grub/"+platform+"/"+path.Base(name), content, 0o644); err != nil {
 				return err
 			}
+			copied++
 		}
+	}
+	if copied == 0 {
+		return fmt.Errorf("there are no modules in %s of the image", moduleFolder+platform)
 	}
 	return nil
 }
 
 // installEFI fills the ESP with mtools, so that the host need not mount vfat.
 func installEFI(ctx context.Context, h host.Host, p Plan, t Target) error {
-	if err := copyModules(host.Tree(t.Root), efiPlatform); err != nil {
+	if err := copyModules(host.Tree(t.Root), efiPlatform, efiModules...); err != nil {
 		return err
 	}
 	staging := filepath.Join(t.Scratch, "esp")

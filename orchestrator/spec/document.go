@@ -30,6 +30,14 @@ type place struct {
 type reader struct {
 	places   map[*yaml.Node]place
 	problems Problems
+	// broken is the values that do not have the shape of their key; they are
+	// reported and then passed over, so that the rest can be validated.
+	broken     map[*yaml.Node]bool
+	brokenKeys []string // top-level keys that lack a value for that reason
+}
+
+func newReader() reader {
+	return reader{places: map[*yaml.Node]place{}, broken: map[*yaml.Node]bool{}}
 }
 
 func (r *reader) report(at place, what, mend string) {
@@ -52,12 +60,11 @@ func (r *reader) read(file string, content []byte, shape reflect.Type) *yaml.Nod
 		return nil
 	}
 	var document yaml.Node
-	if err := yaml.Load(content, &document); err != nil {
-		r.syntaxError(file, err)
+	if err := yaml.Load(content, &document); err != nil && onlyComments(content) {
+		r.report(start, "the file holds comments alone", "write a definition or remove the file")
 		return nil
-	}
-	if len(document.Content) != 1 {
-		r.report(start, "the file is empty", "write a definition or remove the file")
+	} else if err != nil {
+		r.syntaxError(file, err)
 		return nil
 	}
 	budget := largestTree
@@ -65,14 +72,19 @@ func (r *reader) read(file string, content []byte, shape reflect.Type) *yaml.Nod
 	if root == nil {
 		return nil
 	}
-	if root.Kind == yaml.ScalarNode && root.Tag == "!!null" {
-		r.report(start, "the file holds comments alone", "write a definition or remove the file")
-		return nil
-	}
-	if !r.check(root, shape, "") {
+	if !r.check(root, shape, "") && root.Kind != yaml.MappingNode {
 		return nil
 	}
 	return root
+}
+
+func onlyComments(content []byte) bool {
+	for line := range bytes.Lines(content) {
+		if text := bytes.TrimSpace(line); len(text) > 0 && text[0] != '#' {
+			return false
+		}
+	}
+	return true
 }
 
 func invalidLine(content []byte) int {
@@ -145,6 +157,14 @@ var (
 // check reports where n does not have the shape of t and says whether n can be
 // used at all. path is the key, for messages.
 func (r *reader) check(n *yaml.Node, t reflect.Type, path string) bool {
+	usable := r.shape(n, t, path)
+	if !usable {
+		r.broken[n] = true
+	}
+	return usable
+}
+
+func (r *reader) shape(n *yaml.Node, t reflect.Type, path string) bool {
 	at := r.places[n]
 	if n.Kind == yaml.ScalarNode && n.Tag == "!!null" {
 		r.report(at, label(path)+"has no value", "give it one or remove the key")

@@ -117,7 +117,7 @@ func (l *Library) Load(name string, settings []string) (*Definition, error) {
 	if l.find(path.Join(installFolder, name+".yml")) < 0 {
 		return nil, l.unknown(name)
 	}
-	ld := &loading{library: l, reader: reader{places: map[*yaml.Node]place{}}, sources: map[string]int{}}
+	ld := &loading{library: l, reader: newReader(), sources: map[string]int{}}
 	chain := ld.chain(name)
 	merged := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"}
 	var layers []Layer
@@ -126,12 +126,12 @@ func (l *Library) Load(name string, settings []string) (*Definition, error) {
 		ld.merge(merged, build.install, "")
 	}
 	ld.apply(merged, settings)
-	if len(ld.problems) > 0 {
-		return nil, ld.problems.err()
-	}
 	var file InstallFile
 	if err := merged.Decode(&file); err != nil {
-		return nil, &fail.Error{Kind: fail.Usage, Op: name, Err: err}
+		if len(ld.problems) == 0 {
+			return nil, &fail.Error{Kind: fail.Usage, Op: name, Err: err}
+		}
+		return nil, ld.problems.err()
 	}
 	definition := file.effective(name, layers)
 	ld.validate(definition, merged)
@@ -287,8 +287,8 @@ func (ld *loading) layer(b *buildFiles) Layer {
 }
 
 func (ld *loading) decode(n *yaml.Node, into any) bool {
-	if len(ld.problems) > 0 {
-		return false // the shape is wrong somewhere: what was found is reported
+	if ld.broken[n] {
+		return false // reported already
 	}
 	if err := n.Decode(into); err != nil {
 		ld.report(ld.places[n], err.Error(), "correct the value")
@@ -313,6 +313,8 @@ func (r *reader) merge(parent, child *yaml.Node, at string) {
 		old := value(parent, key)
 		where := join(at, key)
 		switch {
+		case r.broken[new] && new.Kind != yaml.MappingNode && where != "install" && where != "commands":
+			r.brokenKeys = append(r.brokenKeys, strings.SplitN(where, ".", 2)[0])
 		case where == "extends" && old != nil:
 			setValue(parent, key, new)
 		case where == "source" && old != nil:
@@ -368,7 +370,8 @@ func (ld *loading) apply(merged *yaml.Node, settings []string) {
 			continue
 		}
 		budget := largestTree
-		if root = ld.expand(root, at.file, deepestLevel, &budget); root != nil && ld.check(root, installType, "") {
+		if root = ld.expand(root, at.file, deepestLevel, &budget); root != nil {
+			ld.check(root, installType, "")
 			ld.merge(merged, root, "")
 		}
 	}

@@ -59,8 +59,12 @@ var reserved = []string{
 }
 
 func (ld *loading) validate(d *Definition, merged *yaml.Node) {
-	ld.validateSource(d, merged)
-	ld.validateDisk(d, merged)
+	if !slices.Contains(ld.brokenKeys, "source") {
+		ld.validateSource(d, merged)
+	}
+	if !slices.Contains(ld.brokenKeys, "disk") {
+		ld.validateDisk(d, merged)
+	}
 	at := func(keys ...string) place { return ld.where(merged, keys...) }
 	if !hostPattern.MatchString(d.Hostname) || len(d.Hostname) > 64 {
 		ld.report(at("hostname"), fmt.Sprintf("hostname: %q is no host name", d.Hostname), "use letters, digits and hyphens, 64 at most")

@@ -1,0 +1,111 @@
+package disk_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/btw-img/btw-img/orchestrator/disk"
+	"github.com/btw-img/btw-img/orchestrator/golden"
+	"github.com/btw-img/btw-img/orchestrator/host/hosttest"
+	"github.com/btw-img/btw-img/orchestrator/spec"
+)
+
+// counted gives identifiers that tests can foresee.
+func counted() func() string {
+	n := 0
+	return func() string { n++; return fmt.Sprintf("%08d-0000-4000-8000-000000000000", n) }
+}
+
+var disks = map[string]spec.Disk{
+	"hybrid": {Size: 2 * spec.GiB, Layout: spec.Layout{Name: "hybrid"}},
+	"efi":    {Size: 2 * spec.GiB, Layout: spec.Layout{Name: "efi"}},
+	"bios":   {Size: 1 * spec.GiB, Layout: spec.Layout{Name: "bios"}},
+	"inline": {Size: 8 * spec.GiB, Layout: spec.Layout{Partitions: []spec.Partition{
+		{Type: "bios"},
+		{Label: "esp", Size: 256 * spec.MiB, Filesystem: "vfat", Mount: "/boot/efi"},
+		{Label: "boot", Size: 512 * spec.MiB, Filesystem: "ext4", Mount: "/boot"},
+		{Label: "log", Size: 1 * spec.GiB, Filesystem: "btrfs", Mount: "/var/log", Options: "compress=zstd"},
+		{Label: "swap", Size: 1 * spec.GiB, Filesystem: "swap"},
+		{Label: "root", Filesystem: "xfs", Mount: "/"},
+	}}},
+}
+
+func TestPlans(t *testing.T) {
+	for name, d := range disks {
+		t.Run(name, func(t *testing.T) {
+			plan, err := disk.New(d, counted())
+			if err != nil {
+				t.Fatal(err)
+			}
+			var b strings.Builder
+			b.WriteString(plan.Script() + "\n")
+			for _, part := range plan.Partitions {
+				if part.Start%int64(spec.MiB) != 0 {
+					t.Errorf("partition %d starts at %d", part.Number, part.Start)
+				}
+				for _, tool := range []func(string) string{
+					func(device string) string { c, _ := part.Mkfs(device); return c.String() },
+					func(device string) string { c, _ := part.Fsck(device); return c.String() },
+				} {
+					if line := tool(fmt.Sprintf("/dev/loop%03d", part.Number)); line != "''" {
+						fmt.Fprintln(&b, line)
+					}
+				}
+			}
+			b.WriteString("\n" + plan.FSTab())
+			golden.Equal(t, name+".golden", b.String())
+		})
+	}
+}
+
+func TestHoldingIsTheNearestMount(t *testing.T) {
+	plan, err := disk.New(disks["inline"], counted())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string][2]string{
+		"/boot/grub":    {"boot", "/grub"},
+		"/boot":         {"boot", "/"},
+		"/bootstrap":    {"root", "/bootstrap"},
+		"/var/log/a/b":  {"log", "/a/b"},
+		"/boot/efi/EFI": {"esp", "/EFI"},
+	} {
+		part, inside := plan.Holding(path)
+		if part.Label != want[0] || inside != want[1] {
+			t.Errorf("Holding(%q) = %s, %s; want %s, %s", path, part.Label, inside, want[0], want[1])
+		}
+	}
+}
+
+func TestADiskThatIsTooSmallIsRefused(t *testing.T) {
+	for _, size := range []spec.Size{100 * spec.MiB, 131 * spec.MiB} {
+		if _, err := disk.New(spec.Disk{Size: size, Layout: spec.Layout{Name: "hybrid"}}, counted()); err == nil {
+			t.Errorf("%s: no error", size)
+		}
+	}
+}
+
+func TestMountGoesByDepthAndUndoesInReverse(t *testing.T) {
+	plan, err := disk.New(disks["inline"], counted())
+	if err != nil {
+		t.Fatal(err)
+	}
+	fake := &hosttest.Fake{}
+	attached, err := disk.Attach(fake, plan, "disk.raw")
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := t.TempDir()
+	release, err := attached.Mount(fake, root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := release(); err != nil {
+		t.Fatal(err)
+	}
+	if err := attached.Detach(); err != nil {
+		t.Fatal(err)
+	}
+	golden.Equal(t, "mount.golden", strings.ReplaceAll(strings.Join(fake.Calls, "\n"), root, "ROOT")+"\n")
+}

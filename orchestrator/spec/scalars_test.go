@@ -1,0 +1,52 @@
+package spec_test
+
+import (
+	"testing"
+
+	"go.yaml.in/yaml/v4"
+
+	"github.com/btw-img/btw-img/orchestrator/spec"
+)
+
+func TestParseSize(t *testing.T) {
+	for text, want := range map[string]spec.Size{
+		"1": 1, "512M": 512 * spec.MiB, "2G": 2 * spec.GiB, "2g": 2 * spec.GiB, "2GiB": 2 * spec.GiB, "2GB": 2 * spec.GiB,
+		"1.5T": 1536 * spec.GiB, " 4 K ": 4 * spec.KiB, "9223372036854775807": 1<<63 - 1,
+	} {
+		if got, err := spec.ParseSize(text); err != nil || got != want {
+			t.Errorf("ParseSize(%q) = %d, %v; want %d", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"", "0", "-1", "1X", "G", "1.5.5G", "9223372036854775808", "8388608T", "1e9", "0.0000000001K", "9999999999.9T"} {
+		if got, err := spec.ParseSize(text); err == nil {
+			t.Errorf("ParseSize(%q) = %d, want an error", text, got)
+		}
+	}
+}
+
+func FuzzParseSize(f *testing.F) {
+	for _, seed := range []string{"1", "2G", "1.5T", "0", "99999999999999999999", "1KiB"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		size, err := spec.ParseSize(text)
+		if err != nil {
+			return
+		}
+		if size <= 0 {
+			t.Errorf("ParseSize(%q) = %d", text, size)
+		}
+		if again, err := spec.ParseSize(size.String()); err != nil || again != size {
+			t.Errorf("%q became %s, then %d, %v", text, size, again, err)
+		}
+	})
+}
+
+func TestModeIsWhatTheUserWrote(t *testing.T) {
+	for text, want := range map[string]spec.Mode{"0644": "0644", "644": "0644", `"0755"`: "0755", "0o600": "0600", "4755": "4755", "0000": "0000"} {
+		var mode spec.Mode
+		if err := yaml.Load([]byte(text), &mode); err != nil || mode != want {
+			t.Errorf("%s is read as %q, %v; want %q", text, mode, err, want)
+		}
+	}
+}
