@@ -66,10 +66,10 @@ func (r Run) Apply(ctx context.Context) error {
 		return ctx.Err()
 	case events.failure != nil:
 		return events.failure
+	case errors.Is(runner.last.failed(), exec.ErrNotFound):
+		return &fail.Error{Kind: fail.Host, Hint: "run 'vmctl doctor --install-missing'", Err: runner.last.failed()}
 	case runner.last.failed() != nil:
 		return &fail.Error{Kind: fail.Build, Op: "ansible-playbook", Tail: events.tail(), Err: runner.last.failed()}
-	case execution != nil && runner.last == nil:
-		return fail.New(fail.Host, "ansible-playbook", "run 'vmctl doctor --install-missing'", "it cannot be started: %w", exec.ErrNotFound)
 	}
 	return execution
 }

@@ -103,6 +103,8 @@ UEFI and Secure Boot before it calls them good.
 		SilenceUsage:      true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 		Version:           version(),
+		Args:              unknownVerb,
+		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetOut(stdout)
 	root.SetErr(stderr)
@@ -117,6 +119,17 @@ UEFI and Secure Boot before it calls them good.
 		newDoctor(),
 	)
 	return root
+}
+
+func unknownVerb(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	hint := "see 'vmctl --help'"
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		hint = fmt.Sprintf("did you mean %q?", near[0])
+	}
+	return fail.New(fail.Usage, "", hint, "unknown command %q", args[0])
 }
 
 // usage makes cobra's complaints about arguments end with exit code 2.

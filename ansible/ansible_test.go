@@ -1,0 +1,187 @@
+package ansible_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"github.com/btw-img/btw-img/ansible"
+	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/golden"
+)
+
+func TestInventory(t *testing.T) {
+	inventory, err := ansible.Inventory("/work/root: #1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden.Equal(t, "inventory.golden", string(inventory))
+}
+
+// fakeAnsible is a script on PATH in place of ansible-playbook.
+func fakeAnsible(t *testing.T, script string) ansible.Run {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "ansible-playbook"), []byte("#!/bin/sh\n"+script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	return ansible.Run{
+		Root: "/tree", Scratch: filepath.Join(t.TempDir(), "scratch"), Env: []string{"PATH=" + os.Getenv("PATH")},
+		Playbooks: fstest.MapFS{"layer.yml": {Data: []byte("[]")}},
+		Variables: map[string]any{"password": "hunter2"},
+	}
+}
+
+const (
+	start  = `{"_event":"v2_playbook_on_task_start","hosts":{},"task":{"name":"[install.d/x.yml:7] Web: packages nginx"}}`
+	okLine = `{"_event":"v2_runner_on_ok","hosts":{"image":{"changed":true}},"task":{"name":"[install.d/x.yml:7] Web: packages nginx"}}`
+	failed = `{"_event":"v2_runner_on_failed","hosts":{"image":{"failed":true,"msg":"non-zero return code","rc":100,"stderr":"E: no such package\nE: give up"}},"task":{"name":"[install.d/x.yml:7] Web: packages nginx"}}`
+)
+
+func TestEventsAreToldAsTheyCome(t *testing.T) {
+	r := fakeAnsible(t, `cat <<'EOF'
+`+start+`
+`+okLine+`
+EOF`)
+	var events []ansible.Event
+	r.OnEvent = func(e ansible.Event) { events = append(events, e) }
+	if err := r.Apply(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	want := ansible.Event{Origin: "install.d/x.yml:7", Task: "Web: packages nginx", Status: "changed"}
+	if len(events) != 2 || events[0].Status != "started" || events[1] != want {
+		t.Errorf("%+v", events)
+	}
+}
+
+func TestAFailedTaskIsNamedWithItsOutput(t *testing.T) {
+	r := fakeAnsible(t, `cat <<'EOF'
+`+failed+`
+EOF
+exit 2`)
+	err := r.Apply(t.Context())
+	if fail.ExitCode(err) != 4 || err.Error() != "install.d/x.yml:7: Web: packages nginx: non-zero return code (exit status 100)" {
+		t.Errorf("error %q", err)
+	}
+	if fail.Tail(err) != "E: no such package\nE: give up" {
+		t.Errorf("tail %q", fail.Tail(err))
+	}
+}
+
+func TestTheItemThatFailedSpeaksForItsLoop(t *testing.T) {
+	r := fakeAnsible(t, `cat <<'EOF'
+{"_event":"v2_runner_on_failed","hosts":{"image":{"failed":true,"msg":"One or more items failed","results":[{"failed":false},{"failed":true,"msg":"no such file /x"}]}},"task":{"name":"[install.d/x.yml:9] files"}}
+EOF
+exit 2`)
+	if err := r.Apply(t.Context()); err == nil || err.Error() != "install.d/x.yml:9: files: no such file /x" {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestAHiddenTaskStaysHidden(t *testing.T) {
+	r := fakeAnsible(t, `cat <<'EOF'
+{"_event":"v2_runner_on_failed","hosts":{"image":{"failed":true,"censored":"the output has been hidden"}},"task":{"name":"[install.d/x.yml:9] files"}}
+EOF
+exit 2`)
+	err := r.Apply(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "no_log hides why") {
+		t.Errorf("error %v", err)
+	}
+}
+
+// go-ansible's own reader blocks for ever on both of these.
+func TestLongEventsAndNoiseDoNotBlock(t *testing.T) {
+	r := fakeAnsible(t, `echo "[WARNING]: not JSON" >&2
+echo 'Traceback: not JSON'
+echo '{"half": '
+printf '{"_event":"v2_runner_on_ok","hosts":{"image":{"stdout":"'
+head -c 300000 /dev/zero | tr '\0' x
+printf '"}},"task":{"name":"long"}}\n'
+`)
+	var log bytes.Buffer
+	var events int
+	r.Log = &log
+	r.OnEvent = func(ansible.Event) { events++ }
+	if err := r.Apply(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if events != 1 {
+		t.Errorf("%d events", events)
+	}
+	for _, want := range []string{"[WARNING]: not JSON", "Traceback: not JSON", `{"half": `} {
+		if !strings.Contains(log.String(), want) {
+			t.Errorf("the log lacks %q", want)
+		}
+	}
+}
+
+func TestAFailureWithoutAnEventShowsTheLastLines(t *testing.T) {
+	r := fakeAnsible(t, `echo "ERROR! the playbook could not be found" >&2; exit 4`)
+	err := r.Apply(t.Context())
+	if fail.ExitCode(err) != 4 || !strings.Contains(err.Error(), "exit status 4") || !strings.Contains(fail.Tail(err), "could not be found") {
+		t.Errorf("error %v, tail %q", err, fail.Tail(err))
+	}
+}
+
+func TestVariablesStayOffTheCommandLine(t *testing.T) {
+	seen := filepath.Join(t.TempDir(), "seen")
+	r := fakeAnsible(t, `printf '%s\n' "$@" >`+seen+`
+env >>`+seen+`
+for a; do case $a in @*) stat -c %a "${a#@}" >>`+seen+`;; *=@*) stat -c %a "${a#*@}" >>`+seen+`;; esac; done`)
+	if err := r.Apply(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	content, err := os.ReadFile(seen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(content), "hunter2") {
+		t.Error("a value is on the command line or in the environment")
+	}
+	if !strings.Contains(string(content), "\n600\n") {
+		t.Errorf("the variables file is not private: %s", content)
+	}
+	if left, _ := filepath.Glob(filepath.Join(r.Scratch, "variables*")); len(left) > 0 {
+		t.Errorf("%v is left", left)
+	}
+}
+
+func TestCancelEndsAnsibleAndItsChildren(t *testing.T) {
+	pids := filepath.Join(t.TempDir(), "pid")
+	r := fakeAnsible(t, `sleep 1000 & echo $! >`+pids+`; wait`)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- r.Apply(ctx) }()
+	var pid string
+	for pid == "" {
+		content, _ := os.ReadFile(pids)
+		pid = strings.TrimSpace(string(content))
+		time.Sleep(10 * time.Millisecond)
+	}
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v", err)
+	}
+	for range 200 {
+		if stat, err := os.ReadFile("/proc/" + pid + "/stat"); err != nil || strings.Contains(string(stat), ") Z ") {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Error("a child of Ansible lives on")
+}
+
+func TestAMissingAnsibleIsAMatterOfTheHost(t *testing.T) {
+	r := fakeAnsible(t, "")
+	t.Setenv("PATH", t.TempDir())
+	if err := r.Apply(t.Context()); fail.ExitCode(err) != 3 {
+		t.Errorf("error %v", err)
+	}
+}

@@ -1,0 +1,160 @@
+package orchestrator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	btwimg "github.com/btw-img/btw-img"
+	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/golden"
+	"github.com/btw-img/btw-img/orchestrator/host"
+	"github.com/btw-img/btw-img/orchestrator/host/hosttest"
+	"github.com/btw-img/btw-img/orchestrator/spec"
+)
+
+// plan is the plan of a shipped build with identifiers that tests foresee.
+func plan(t *testing.T, name string, settings ...string) Plan {
+	t.Helper()
+	definition, err := spec.NewLibrary(os.DirFS(t.TempDir()), "", btwimg.Files).Load(name, settings)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	p, err := NewPlan(*definition, func() string { n++; return fmt.Sprintf("%08d-0000-4000-8000-000000000000", n) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func TestDescribe(t *testing.T) {
+	golden.Equal(t, "webserver-plan.golden", plan(t, "webserver").Describe("images", true))
+}
+
+func TestBaseNames(t *testing.T) {
+	for name, want := range map[string]string{"debian": "debian-13-amd64", "debian-12": "debian-12-amd64", "webserver": "webserver-13-amd64"} {
+		if got := plan(t, name).BaseName(); got != want {
+			t.Errorf("%s: %s, want %s", name, got, want)
+		}
+	}
+}
+
+// layers records what it is asked to provision.
+type layers struct {
+	calls *[]string
+	err   error
+}
+
+func (l layers) Provision(_ context.Context, p Provision) error {
+	*l.calls = append(*l.calls, "provision "+p.Layer.Name)
+	return l.err
+}
+
+// fakeBuild runs buildDisk against a tree that looks like a bootstrapped one.
+func fakeBuild(t *testing.T, ctx context.Context, fake *hosttest.Fake, provisioning error) error {
+	t.Helper()
+	j := job{Plan: plan(t, "webserver"), Work: t.TempDir(), Devices: filepath.Join(t.TempDir(), "dev")}
+	tree := host.Tree(j.root())
+	for name, content := range map[string]string{
+		"/boot/vmlinuz-6.12": "k", "/usr/sbin/update-initramfs": "u", "/boot/grub/grub.cfg": "\tlinux /boot/vmlinuz-6.12 root=UUID=x ro\n",
+		"/usr/lib/grub/i386-pc/boot.img": strings.Repeat("b", 512), "/usr/lib/grub/i386-pc/normal.mod": "m", "/usr/lib/grub/x86_64-efi/bli.mod": "m",
+		"/run/core.img": strings.Repeat("c", 2048), "/usr/lib/shim/shimx64.efi.signed": "s", "/usr/lib/shim/mmx64.efi.signed": "s",
+		"/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed": "g", "/usr/bin/systemctl": "", "/usr/sbin/sshd": "",
+		"/usr/sbin/start-stop-daemon": "real", "/etc/ssh/ssh_host_rsa_key": "secret",
+	} {
+		if err := tree.Write(name, []byte(content), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := tree.Symlink("usr/sbin", "/sbin"); err != nil {
+		t.Fatal(err)
+	}
+	fake.Outputs = map[string]string{
+		"chroot " + j.root() + " dpkg-query --show": "systemd\t257.13-1~deb13u1\tamd64\tsystemd\t257.13-1~deb13u1\t10\n",
+	}
+	s := &stages{ctx: ctx, tell: func(Event) {}}
+	facts, err := buildDisk(s, fake, layers{&fake.Calls, provisioning}, j, io.Discard)
+	for i, call := range fake.Calls {
+		call = strings.ReplaceAll(call, j.Work, "WORK")
+		fake.Calls[i] = strings.ReplaceAll(call, j.Devices, "DEV")
+	}
+	if err == nil {
+		if facts.systemd() != 257 {
+			t.Errorf("systemd %d", facts.systemd())
+		}
+		if content, _ := tree.Read("/usr/sbin/start-stop-daemon"); string(content) != "real" {
+			t.Error("the stand-in for start-stop-daemon is left")
+		}
+		if tree.Exists("/etc/ssh/ssh_host_rsa_key") || tree.Exists("/usr/sbin/policy-rc.d") {
+			t.Error("the tree is not sealed")
+		}
+	}
+	return err
+}
+
+func TestTheBuildsCalls(t *testing.T) {
+	fake := &hosttest.Fake{}
+	if err := fakeBuild(t, t.Context(), fake, nil); err != nil {
+		t.Fatal(err)
+	}
+	golden.Equal(t, "build-calls.golden", strings.Join(fake.Calls, "\n")+"\n")
+}
+
+func TestWhateverFailsEverythingIsReleased(t *testing.T) {
+	broken := errors.New("broken")
+	for _, at := range []string{"sfdisk", "attach /dev/loop001", "mkfs.ext4", "mount ext4", "mmdebstrap", "mount sysfs", "provision", "chroot WORK", "mcopy", "kill others", "fstrim", "e2fsck"} {
+		t.Run(at, func(t *testing.T) {
+			fake := &hosttest.Fake{Failures: map[string]error{at: broken}}
+			var provisioning error
+			switch at {
+			case "provision":
+				provisioning = broken
+			case "chroot WORK":
+				fake.Failures = map[string]error{"chroot ": broken}
+			}
+			if err := fakeBuild(t, t.Context(), fake, provisioning); !errors.Is(err, broken) {
+				t.Errorf("error %v", err)
+			}
+			held := map[string]int{}
+			for _, call := range fake.Calls {
+				words := strings.Fields(call)
+				switch {
+				case words[0] == "mount" && !strings.HasPrefix(call, at):
+					held["mount "+words[len(words)-1]]++
+				case words[0] == "unmount":
+					held["mount "+words[1]]--
+				case words[0] == "attach" && !strings.HasPrefix(call, at):
+					held["loop "+words[1]]++
+				case words[0] == "detach":
+					held["loop "+words[1]]--
+				}
+			}
+			for what, n := range held {
+				if n != 0 {
+					t.Errorf("%s: %d too many", what, n)
+				}
+			}
+		})
+	}
+}
+
+func TestACancelledBuildStops(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	fake := &hosttest.Fake{}
+	err := fakeBuild(t, ctx, fake, nil)
+	if fail.ExitCode(err) != 130 {
+		t.Errorf("error %v", err)
+	}
+	for _, call := range fake.Calls {
+		if strings.HasPrefix(call, "sfdisk") {
+			t.Errorf("it went on to %s", call)
+		}
+	}
+}

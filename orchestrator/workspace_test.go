@@ -1,0 +1,130 @@
+package orchestrator
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/btw-img/btw-img/orchestrator/fail"
+)
+
+func open(t *testing.T, folder string) *workspace {
+	t.Helper()
+	w, err := openWorkspace(folder, "debian")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+func publish(t *testing.T, folder, content string) {
+	t.Helper()
+	w := open(t, folder)
+	if err := os.WriteFile(filepath.Join(w.out, "debian.qcow2"), []byte(content), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.publish(Manifest{Name: "debian"}, DiskFacts{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.close(nil); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func built(t *testing.T, folder string) string {
+	t.Helper()
+	content, err := os.ReadFile(filepath.Join(folder, "debian", "debian.qcow2"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(content)
+}
+
+func TestResultsAppearWholeAndReplaceTheOldOnes(t *testing.T) {
+	folder := t.TempDir()
+	publish(t, folder, "one")
+	if err := os.WriteFile(filepath.Join(folder, "debian", "stale"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	publish(t, folder, "two")
+	if got := built(t, folder); got != "two" {
+		t.Errorf("image %q", got)
+	}
+	if _, err := os.Stat(filepath.Join(folder, "debian", "stale")); err == nil {
+		t.Error("a file of the build before is left")
+	}
+	sums, err := os.ReadFile(filepath.Join(folder, "debian", ChecksumsName))
+	if err != nil || !strings.Contains(string(sums), "3fc4ccfe745870e2c0d99f71f30ff0656c8dedd41cc1d7d3d376b0dbe685e2f3  debian.qcow2\n") {
+		t.Errorf("SHA256SUMS %s, %v", sums, err)
+	}
+	names, err := fileNames(folder)
+	if err != nil || strings.Join(names, " ") != ".debian.lock debian" {
+		t.Errorf("left in the folder: %v, %v", names, err)
+	}
+}
+
+func TestAFailedBuildKeepsTheGoodOneAndItsOwnLogs(t *testing.T) {
+	folder := t.TempDir()
+	publish(t, folder, "good")
+	w := open(t, folder)
+	for name, content := range map[string]string{"debian.qcow2": "bad", "boot-bios.log": "panic"} {
+		if err := os.WriteFile(filepath.Join(w.out, name), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.close(errors.New("kernel panic")); err != nil {
+		t.Fatal(err)
+	}
+	if got := built(t, folder); got != "good" {
+		t.Errorf("image %q", got)
+	}
+	names, err := fileNames(filepath.Join(folder, "debian.failed"))
+	if err != nil || strings.Join(names, " ") != "boot-bios.log build.log" {
+		t.Errorf("kept %v, %v", names, err)
+	}
+	publish(t, folder, "better")
+	if _, err := os.Stat(filepath.Join(folder, "debian.failed")); err == nil {
+		t.Error("the failure is still there after a good build")
+	}
+}
+
+func TestASecondBuildIsToldOfTheFirst(t *testing.T) {
+	folder := t.TempDir()
+	first := open(t, folder)
+	_, err := openWorkspace(folder, "debian")
+	if fail.ExitCode(err) != 3 || !strings.Contains(err.Error(), "locked") {
+		t.Errorf("error %v", err)
+	}
+	other, err := openWorkspace(folder, "webserver")
+	if err != nil {
+		t.Errorf("another build: %v", err)
+	} else if err := other.close(nil); err != nil {
+		t.Error(err)
+	}
+	if err := first.close(nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := open(t, folder).close(nil); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestWhatAKilledBuildLeftIsRemoved(t *testing.T) {
+	folder := t.TempDir()
+	left := filepath.Join(folder, ".debian.work", "out", "debian.qcow2")
+	if err := os.MkdirAll(filepath.Dir(left), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(left, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	w := open(t, folder)
+	if _, err := os.Stat(left); err == nil {
+		t.Error("it is left")
+	}
+	if err := w.close(nil); err != nil {
+		t.Fatal(err)
+	}
+}
