@@ -21,6 +21,7 @@ type Needs struct {
 	Build       bool     // make disks; else only boot them
 	Test        bool     // boot disks
 	Tests       bool     // run the project's own tests
+	Bench       bool     // run the project's own benchmark
 	Filesystems []string // of the disks to be made
 	Firmware    []string // of the boot tests
 	Keyring     bool     // Debian's, to check the archive's signatures
@@ -89,13 +90,23 @@ func (n Needs) tools() []tool {
 			tool{"dockerd", "docker.io"}, tool{"iptables", "iptables"}, tool{"sgdisk", "gdisk"}, tool{"debugfs", "e2fsprogs"},
 			tool{"mdir", "mtools"}, tool{"gpg", "gpg"}, tool{"apt-ftparchive", "apt-utils"}, tool{"gcc", "gcc"})
 	}
-	return slices.Compact(tools)
+	if n.Bench {
+		tools = append(tools,
+			tool{"vmdb2", "vmdb2"}, tool{"debootstrap", "debootstrap"}, tool{"zerofree", "zerofree"},
+			tool{"parted", "parted"}, tool{"kpartx", "kpartx"}, tool{"time", "time"})
+	}
+	return tools
 }
 
 // Preflight runs every check and changes nothing.
 func Preflight(n Needs) []Check {
 	var checks []Check
+	seen := map[tool]bool{}
 	for _, t := range n.tools() {
+		if seen[t] {
+			continue
+		}
+		seen[t] = true
 		check := Check{What: t.name}
 		if host.Find(t.name) == "" {
 			check.Problem, check.Package = "not installed", t.pkg

@@ -18,6 +18,7 @@ import (
 type doctorOptions struct {
 	install bool
 	tests   bool
+	bench   bool
 	json    bool
 }
 
@@ -32,13 +33,14 @@ func newDoctor() *cobra.Command {
 	flags := cmd.Flags()
 	flags.BoolVar(&o.install, "install-missing", false, "install the Debian packages that are missing")
 	flags.BoolVar(&o.tests, "tests", false, "also what the project's own tests need")
+	flags.BoolVar(&o.bench, "bench", false, "also what the project's own benchmark needs")
 	flags.BoolVar(&o.json, "json", false, "print JSON")
 	return cmd
 }
 
 func runDoctor(cmd *cobra.Command, o doctorOptions) error {
 	needs := orchestrator.EverythingNeeded()
-	needs.Tests = o.tests
+	needs.Tests, needs.Bench = o.tests, o.bench
 	checks := orchestrator.Preflight(needs)
 	if o.install {
 		if err := installMissing(cmd.Context(), cmd.ErrOrStderr(), checks); err != nil {

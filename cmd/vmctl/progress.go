@@ -138,19 +138,19 @@ func (p *progress) event(name string, e orchestrator.Event) {
 		}
 		p.line("%-8s %6.1f s  %s", status, e.Seconds, title)
 	case orchestrator.TaskSeen:
-		p.task(title, e)
+		p.task(name, title, e)
 	}
 	p.draw()
 }
 
 // task shows a task when it has ended, and while it runs on a terminal.
-func (p *progress) task(title string, e orchestrator.Event) {
+func (p *progress) task(name, title string, e orchestrator.Event) {
 	switch e.Status {
 	case "started":
 		p.live = title + ": " + e.Text
 	case "skipped":
 	default:
-		p.line("  %-8s %s%s", e.Status, p.prefix(""), e.Text)
+		p.line("  %-8s %s%s", e.Status, p.prefix(name), strings.TrimSpace(e.Text))
 	}
 }
 

@@ -99,6 +99,8 @@ func judge(o observation, l limits) verdict {
 		return failed("the guest switched itself off before it was up")
 	case o.login > 0 && l.grace >= 0 && o.login >= l.grace:
 		return verdict{done: true, how: "login prompt"}
+	case o.elapsed >= l.total && o.console == "":
+		return failed("silence: nothing on the serial console for %s (a kernel without console=ttyS0 boots unseen)", l.total)
 	case o.elapsed >= l.total && o.login > 0:
 		return failed("the guest shows a login prompt but its boot did not end within %s: some unit is still starting", l.total)
 	case o.elapsed >= l.total:

@@ -1,0 +1,43 @@
+# sudo make debian   builds the image of install.d/debian.yml
+# sudo make test     runs every test
+# sudo make bench    compares with vmdb2, see e2e/bench.sh
+# make vmctl lint    need no root
+
+export PATH := $(PATH):/usr/local/go/bin
+export CGO_ENABLED := 0
+
+GO      ?= go
+VERSION := $(shell git -c safe.directory='*' describe --tags --always --dirty 2>/dev/null)
+SOURCES := $(shell find cmd ansible orchestrator publish commands.d install.d embed.go go.mod go.sum -type f 2>/dev/null)
+LINT    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.5.0
+
+.PHONY: debian test bench lint fuzz clean
+
+vmctl: $(SOURCES)
+	$(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X main.commit=$(VERSION)' -o $@ ./cmd/vmctl
+
+debian: vmctl
+	./vmctl doctor --install-missing
+	./vmctl build debian
+
+test: vmctl
+	./vmctl doctor --install-missing --tests
+	$(GO) vet -tags e2e ./...
+	$(GO) test ./...
+	VMCTL=$(CURDIR)/vmctl $(GO) test -tags e2e -count=1 -timeout 60m -v ./e2e/...
+
+bench: vmctl
+	./vmctl doctor --install-missing --bench
+	e2e/bench.sh
+
+lint:
+	$(GO) run $(LINT) run
+	$(GO) run $(LINT) run --build-tags e2e ./e2e/...
+
+fuzz:
+	$(GO) test -run '^$$' -fuzz FuzzLoad -fuzztime 30s ./orchestrator/spec
+	$(GO) test -run '^$$' -fuzz FuzzParseSize -fuzztime 30s ./orchestrator/spec
+	$(GO) test -run '^$$' -fuzz FuzzJudge -fuzztime 30s ./orchestrator/vm
+
+clean:
+	rm -rf vmctl images

@@ -1,0 +1,173 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"net"
+	"net/http"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+func itoa(n int64) string { return strconv.FormatInt(n, 10) }
+
+// archive is a signed package archive with one package, served on loopback.
+func archive(t *testing.T) (uri, key string) {
+	t.Helper()
+	dir := t.TempDir()
+	home := filepath.Join(dir, "gnupg")
+	script := `set -e
+mkdir -m 700 ` + home + `
+export GNUPGHOME=` + home + `
+gpg --batch --quiet --passphrase '' --quick-generate-key 'Archive <archive@example.org>' rsa3072 sign never
+gpg --batch --armor --export >` + dir + `/archive.asc
+mkdir -p ` + dir + `/build/DEBIAN ` + dir + `/build/usr/share/greeting ` + dir + `/www
+cd ` + dir + `
+printf 'Package: greeting\nVersion: 1.0\nArchitecture: all\nMaintainer: a <a@example.org>\nDepends: debconf\nDescription: greets\n' >build/DEBIAN/control
+printf 'Template: greeting/who\nType: string\nDefault: nobody\nDescription: whom to greet\n' >build/DEBIAN/templates
+printf '#!/bin/sh\nset -e\n. /usr/share/debconf/confmodule\ndb_input high greeting/who || true\ndb_go || true\n' >build/DEBIAN/config
+printf '#!/bin/sh\nset -e\n. /usr/share/debconf/confmodule\ndb_get greeting/who\necho "hello $RET" >/usr/share/greeting/text\n' >build/DEBIAN/postinst
+chmod 755 build/DEBIAN/config build/DEBIAN/postinst
+dpkg-deb --build --root-owner-group build www/greeting_1.0_all.deb >/dev/null
+cd www
+apt-ftparchive packages . >Packages
+apt-ftparchive release . >Release
+gpg --batch --quiet --clearsign --output InRelease Release
+gpgconf --kill all`
+	tool(t, "sh", "-c", script)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: http.FileServer(http.Dir(filepath.Join(dir, "www")))}
+	go func() { _ = server.Serve(listener) }()
+	t.Cleanup(func() { _ = server.Close() })
+	return "http://" + listener.Addr().String() + "/", filepath.Join(dir, "archive.asc")
+}
+
+// TestTwoFilesAddABuild drops two files into an empty folder and uses every
+// kind of entry.
+func TestTwoFilesAddABuild(t *testing.T) {
+	uri, key := archive(t)
+	folder := t.TempDir()
+	write(t, filepath.Join(folder, "install.d/greeter/page.j2"), "{{ vars.greeting }} from {{ build.name }} on {{ build.suite }}\n")
+	write(t, filepath.Join(folder, "install.d/greeter/motd"), "{{ not a template }}\n")
+	tool(t, "cp", key, filepath.Join(folder, "install.d/greeter/archive.asc"))
+	write(t, filepath.Join(folder, "roles/stamp/tasks/main.yml"), "- name: Stamp\n  ansible.builtin.copy: {dest: /etc/stamp, content: 'by {{ inventory_hostname }}'}\n")
+	write(t, filepath.Join(folder, "install.d/greeter.yml"), `
+extends: debian
+firmware: [bios]
+outputs: [raw]
+vars: {greeting: Good morning}
+install:
+  - name: Greeting
+    debconf: [{package: greeting, question: greeting/who, type: string, value: "{{ build.hostname }}"}]
+    repositories: [{name: greetings, uris: ["`+uri+`"], suites: ["./"], key: greeter/archive.asc}]
+    packages: [greeting, cron]
+    files:
+      - {path: /etc/motd, source: greeter/motd}
+      - {path: /srv/deep/er/secret, content: "{{ greeting }}", mode: "0600", owner: alice, group: staff}
+    templates: [{path: /srv/page.html, source: greeter/page.j2}]
+    services: {disabled: [cron], masked: [apt-daily.timer]}
+    roles: [stamp]
+  - name: People
+    users:
+      - {name: bob, groups: [staff, builders], shell: /bin/sh, ssh_keys: ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIE2eqqFVuNxmEuAyFpHPKUkOGyMSW0ZZtEIXqkKOsJYz bob"], sudo: true, password_hash: "$6$salt$hash"}
+`)
+	write(t, filepath.Join(folder, "install.d/greeter/10-alice.yml"), "install: [{name: Late, users: [{name: carol, uid: 4242, system: true}]}]\n")
+	write(t, filepath.Join(folder, "install.d/greeter.yml.unused"), "not read")
+	write(t, filepath.Join(folder, "commands.d/greeter.yml"), `
+commands:
+  - name: Environment and folder
+    run: |
+      false || echo "$WHO in $(pwd) says {{ vars.greeting }}" > said
+    chdir: /srv
+    environment: {WHO: "{{ build.name }}"}
+  - name: Not twice
+    run: echo overwritten > /srv/said
+    creates: /srv/said
+  - name: Without a shell
+    argv: [touch, "/srv/a b $HOME"]
+`)
+	first := run(t, folder, "build", "greeter", "--no-test")
+	if first.code != 4 {
+		t.Fatalf("alice does not exist, yet the exit code is %d\n%s", first.code, first.stderr)
+	}
+	for _, want := range []string{"greeter", "install.d/greeter.yml:7", "Greeting: files", "alice", "images/greeter.failed/build.log"} {
+		if !strings.Contains(first.stderr, want) {
+			t.Errorf("the failure does not name %q:\n%s", want, first.stderr)
+		}
+	}
+	good(t, folder, "build", "greeter", "--set", "vars.greeting=Good evening", "--definitions", withAlice(t, folder), "-o", "images")
+
+	d := openDisk(t, filepath.Join(folder, "images/greeter/greeter-13-amd64.raw"))
+	for path, want := range map[string]string{
+		"/usr/share/greeting/text":       "hello debian\n",
+		"/etc/motd":                      "{{ not a template }}\n",
+		"/srv/deep/er/secret":            "Good evening",
+		"/srv/page.html":                 "Good evening from greeter on trixie\n",
+		"/srv/said":                      "greeter in /srv says Good evening\n",
+		"/etc/stamp":                     "by image",
+		"/etc/sudoers.d/bob":             "bob ALL=(ALL:ALL) NOPASSWD: ALL\n",
+		"/home/bob/.ssh/authorized_keys": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIE2eqqFVuNxmEuAyFpHPKUkOGyMSW0ZZtEIXqkKOsJYz bob\n",
+	} {
+		if got := d.cat(path); got != want {
+			t.Errorf("%s is %q, want %q", path, got, want)
+		}
+	}
+	if sources := d.cat("/etc/apt/sources.list.d/greetings.sources"); !strings.Contains(sources, "Signed-By: /etc/apt/keyrings/greetings.asc") {
+		t.Errorf("sources: %s", sources)
+	}
+	if stat := d.stat("/srv/deep/er/secret"); !strings.Contains(stat, "Mode:  0600") || strings.Contains(stat, "User:     0 ") {
+		t.Errorf("permissions: %s", stat)
+	}
+	if passwd := d.cat("/etc/passwd"); !strings.Contains(passwd, "carol:x:4242:") || !strings.Contains(passwd, ":/bin/sh\n") {
+		t.Errorf("accounts: %s", passwd)
+	}
+	if preset := d.cat("/etc/systemd/system-preset/00-image.preset"); !strings.Contains(preset, "disable cron.service") {
+		t.Errorf("cron would be enabled on the first boot: %s", preset)
+	}
+	if stat := d.stat("/etc/systemd/system/apt-daily.timer"); !strings.Contains(stat, "/dev/null") {
+		t.Errorf("apt-daily.timer is not masked: %s", stat)
+	}
+	if names := d.ls("/srv"); !strings.Contains(strings.Join(names, "|"), "a b $HOME") {
+		t.Errorf("/srv holds %v", names)
+	}
+}
+
+// withAlice is the same definitions with the account that the first entry
+// needs, as a drop-in of the build that it extends.
+func withAlice(t *testing.T, folder string) string {
+	t.Helper()
+	write(t, filepath.Join(folder, "install.d/debian/alice.yml"), "install: [{name: Alice, users: [{name: alice}]}]\n")
+	return "."
+}
+
+// TestABuildThatDoesNotComeUpIsNoImage builds an image with a unit that fails.
+func TestABuildThatDoesNotComeUpIsNoImage(t *testing.T) {
+	folder := t.TempDir()
+	write(t, filepath.Join(folder, "install.d/bad.yml"), `
+extends: debian
+firmware: [bios]
+install:
+  - name: A unit that fails
+    files: [{path: /etc/systemd/system/bad.service, content: "[Service]\nExecStart=/bin/false\n[Install]\nWantedBy=multi-user.target\n"}]
+    services: {enabled: [bad]}
+`)
+	write(t, filepath.Join(folder, "images/bad/before"), "the good one")
+	r := run(t, folder, "build", "bad")
+	if r.code != 5 || !strings.Contains(r.stderr, "failed units: bad.service") {
+		t.Errorf("exit code %d\n%s", r.code, r.stderr)
+	}
+	if images, _ := filepath.Glob(filepath.Join(folder, "images/*/*.qcow2")); len(images) > 0 {
+		t.Errorf("left as good: %v", images)
+	}
+	if before := tool(t, "cat", filepath.Join(folder, "images/bad/before")); before != "the good one" {
+		t.Errorf("the build before is now %q", before)
+	}
+	if logs, _ := filepath.Glob(filepath.Join(folder, "images/bad.failed/*.log")); len(logs) != 2 {
+		t.Errorf("logs: %v", logs)
+	}
+}
