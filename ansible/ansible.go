@@ -38,9 +38,8 @@ const (
 	inventoryFile = "inventory.yml"
 	variablesFile = "variables.json"
 	configFile    = "ansible.cfg"
-	// Callback prints one JSON document per event; Plugin connects to a tree.
-	Callback = "ansible.posix.jsonl"
-	Plugin   = "community.general.chroot"
+	callback      = "ansible.posix.jsonl" // prints one JSON document per event
+	plugin        = "community.general.chroot"
 )
 
 // Apply runs the playbook. A task that fails is a *fail.Error that names the
@@ -114,7 +113,7 @@ func (r Run) prepare() error {
 // Inventory is the inventory whose one host is the tree at root.
 func Inventory(root string) ([]byte, error) {
 	return yaml.Dump(map[string]any{"all": map[string]any{"hosts": map[string]any{"image": map[string]any{
-		"ansible_connection":         Plugin,
+		"ansible_connection":         plugin,
 		"ansible_host":               root,
 		"ansible_python_interpreter": "/usr/bin/python3",
 	}}}})
@@ -128,7 +127,7 @@ func (r Run) environment() []string {
 		"ANSIBLE_LOCAL_TEMP="+filepath.Join(r.Scratch, "tmp"),
 		"ANSIBLE_REMOTE_TEMP=/tmp/.ansible",
 		"ANSIBLE_ROLES_PATH="+r.Roles,
-		"ANSIBLE_STDOUT_CALLBACK="+Callback,
+		"ANSIBLE_STDOUT_CALLBACK="+callback,
 		"ANSIBLE_NOCOLOR=1",
 		"ANSIBLE_RETRY_FILES_ENABLED=0",
 		"ANSIBLE_DEPRECATION_WARNINGS=0",

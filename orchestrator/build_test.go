@@ -57,7 +57,7 @@ func (l layers) Provision(_ context.Context, p Provision) error {
 }
 
 // fakeBuild runs buildDisk against a tree that looks like a bootstrapped one.
-func fakeBuild(t *testing.T, ctx context.Context, fake *hosttest.Fake, provisioning error) error {
+func fakeBuild(ctx context.Context, t *testing.T, fake *hosttest.Fake, provisioning error) error {
 	t.Helper()
 	j := job{Plan: plan(t, "webserver"), Work: t.TempDir(), Devices: filepath.Join(t.TempDir(), "dev")}
 	tree := host.Tree(j.root())
@@ -100,7 +100,7 @@ func fakeBuild(t *testing.T, ctx context.Context, fake *hosttest.Fake, provision
 
 func TestTheBuildsCalls(t *testing.T) {
 	fake := &hosttest.Fake{}
-	if err := fakeBuild(t, t.Context(), fake, nil); err != nil {
+	if err := fakeBuild(t.Context(), t, fake, nil); err != nil {
 		t.Fatal(err)
 	}
 	golden.Equal(t, "build-calls.golden", strings.Join(fake.Calls, "\n")+"\n")
@@ -118,7 +118,7 @@ func TestWhateverFailsEverythingIsReleased(t *testing.T) {
 			case "chroot WORK":
 				fake.Failures = map[string]error{"chroot ": broken}
 			}
-			if err := fakeBuild(t, t.Context(), fake, provisioning); !errors.Is(err, broken) {
+			if err := fakeBuild(t.Context(), t, fake, provisioning); !errors.Is(err, broken) {
 				t.Errorf("error %v", err)
 			}
 			held := map[string]int{}
@@ -148,7 +148,7 @@ func TestACancelledBuildStops(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	fake := &hosttest.Fake{}
-	err := fakeBuild(t, ctx, fake, nil)
+	err := fakeBuild(ctx, t, fake, nil)
 	if fail.ExitCode(err) != 130 {
 		t.Errorf("error %v", err)
 	}

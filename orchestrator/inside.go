@@ -236,7 +236,7 @@ func makeBootable(ctx context.Context, h host.Host, tree layeredTree, j job) (bo
 	if err := chroot.RestoreInitramfs(ctx, h, tree.root); err != nil {
 		return bootableTree{}, err
 	}
-	return bootableTree{tree.enteredTree}, bootloader.Apply(ctx, h, j.Plan.Boot, target)
+	return bootableTree(tree), bootloader.Apply(ctx, h, j.Plan.Boot, target)
 }
 
 func sealDisk(ctx context.Context, h host.Host, tree bootableTree, j job) (sealedDisk, error) {

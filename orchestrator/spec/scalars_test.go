@@ -11,7 +11,7 @@ import (
 func TestParseSize(t *testing.T) {
 	for text, want := range map[string]spec.Size{
 		"1": 1, "512M": 512 * spec.MiB, "2G": 2 * spec.GiB, "2g": 2 * spec.GiB, "2GiB": 2 * spec.GiB, "2GB": 2 * spec.GiB,
-		"1.5T": 1536 * spec.GiB, " 4 K ": 4 * spec.KiB, "9223372036854775807": 1<<63 - 1,
+		"1.5T": 1536 * spec.GiB, "4 K": 4 * spec.KiB, "9223372036854775807": 1<<63 - 1,
 	} {
 		if got, err := spec.ParseSize(text); err != nil || got != want {
 			t.Errorf("ParseSize(%q) = %d, %v; want %d", text, got, err, want)

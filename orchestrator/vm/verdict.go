@@ -124,7 +124,7 @@ func judgeReport(r Report, firmware string) error {
 	case firmware != spec.FirmwareBIOS && r.Firmware != "uefi":
 		return fmt.Errorf("the guest booted by %s, not by UEFI", r.Firmware)
 	case firmware == spec.FirmwareSecureBoot && r.SecureBoot != "enabled":
-		return fmt.Errorf("Secure Boot is %s in the guest", r.SecureBoot)
+		return fmt.Errorf("in the guest, Secure Boot is %s", r.SecureBoot)
 	}
 	return nil
 }

@@ -1,0 +1,93 @@
+#!/usr/bin/env bash
+# Compares vmctl with vmdb2 on the same packages, in one run, and prints ratios;
+# absolute times mean little across machines. Needs root; make bench runs it.
+set -euo pipefail
+
+vmctl=$(realpath "${VMCTL:-./vmctl}")
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+cd "$dir"
+
+# vmdb2 needs kpartx, and kpartx device mapper; without it, partx does the same.
+if [ ! -e /sys/class/misc/device-mapper ]; then
+  mkdir bin
+  cat >bin/kpartx <<'EOF'
+#!/bin/bash
+image=${*: -1}
+mkdir -p /dev/mapper
+if [[ $1 == -a* ]]; then
+  loop=$(losetup --find --show "$image")
+  partx --update "$loop" >/dev/null 2>&1 || partx --add "$loop" >&2
+  for part in "$loop"p*; do
+    ln -sf "$part" "/dev/mapper/${part##*/}"
+    echo "add map ${part##*/} (254:0): 0 100 linear 7:0 2048"
+  done
+else
+  for loop in $(losetup --noheadings --output NAME --associated "$image"); do
+    for part in "$loop"p*; do rm -f "/dev/mapper/${part##*/}"; done
+    partx --delete "$loop" || true
+    losetup --detach "$loop"
+  done
+fi
+EOF
+  chmod +x bin/kpartx
+  PATH=$dir/bin:$PATH
+fi
+
+mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | head -n 1)
+cat >peer.vmdb <<EOF
+steps:
+  - {mkimg: "{{ output }}", size: 2G}
+  - {mklabel: msdos, device: "{{ output }}"}
+  - {mkpart: primary, device: "{{ output }}", start: 1M, end: 100%, tag: root}
+  - {kpartx: "{{ output }}"}
+  - {mkfs: ext4, partition: root}
+  - {mount: root}
+  - {debootstrap: trixie, mirror: "$mirror", target: root, variant: minbase}
+  - {apt: install, tag: root, packages: [linux-image-amd64, systemd-sysv, dbus, udev, openssh-server, iproute2, python3]}
+  - {fstab: root}
+  - {grub: bios, tag: root, console: serial}
+EOF
+
+seconds() { # runs the rest, prints its wall time
+  local start end
+  start=$(date +%s.%N)
+  "$@" >>log 2>&1
+  end=$(date +%s.%N)
+  awk -v a="$start" -v b="$end" 'BEGIN { printf "%.1f", b - a }'
+}
+ratio() { awk -v a="$1" -v b="$2" 'BEGIN { printf "%.2f", a / b }'; }
+
+rounds=${ROUNDS:-2}
+ours=999999 peers=999999
+for ((i = 0; i < rounds; i++)); do # in turn, the best of each
+  t=$(seconds vmdb2 peer.vmdb --output "peer-$i.img" --log peer.log)
+  peers=$(printf '%s\n' "$peers" "$t" | sort -g | head -n 1)
+  rm -f "peer-$i.img"
+  t=$(seconds "$vmctl" build debian --no-test --output-format raw -o raw)
+  ours=$(printf '%s\n' "$ours" "$t" | sort -g | head -n 1)
+done
+echo "cold build to a raw disk: vmctl $ours s, vmdb2 $peers s, ratio $(ratio "$ours" "$peers")"
+
+# What of the build is spent outside mmdebstrap, dpkg, initramfs and Ansible.
+awk -F'[:,]' '
+  /"stage"/ { gsub(/[" ]/, "", $2); stage = $2 }
+  /"seconds"/ && stage { if (stage !~ /^(Source|Layer.*|Bootloader|Boottest)$/) own += $2; stage = "" }
+  END { printf "stages of vmctl itself: %.1f s\n", own }' raw/debian/build.json
+/usr/bin/time -f %M -o rss "$vmctl" build debian --no-test --output-format raw -o rss-run >>log 2>&1 || true
+pids_peak() { awk '{ printf "%.0f", $1 / 1024 }' rss; }
+echo "largest process of a build (tools included): $(pids_peak) MB"
+
+"$vmctl" build debian --no-test -o qcow2 >>log 2>&1
+echo "qcow2: $(awk -v b="$(stat -c %s qcow2/debian/*.qcow2)" 'BEGIN { printf "%.1f", b / 1e6 }') MB"
+
+image=$(echo qcow2/debian/*.qcow2)
+one=$(seconds "$vmctl" test "$image" --firmware secureboot --logs one)
+three=$(seconds "$vmctl" test "$image" --logs three)
+echo "boot test: three firmwares $three s, one $one s, ratio $(ratio "$three" "$one")"
+
+for verb in list "show webserver" lint; do
+  # shellcheck disable=SC2086
+  t=$(seconds bash -c "for i in {1..20}; do '$vmctl' $verb; done")
+  echo "vmctl $verb: $(awk -v t="$t" 'BEGIN { printf "%.0f", t * 50 }') ms"
+done

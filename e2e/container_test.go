@@ -1,0 +1,172 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/testcontainers/testcontainers-go"
+	"github.com/testcontainers/testcontainers-go/wait"
+)
+
+// docker makes sure that a Docker daemon answers, starting one where none does.
+func docker(t *testing.T) {
+	t.Helper()
+	t.Setenv("TESTCONTAINERS_RYUK_DISABLED", "true")
+	t.Setenv("TESTCONTAINERS_HOST_OVERRIDE", "127.0.0.1")
+	if os.Getenv("DOCKER_HOST") == "" {
+		dir := t.TempDir()
+		socket := filepath.Join(dir, "docker.sock")
+		log, err := os.Create(filepath.Join(dir, "log"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		daemon := exec.Command("dockerd", "--host=unix://"+socket, "--data-root="+filepath.Join(dir, "data"), "--exec-root="+filepath.Join(dir, "exec"),
+			"--pidfile="+filepath.Join(dir, "pid"), "--bridge=none", "--iptables=false", "--ip6tables=false")
+		daemon.Stdout, daemon.Stderr = log, log
+		daemon.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
+		if err := daemon.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			_ = daemon.Process.Signal(syscall.SIGTERM)
+			_ = daemon.Wait()
+		})
+		t.Setenv("DOCKER_HOST", "unix://"+socket)
+		for range 300 {
+			if _, err := os.Stat(socket); err == nil {
+				return
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		content, _ := os.ReadFile(log.Name())
+		t.Fatalf("dockerd does not answer:\n%s", content)
+	}
+}
+
+// debianContext is a build context whose image is a bare Debian with vmctl.
+func debianContext(t *testing.T) io.ReadSeeker {
+	t.Helper()
+	root := filepath.Join(t.TempDir(), "root.tar")
+	tool(t, "mmdebstrap", "--variant=minbase", "--mode=root", "--include=ca-certificates", "trixie", root)
+	var b bytes.Buffer
+	archive := tar.NewWriter(&b)
+	add := func(name, path string, mode int64, content []byte) {
+		if path != "" {
+			var err error
+			if content, err = os.ReadFile(path); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := archive.WriteHeader(&tar.Header{Name: name, Mode: mode, Size: int64(len(content))}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := archive.Write(content); err != nil {
+			t.Fatal(err)
+		}
+	}
+	add("root.tar", root, 0o644, nil)
+	add("vmctl", vmctl, 0o755, nil)
+	add("Dockerfile", "", 0o644, []byte("FROM scratch\nADD root.tar /\nCOPY vmctl /usr/local/bin/vmctl\n"))
+	if err := archive.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return bytes.NewReader(b.Bytes())
+}
+
+// TestBuildInAContainer builds as the job in .gitlab-ci.yml does, with the
+// privileges that it names and no others.
+func TestBuildInAContainer(t *testing.T) {
+	docker(t)
+	source := testcontainers.FromDockerfile{ContextArchive: debianContext(t), KeepImage: true, Repo: "vmctl-e2e", Tag: "debian"}
+
+	t.Run("without privileges", func(t *testing.T) {
+		code, log := contain(t, source, "vmctl build debian; echo code $?", nil)
+		if code != 0 || !strings.Contains(log, "code 3") {
+			t.Fatalf("exit code %d\n%s", code, log)
+		}
+		for _, want := range []string{"mmdebstrap: not installed", "qemu-system-x86_64: not installed", "SYS_ADMIN and MKNOD", "doctor --install-missing"} {
+			if !strings.Contains(log, want) {
+				t.Errorf("the refusal lacks %q:\n%s", want, log)
+			}
+		}
+	})
+	t.Run("with the least privileges", func(t *testing.T) {
+		source.ContextArchive = nil
+		folder := t.TempDir()
+		code, log := contain(t, source, "cd /builds && vmctl doctor --install-missing && vmctl build debian --set firmware=[bios]", func(c *container.HostConfig) {
+			c.CapAdd = []string{"SYS_ADMIN", "MKNOD"}
+			c.SecurityOpt = []string{"seccomp=unconfined", "apparmor=unconfined"}
+			c.DeviceCgroupRules = []string{"b 7:* rmw", "c 10:237 rmw"}
+			c.Binds = []string{folder + ":/builds"}
+		})
+		if code != 0 {
+			t.Fatalf("exit code %d\n%s", code, log)
+		}
+		for _, want := range []string{"section_start:", "section_end:", "bios: up after"} {
+			if !strings.Contains(log, want) {
+				t.Errorf("the job's log lacks %q:\n%s", want, log)
+			}
+		}
+		if images, _ := filepath.Glob(filepath.Join(folder, "images/debian/*.qcow2")); len(images) != 1 {
+			t.Errorf("images: %v", images)
+		}
+		if out, err := exec.Command("grep", "-r", "-l", "job-token-hunter2", folder).Output(); err == nil {
+			t.Errorf("the job's token is in %s", out)
+		}
+		nothingLeft(t, folder)
+	})
+}
+
+// contain runs a shell command in a container of the image and returns its exit
+// code and output.
+func contain(t *testing.T, image testcontainers.FromDockerfile, script string, privileges func(*container.HostConfig)) (int, string) {
+	t.Helper()
+	request := testcontainers.ContainerRequest{
+		Cmd:        []string{"/bin/sh", "-c", script},
+		Env:        map[string]string{"GITLAB_CI": "true", "CI_JOB_TOKEN": "job-token-hunter2", "DEBIAN_FRONTEND": "noninteractive"},
+		WaitingFor: wait.ForExit().WithExitTimeout(15 * time.Minute),
+		HostConfigModifier: func(c *container.HostConfig) {
+			c.NetworkMode = "host"
+			if privileges != nil {
+				privileges(c)
+			}
+		},
+	}
+	if image.ContextArchive != nil {
+		request.FromDockerfile = image
+	} else {
+		request.Image = image.Repo + ":" + image.Tag
+	}
+	ctx := context.WithoutCancel(t.Context())
+	c, err := testcontainers.GenericContainer(ctx, testcontainers.GenericContainerRequest{ContainerRequest: request, Started: true})
+	testcontainers.CleanupContainer(t, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	logs, err := c.Logs(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = logs.Close() }()
+	text, err := io.ReadAll(logs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	state, err := c.State(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return state.ExitCode, string(text)
+}

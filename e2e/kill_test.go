@@ -1,0 +1,287 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// rootTarball is a small Debian with a kernel, made once.
+var rootTarball = sync.OnceValues(func() (string, error) {
+	path := filepath.Join(shared, "root.tar")
+	out, err := exec.Command("mmdebstrap", "--variant=minbase", "--mode=root",
+		"--include=linux-image-cloud-amd64,systemd-sysv,udev,zstd,python3,python3-apt,e2fsprogs,grub-pc", "trixie", path).CombinedOutput()
+	if err != nil {
+		_, _ = os.Stderr.Write(out)
+	}
+	return path, err
+})
+
+// smallBuild is a folder with a build that is quick to get through.
+func smallBuild(t *testing.T) string {
+	t.Helper()
+	tarball, err := rootTarball()
+	if err != nil {
+		t.Fatal(err)
+	}
+	folder := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(folder, "install.d"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(tarball, filepath.Join(folder, "install.d/root.tar")); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(folder, "install.d/small.yml"), "source: {tarball: {path: root.tar}}\ndisk: {layout: bios, size: 1G}\n")
+	write(t, filepath.Join(folder, "commands.d/small.yml"), "commands:\n  - run: sleep 2\n  - run: touch /done\n")
+	return folder
+}
+
+// building is a build that runs.
+type building struct {
+	t      *testing.T
+	folder string
+	cmd    *exec.Cmd
+	lines  chan string
+	stderr *bytes.Buffer
+}
+
+func start(t *testing.T, folder string, args ...string) *building {
+	t.Helper()
+	b := &building{t: t, folder: folder, cmd: command(folder, append([]string{"build", "small"}, args...)...), lines: make(chan string, 1000), stderr: &bytes.Buffer{}}
+	pipe, err := b.cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		scanner := bufio.NewScanner(pipe)
+		for scanner.Scan() {
+			b.lines <- scanner.Text()
+		}
+		close(b.lines)
+	}()
+	return b
+}
+
+// after waits until the stage is done.
+func (b *building) after(stage string) {
+	b.t.Helper()
+	timeout := time.After(3 * time.Minute)
+	for {
+		select {
+		case line, ok := <-b.lines:
+			b.stderr.WriteString(line + "\n")
+			if strings.HasPrefix(line, "done") && strings.HasSuffix(line, stage) {
+				return
+			}
+			if !ok {
+				b.t.Fatalf("the build ended before the end of %s\n%s", stage, b.stderr)
+			}
+		case <-timeout:
+			b.t.Fatalf("%s did not end\n%s", stage, b.stderr)
+		}
+	}
+}
+
+// code waits for the end and returns the exit code, -1 for a signal.
+func (b *building) code() int {
+	for line := range b.lines {
+		b.stderr.WriteString(line + "\n")
+	}
+	_ = b.cmd.Wait()
+	return b.cmd.ProcessState.ExitCode()
+}
+
+// traces is what of a build is alive on this machine: processes, loop devices
+// and mounts that have to do with the folder.
+func traces(folder string) (processes, loops, mounts []string) {
+	links, _ := filepath.Glob("/proc/[0-9]*")
+	for _, dir := range links {
+		cmdline, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
+		root, _ := os.Readlink(filepath.Join(dir, "root"))
+		cwd, _ := os.Readlink(filepath.Join(dir, "cwd"))
+		text := strings.ReplaceAll(string(cmdline), "\x00", " ")
+		if strings.Contains(text, folder) || strings.HasPrefix(root, folder) || strings.HasPrefix(cwd, folder) {
+			processes = append(processes, filepath.Base(dir)+" "+text)
+		}
+	}
+	backing, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	for _, path := range backing {
+		if content, _ := os.ReadFile(path); strings.Contains(string(content), folder) {
+			loops = append(loops, strings.Split(path, "/")[3])
+		}
+	}
+	table, _ := os.ReadFile("/proc/self/mountinfo")
+	for line := range strings.Lines(string(table)) {
+		if strings.Contains(line, folder) {
+			mounts = append(mounts, line)
+		}
+	}
+	return processes, loops, mounts
+}
+
+// nothingLeft gives the kernel a moment to take everything down.
+func nothingLeft(t *testing.T, folder string) {
+	t.Helper()
+	var processes, loops, mounts []string
+	for range 50 {
+		processes, loops, mounts = traces(folder)
+		if len(processes)+len(loops)+len(mounts) == 0 {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	t.Errorf("left: processes %q, loop devices %v, mounts %q", processes, loops, mounts)
+}
+
+// pids is the processes whose command line holds every word.
+func pids(words ...string) []int {
+	var found []int
+	links, _ := filepath.Glob("/proc/[0-9]*")
+	for _, dir := range links {
+		cmdline, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
+		if !slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(string(cmdline), word) }) {
+			pid, _ := strconv.Atoi(filepath.Base(dir))
+			found = append(found, pid)
+		}
+	}
+	return found
+}
+
+var stagesToKill = []struct {
+	name, after string
+	wait        time.Duration
+	inJail      bool
+}{
+	{"Source", "File systems", 500 * time.Millisecond, true},
+	{"Layer", "Enter", 1500 * time.Millisecond, true},
+	{"Boot loader", "Layer small", time.Second, true},
+	{"Convert", "Check", 100 * time.Millisecond, false},
+	{"Boot test", "Convert", 2 * time.Second, false},
+}
+
+func TestAKilledBuildLeavesNothing(t *testing.T) {
+	folder := smallBuild(t)
+	for _, stage := range stagesToKill {
+		t.Run(stage.name, func(t *testing.T) {
+			b := start(t, folder)
+			b.after(stage.after)
+			time.Sleep(stage.wait)
+			processes, loops, _ := traces(folder)
+			if len(processes) == 0 || stage.inJail && len(loops) == 0 {
+				t.Fatalf("nothing is running that could be left: %v, %v", processes, loops)
+			}
+			if err := b.cmd.Process.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			b.code()
+			nothingLeft(t, folder)
+		})
+	}
+	t.Run("next", func(t *testing.T) {
+		good(t, folder, "build", "small", "--no-test")
+		if left, _ := filepath.Glob(filepath.Join(folder, "images/.small.work")); len(left) > 0 {
+			t.Errorf("the next build left %v", left)
+		}
+		nothingLeft(t, folder)
+	})
+}
+
+// TestAKilledHelperFailsTheBuild kills processes that the build depends on.
+func TestAKilledHelperFailsTheBuild(t *testing.T) {
+	folder := smallBuild(t)
+	for _, tc := range []struct {
+		name, after string
+		wait        time.Duration
+		words       []string
+		code        int
+	}{
+		{"jail", "File systems", 500 * time.Millisecond, []string{"build-in-jail"}, 4},
+		{"ansible", "Enter", 1500 * time.Millisecond, []string{"ansible-playbook"}, 4},
+		{"qemu", "Convert", 2 * time.Second, []string{"qemu-system-x86_64", "-qmp"}, 5},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			b := start(t, folder)
+			b.after(tc.after)
+			time.Sleep(tc.wait)
+			victims := pids(tc.words...)
+			if len(victims) == 0 {
+				t.Fatalf("no process has %q on its command line", tc.words)
+			}
+			for _, pid := range victims {
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+			}
+			if code := b.code(); code != tc.code {
+				t.Errorf("exit code %d, want %d\n%s", code, tc.code, b.stderr)
+			}
+			nothingLeft(t, folder)
+			if left, _ := filepath.Glob(filepath.Join(folder, "images/small")); len(left) > 0 {
+				t.Error("an image is left as good")
+			}
+		})
+	}
+}
+
+func TestInterrupts(t *testing.T) {
+	folder := smallBuild(t)
+	for _, stage := range stagesToKill {
+		t.Run(stage.name, func(t *testing.T) {
+			b := start(t, folder)
+			b.after(stage.after)
+			time.Sleep(stage.wait)
+			interrupted := time.Now()
+			if err := b.cmd.Process.Signal(os.Interrupt); err != nil {
+				t.Fatal(err)
+			}
+			code := b.code()
+			took := time.Since(interrupted)
+			t.Logf("ended %.1f s after the interrupt", took.Seconds())
+			if code != 130 || took > 10*time.Second {
+				t.Errorf("exit code %d after %s\n%s", code, took, b.stderr)
+			}
+			nothingLeft(t, folder)
+			if left, _ := filepath.Glob(filepath.Join(folder, "images/.small.work")); len(left) > 0 {
+				t.Errorf("left %v", left)
+			}
+		})
+	}
+	t.Run("twice", func(t *testing.T) {
+		b := start(t, folder)
+		b.after("File systems")
+		for range 2 {
+			_ = b.cmd.Process.Signal(os.Interrupt)
+			time.Sleep(50 * time.Millisecond)
+		}
+		second := time.Now()
+		if code := b.code(); code != 130 || time.Since(second) > time.Second {
+			t.Errorf("exit code %d after %s", code, time.Since(second))
+		}
+		nothingLeft(t, folder)
+	})
+}
+
+func TestASecondBuildIsToldThatTheFolderIsLocked(t *testing.T) {
+	folder := smallBuild(t)
+	b := start(t, folder, "--no-test")
+	b.after("File systems")
+	r := run(t, folder, "build", "small", "--no-test")
+	if r.code != 3 || !strings.Contains(r.stderr, "is locked") || r.took > 5*time.Second {
+		t.Errorf("exit code %d after %s\n%s", r.code, r.took, r.stderr)
+	}
+	if code := b.code(); code != 0 {
+		t.Errorf("the first build: exit code %d\n%s", code, b.stderr)
+	}
+}
