@@ -74,9 +74,21 @@ awk -F'[:,]' '
   /"stage"/ { gsub(/[" ]/, "", $2); stage = $2 }
   /"seconds"/ && stage { if (stage !~ /^(Source|Layer.*|Bootloader|Boottest)$/) own += $2; stage = "" }
   END { printf "stages of vmctl itself: %.1f s\n", own }' raw/debian/build.json
-/usr/bin/time -f %M -o rss "$vmctl" build debian --no-test --output-format raw -o rss-run >>log 2>&1 || true
-pids_peak() { awk '{ printf "%.0f", $1 / 1024 }' rss; }
-echo "largest process of a build (tools included): $(pids_peak) MB"
+# The peak of vmctl's own two processes, not of the tools that they run.
+"$vmctl" build debian --no-test --output-format raw -o memory >>log 2>&1 &
+build=$!
+peak=0
+while kill -0 "$build" 2>/dev/null; do
+  for exe in /proc/[0-9]*/exe; do
+    if [ "$(readlink "$exe")" = "$vmctl" ]; then
+      kb=$(awk '/VmHWM/ { print $2 }' "${exe%/exe}/status" 2>/dev/null || true)
+      if [ "${kb:-0}" -gt "$peak" ]; then peak=$kb; fi
+    fi
+  done
+  sleep 0.5
+done
+wait "$build"
+echo "memory of vmctl: $((peak / 1024)) MB at its peak"
 
 "$vmctl" build debian --no-test -o qcow2 >>log 2>&1
 echo "qcow2: $(awk -v b="$(stat -c %s qcow2/debian/*.qcow2)" 'BEGIN { printf "%.1f", b / 1e6 }') MB"

@@ -88,12 +88,12 @@ func (n Needs) tools() []tool {
 	if n.Tests {
 		tools = append(tools,
 			tool{"dockerd", "docker.io"}, tool{"iptables", "iptables"}, tool{"sgdisk", "gdisk"}, tool{"debugfs", "e2fsprogs"},
-			tool{"mdir", "mtools"}, tool{"gpg", "gpg"}, tool{"apt-ftparchive", "apt-utils"}, tool{"gcc", "gcc"})
+			tool{"mdir", "mtools"}, tool{"gpg", "gpg"}, tool{"apt-ftparchive", "apt-utils"})
 	}
 	if n.Bench {
 		tools = append(tools,
 			tool{"vmdb2", "vmdb2"}, tool{"debootstrap", "debootstrap"}, tool{"zerofree", "zerofree"},
-			tool{"parted", "parted"}, tool{"kpartx", "kpartx"}, tool{"time", "time"})
+			tool{"parted", "parted"}, tool{"kpartx", "kpartx"})
 	}
 	return tools
 }
