@@ -108,7 +108,7 @@ func (p Plan) Describe(folder string, test bool) string {
 	section("Outputs", outputs.String())
 	if test {
 		for _, firmware := range d.Firmware {
-			m := vm.Machine{Firmware: firmware, Accel: vm.AccelTCG, Memory: int64(d.Test.Memory), CPUs: d.Test.CPUs, Disk: "OVERLAY", Vars: "VARS", Console: "boot-" + firmware + ".log", Report: "REPORT", QMP: "QMP"}
+			m := vm.Machine{Firmware: firmware, Accel: vm.AccelTCG, Memory: int64(d.Test.Memory), CPUs: d.Test.CPUs, Disk: "OVERLAY", Vars: "VARS", Console: "boot-" + firmware + ".log", Report: "REPORT", SeaBIOS: "SEABIOS", QMP: "QMP"}
 			section("Boot test on "+firmware, m.Command().String())
 		}
 	}

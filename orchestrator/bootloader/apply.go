@@ -146,7 +146,7 @@ func installBIOS(ctx context.Context, h host.Host, p Plan, t Target) error {
 	if err := copyModules(tree, biosPlatform, "*.mod", "*.lst"); err != nil {
 		return err
 	}
-	if err := tree.Write(earlyFile, []byte(p.earlyConfig()), 0o644); err != nil {
+	if err := tree.Write(earlyFile, []byte(p.coreConfig()), 0o644); err != nil {
 		return err
 	}
 	if err := h.Run(ctx, p.mkimage(t.Root, earlyFile)); err != nil {

@@ -96,6 +96,12 @@ func (p Plan) debconf() string {
 	}
 }
 
+// coreConfig is embedded in core.img. It opens the serial port first, so that
+// a GRUB that finds nothing more says so there too.
+func (p Plan) coreConfig() string {
+	return "serial --unit=0 --speed=115200\nterminal_output console serial\nterminal_input console serial\n" + p.earlyConfig()
+}
+
 // earlyConfig finds /boot/grub by the UUID of its file system.
 func (p Plan) earlyConfig() string {
 	return fmt.Sprintf("search.fs_uuid %s root\nset prefix=($root)%s\n", p.GrubUUID, p.GrubPath)
@@ -113,7 +119,7 @@ const coreFile = "/run/core.img"
 // mkimage is the call of the image's own grub-mkimage that makes core.img.
 func (p Plan) mkimage(root, config string) host.Command {
 	return host.Cmd("grub-mkimage", "--format=i386-pc", "--output="+coreFile, "--config="+config, "--prefix="+p.GrubPath,
-		"biosdisk", "part_gpt", "part_msdos", grubFilesystem[p.Filesystem], "search_fs_uuid", "normal", "configfile").In(root)
+		"biosdisk", "part_gpt", "part_msdos", grubFilesystem[p.Filesystem], "search_fs_uuid", "normal", "configfile", "serial", "terminal").In(root)
 }
 
 // espFile is a file for the ESP: a path in the image, or content.

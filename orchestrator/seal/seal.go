@@ -25,7 +25,7 @@ var removed = []string{
 	"/var/backups/*", "/etc/passwd-", "/etc/group-", "/etc/shadow-", "/etc/gshadow-", "/etc/subuid-", "/etc/subgid-",
 	"/var/lib/dhcp/*", "/var/lib/dhcpcd/*", "/var/lib/NetworkManager/*.lease",
 	"/root/.ansible", "/root/.bash_history", "/root/.wget-hsts", "/root/.viminfo", "/root/.cache",
-	"/tmp/*", "/tmp/.[!.]*", "/var/tmp/*", "/var/tmp/.[!.]*",
+	"/run/*", "/tmp/*", "/tmp/.[!.]*", "/var/tmp/*", "/var/tmp/.[!.]*",
 	"/var/crash/*", "/var/spool/mail/*",
 }
 

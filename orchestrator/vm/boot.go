@@ -105,7 +105,7 @@ func (t Test) prepare(ctx context.Context, h host.Host, dir string) (Machine, er
 	m := Machine{
 		Firmware: t.Firmware, Accel: t.Accel, Memory: t.Memory, CPUs: t.CPUs,
 		Disk: filepath.Join(dir, "overlay.qcow2"), Vars: filepath.Join(dir, "vars.fd"),
-		Console: t.Console, Report: filepath.Join(dir, "report"), QMP: filepath.Join(dir, "qmp"),
+		Console: t.Console, Report: filepath.Join(dir, "report"), SeaBIOS: filepath.Join(dir, "seabios"), QMP: filepath.Join(dir, "qmp"),
 		Units: reportUnits(),
 	}
 	if err := os.WriteFile(m.Console, nil, 0o644); err != nil {
@@ -170,7 +170,7 @@ func watch(ctx context.Context, m Machine, l limits) (verdict, error) {
 			o.console = plain(console[max(0, size-consoleTail):])
 			o.booted = o.booted || userspace.MatchString(o.console)
 		}
-		o.report = string(read(m.Report))
+		o.report, o.seabios = string(read(m.Report)), string(read(m.SeaBIOS))
 		if login.IsZero() && loginPrompt.MatchString(o.console) {
 			login = time.Now()
 		}

@@ -40,6 +40,7 @@ type Machine struct {
 	Vars     string // writable copy of the UEFI variables; unused on BIOS
 	Console  string // file that gets the first serial port
 	Report   string // file that gets the second serial port
+	SeaBIOS  string // file that gets the BIOS's own messages
 	QMP      string // socket of the monitor
 	Units    []Unit // systemd units for the guest, not in the image
 }
@@ -102,6 +103,7 @@ func (m Machine) Command() host.Command {
 		"-netdev", "user,id=net,restrict=on", "-device", "virtio-net-pci,netdev=net,romfile=",
 		"-chardev", "file,id=console,path=" + escape(m.Console), "-serial", "chardev:console",
 		"-chardev", "file,id=report,path=" + escape(m.Report), "-serial", "chardev:report",
+		"-chardev", "file,id=seabios,path=" + escape(m.SeaBIOS), "-device", "isa-debugcon,iobase=0x402,chardev=seabios",
 		"-qmp", "unix:" + escape(m.QMP) + ",server=on,wait=off",
 	}
 	args = append(args, m.firmwareArgs()...)

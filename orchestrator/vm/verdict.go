@@ -44,6 +44,7 @@ type observation struct {
 	firmware string
 	console  string // plain; the end of it
 	booted   bool   // userspace has been seen
+	seabios  string // what the BIOS says of itself
 	report   string // text of the second serial port
 	resets   int    // by the guest, since it started
 	gone     bool   // QEMU has ended
@@ -83,7 +84,7 @@ func judge(o observation, l limits) verdict {
 		return verdict{done: true, how: "report", report: &report, err: judgeReport(report, o.firmware)}
 	}
 	for _, s := range symptoms {
-		if match := s.pattern.FindStringSubmatch(o.console); match != nil {
+		if match := s.pattern.FindStringSubmatch(o.seabios + o.console); match != nil {
 			if strings.Contains(s.what, "%s") {
 				return failed(s.what, strings.TrimSpace(match[1]))
 			}

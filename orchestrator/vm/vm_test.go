@@ -18,6 +18,7 @@ func TestCommands(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			m.Memory, m.CPUs = 1<<30, 2
 			m.Disk, m.Vars, m.Console, m.Report, m.QMP = "/w/a,b.qcow2", "/w/vars.fd", "/w/console", "/w/report", "/w/qmp"
+			m.SeaBIOS = "/w/seabios"
 			golden.Equal(t, name+".golden", strings.ReplaceAll(m.Command().String(), " -", " \\\n  -")+"\n")
 		})
 	}
@@ -49,6 +50,7 @@ func TestJudge(t *testing.T) {
 		"grub rescue":            {o: observation{console: "error: no such device\ngrub rescue> "}, done: true, reason: "grub rescue"},
 		"grub prompt":            {o: observation{console: "\ngrub> "}, done: true, reason: "no grub.cfg"},
 		"no boot device":         {o: observation{console: "Boot failed: not a bootable disk"}, done: true, reason: "nothing to boot"},
+		"no boot device, BIOS":   {o: observation{seabios: "Boot failed: not a bootable disk\n"}, done: true, reason: "nothing to boot"},
 		"unsigned loader":        {o: observation{console: `BdsDxe: failed to load Boot0001: Access Denied`}, done: true, reason: "Secure Boot refuses the boot loader"},
 		"unsigned kernel":        {o: observation{console: "error: bad shim signature.\n"}, done: true, reason: "Secure Boot refuses what GRUB loads: bad shim signature."},
 		"reboot loop":            {o: observation{resets: 3, console: "Loading"}, done: true, reason: "reboot loop"},

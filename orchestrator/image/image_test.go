@@ -1,0 +1,57 @@
+package image_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/host/hosttest"
+	"github.com/btw-img/btw-img/orchestrator/image"
+)
+
+func TestWriteConvertsAndCompares(t *testing.T) {
+	fake := &hosttest.Fake{}
+	if err := image.Write(t.Context(), fake, "disk.raw", image.QCOW2, "out.qcow2"); err != nil {
+		t.Fatal(err)
+	}
+	want := "qemu-img convert -f raw -O qcow2 -c -o compression_type=zstd,cluster_size=256k -m 16 -W disk.raw out.qcow2\n" +
+		"qemu-img compare -q -f raw -F qcow2 disk.raw out.qcow2"
+	if got := strings.Join(fake.Calls, "\n"); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	different := errors.New("images differ")
+	fake = &hosttest.Fake{Failures: map[string]error{"qemu-img compare": different}}
+	if err := image.Write(t.Context(), fake, "disk.raw", image.QCOW2, "out.qcow2"); !errors.Is(err, different) {
+		t.Errorf("a half-written image passes: %v", err)
+	}
+}
+
+func TestInspectRefusesImagesThatNameOtherFiles(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x.qcow2")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	fake := &hosttest.Fake{Outputs: map[string]string{"qemu-img info": `{"format": "qcow2", "virtual-size": 5, "backing-filename": "/etc/shadow"}`}}
+	if _, err := image.Inspect(t.Context(), fake, path); fail.ExitCode(err) != 2 {
+		t.Errorf("error %v", err)
+	}
+	fake.Outputs["qemu-img info"] = `{"format": "qcow2", "virtual-size": 2147483648}`
+	info, err := image.Inspect(t.Context(), fake, path)
+	if err != nil || info.Format != "qcow2" || info.VirtualSize != 2<<30 {
+		t.Errorf("%+v, %v", info, err)
+	}
+}
+
+func TestDigest(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "abc")
+	if err := os.WriteFile(path, []byte("abc"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	sum, size, err := image.Digest(path)
+	if err != nil || size != 3 || sum != "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad" {
+		t.Errorf("%s, %d, %v", sum, size, err)
+	}
+}
