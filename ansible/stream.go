@@ -146,6 +146,9 @@ func (s *stream) outcome(event, task string, o outcome) {
 	if strings.Contains(event, "item") {
 		return // the task's own event follows and speaks for all items
 	}
+	if status != "failed" && (strings.Contains(o.Action, "include_") || o.Action == "gather_facts") {
+		return // not a task of the user's
+	}
 	s.onEvent(Event{Origin: s.origin, Task: task, Status: status})
 	if status == "failed" && !o.IgnoreErrors && s.failure == nil {
 		s.failure = taskFailure(s.origin, task, o)
