@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,6 +26,10 @@ func docker(t *testing.T) {
 	t.Helper()
 	t.Setenv("TESTCONTAINERS_RYUK_DISABLED", "true")
 	t.Setenv("TESTCONTAINERS_HOST_OVERRIDE", "127.0.0.1")
+	if connection, err := net.Dial("unix", "/var/run/docker.sock"); err == nil {
+		_ = connection.Close()
+		return
+	}
 	if os.Getenv("DOCKER_HOST") == "" {
 		dir := t.TempDir()
 		socket := filepath.Join(dir, "docker.sock")
@@ -33,7 +38,7 @@ func docker(t *testing.T) {
 			t.Fatal(err)
 		}
 		daemon := exec.Command("dockerd", "--host=unix://"+socket, "--data-root="+filepath.Join(dir, "data"), "--exec-root="+filepath.Join(dir, "exec"),
-			"--pidfile="+filepath.Join(dir, "pid"), "--bridge=none", "--iptables=false", "--ip6tables=false")
+			"--pidfile="+filepath.Join(dir, "pid"), "--iptables=false", "--ip6tables=false")
 		daemon.Stdout, daemon.Stderr = log, log
 		daemon.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
 		if err := daemon.Start(); err != nil {
@@ -42,6 +47,10 @@ func docker(t *testing.T) {
 		t.Cleanup(func() {
 			_ = daemon.Process.Signal(syscall.SIGTERM)
 			_ = daemon.Wait()
+			_, _, mounts := traces(dir)
+			for _, line := range mounts { // the daemon leaves its network namespace mounted
+				_ = syscall.Unmount(strings.Fields(line)[4], syscall.MNT_DETACH)
+			}
 		})
 		t.Setenv("DOCKER_HOST", "unix://"+socket)
 		for range 300 {
