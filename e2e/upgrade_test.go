@@ -40,14 +40,10 @@ func TestKernelAndGrubAreUpgradedInTheGuest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	script := strings.NewReplacer("\\", "\\\\", `"`, `\"`, "%", "%%", "$", "$$", "\n", "\\n").Replace(upgradeScript)
 	m := vm.Machine{
 		Firmware: "bios", Accel: accel, Memory: 1 << 30, CPUs: 2, Disk: image,
 		Console: filepath.Join(dir, "console"), Report: filepath.Join(dir, "report"), SeaBIOS: filepath.Join(dir, "seabios"), QMP: filepath.Join(dir, "qmp"),
-		Units: []vm.Unit{
-			{Name: "upgrade.service", Content: "[Unit]\nAfter=network-online.target\nWants=network-online.target\n[Service]\nType=exec\nExecStart=/bin/sh -c \"" + script + "\"\n"},
-			{Name: "multi-user.target", DropIn: true, Content: "[Unit]\nWants=upgrade.service\n"},
-		},
+		Units: vm.ScriptUnits("upgrade.service", upgradeScript),
 	}
 	command := m.Command()
 	for i, arg := range command.Args {

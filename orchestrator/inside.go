@@ -114,14 +114,9 @@ func buildDisk(s *stages, h host.Host, provisioner Provisioner, j job, log io.Wr
 	if err != nil {
 		return facts, err
 	}
-	layered := layeredTree{entered}
-	for _, layer := range j.Plan.Definition.Layers {
-		layered, err = step(s, "Layer "+layer.Name, func(ctx context.Context) (layeredTree, error) {
-			return applyLayer(ctx, s, provisioner, layered, layer, j, log)
-		})
-		if err != nil {
-			return facts, err
-		}
+	layered, err := applyLayers(s, provisioner, entered, j, log)
+	if err != nil {
+		return facts, err
 	}
 	bootable, err := step(s, "Boot loader", func(ctx context.Context) (bootableTree, error) {
 		return makeBootable(ctx, h, layered, j)
@@ -212,6 +207,21 @@ func enter(ctx context.Context, h host.Host, tree debianTree, j job, stack *scop
 	}
 	stack.Push("leave the tree", func() error { return leaveOnce(context.WithoutCancel(ctx)) })
 	return enteredTree{tree.mountedDisk, leaveOnce}, nil
+}
+
+// applyLayers is one stage per layer, the farthest ancestor first.
+func applyLayers(s *stages, provisioner Provisioner, tree enteredTree, j job, log io.Writer) (layeredTree, error) {
+	layered := layeredTree{tree}
+	for _, layer := range j.Plan.Definition.Layers {
+		var err error
+		layered, err = step(s, "Layer "+layer.Name, func(ctx context.Context) (layeredTree, error) {
+			return applyLayer(ctx, s, provisioner, layered, layer, j, log)
+		})
+		if err != nil {
+			return layered, err
+		}
+	}
+	return layered, nil
 }
 
 func applyLayer(ctx context.Context, s *stages, provisioner Provisioner, tree layeredTree, layer spec.Layer, j job, log io.Writer) (layeredTree, error) {

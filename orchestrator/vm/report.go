@@ -47,11 +47,16 @@ echo ` + reportEnd + `
 systemctl poweroff --force --no-wall`
 
 // reportUnits hand the report script to the guest.
-func reportUnits() []Unit {
-	script := strings.NewReplacer("\\", "\\\\", `"`, `\"`, "%", "%%", "$", "$$", "\n", "\\n").Replace(reportScript)
+func reportUnits() []Unit { return ScriptUnits("vmctl-report.service", reportScript) }
+
+// ScriptUnits make a guest run a shell script at boot, as a service of the
+// name that no job of the boot waits for.
+func ScriptUnits(name, script string) []Unit {
+	// systemd.service(5) and systemd.syntax(7): quoting, specifiers, variables.
+	quoted := strings.NewReplacer("\\", "\\\\", `"`, `\"`, "%", "%%", "$", "$$", "\n", "\\n").Replace(script)
 	return []Unit{
-		{Name: "vmctl-report.service", Content: "[Unit]\nDescription=Report how the boot went\n\n[Service]\nType=exec\nExecStart=/bin/sh -c \"" + script + "\"\n"},
-		{Name: "multi-user.target", DropIn: true, Content: "[Unit]\nWants=vmctl-report.service\n"},
+		{Name: name, Content: "[Service]\nType=exec\nExecStart=/bin/sh -c \"" + quoted + "\"\n"},
+		{Name: "multi-user.target", DropIn: true, Content: "[Unit]\nWants=" + name + "\n"},
 	}
 }
 
