@@ -103,7 +103,8 @@ func buildDisk(s *stages, h host.Host, provisioner Provisioner, j job, log io.Wr
 		return facts, err
 	}
 	debian, err := step(s, "Source", func(ctx context.Context) (debianTree, error) {
-		return debianTree{mounted}, source.Apply(ctx, h, j.Plan.Definition.Source, mounted.root, j.Plan.sourceOptions())
+		err := source.Apply(ctx, h, j.Plan.Definition.Source, mounted.root, j.Plan.sourceOptions())
+		return debianTree{mounted}, blame(j.Plan.Definition, err)
 	})
 	if err != nil {
 		return facts, err
@@ -212,7 +213,7 @@ func enter(ctx context.Context, h host.Host, tree debianTree, j job, stack *scop
 // applyLayers is one stage per layer, the farthest ancestor first.
 func applyLayers(s *stages, provisioner Provisioner, tree enteredTree, j job, log io.Writer) (layeredTree, error) {
 	layered := layeredTree{tree}
-	for _, layer := range j.Plan.Definition.Layers {
+	for _, layer := range withoutEarly(j.Plan.Definition) {
 		var err error
 		layered, err = step(s, "Layer "+layer.Name, func(ctx context.Context) (layeredTree, error) {
 			return applyLayer(ctx, s, provisioner, layered, layer, j, log)

@@ -3,6 +3,7 @@ package orchestrator
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/google/uuid"
@@ -61,7 +62,7 @@ func (p Plan) locate() {
 }
 
 func (p Plan) sourceOptions() source.Options {
-	return source.Options{Packages: append(p.Disk.Packages(), p.Boot.Packages()...), EssentialHook: chroot.DeferInitramfsHook}
+	return source.Options{Packages: slices.Concat(p.Disk.Packages(), p.Boot.Packages(), earlyPackages(p.Definition)), EssentialHook: chroot.DeferInitramfsHook}
 }
 
 // BaseName is the name of the image's files, less the format: the build, the

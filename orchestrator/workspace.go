@@ -88,7 +88,7 @@ func (w *workspace) publish(m Manifest, facts DiskFacts) error {
 	); err != nil {
 		return err
 	}
-	if err := writeChecksums(w.out); err != nil {
+	if err := writeChecksums(w.out, m.Outputs); err != nil {
 		return err
 	}
 	if err := syncFiles(w.out); err != nil {
@@ -160,8 +160,8 @@ func writeJSON(path string, v any) error {
 }
 
 // writeChecksums writes SHA256SUMS for all other files but the log, which is
-// still being written.
-func writeChecksums(folder string) error {
+// still being written. The images' sums are known already.
+func writeChecksums(folder string, known []image.File) error {
 	names, err := fileNames(folder)
 	if err != nil {
 		return err
@@ -171,8 +171,10 @@ func writeChecksums(folder string) error {
 		if name == LogName {
 			continue
 		}
-		sum, _, err := image.Digest(filepath.Join(folder, name))
-		if err != nil {
+		sum, err := "", error(nil)
+		if i := slices.IndexFunc(known, func(f image.File) bool { return f.Name == name }); i >= 0 {
+			sum = known[i].SHA256
+		} else if sum, _, err = image.Digest(filepath.Join(folder, name)); err != nil {
 			return err
 		}
 		fmt.Fprintf(&lines, "%s  %s\n", sum, name)
