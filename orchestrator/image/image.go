@@ -7,10 +7,13 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/host"
@@ -99,14 +102,58 @@ func Inspect(ctx context.Context, h host.Host, path string) (Info, error) {
 	return info, nil
 }
 
-// Digest is the SHA-256 of a file, in hexadecimal, and its size in bytes.
+// Digest is the SHA-256 of a file, in hexadecimal, and its size in bytes. The
+// holes of a sparse file are hashed as the zeros they stand for, but not read:
+// that would fill the page cache with them.
 func Digest(path string) (sum string, size int64, err error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return "", 0, err
 	}
 	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return "", 0, err
+	}
 	hash := sha256.New()
-	size, err = io.Copy(hash, f)
-	return hex.EncodeToString(hash.Sum(nil)), size, err
+	for size < info.Size() {
+		data, hole := nextData(f, size, info.Size())
+		if err := writeZeros(hash, data-size); err != nil {
+			return "", 0, err
+		}
+		if _, err := io.Copy(hash, io.NewSectionReader(f, data, hole-data)); err != nil {
+			return "", 0, err
+		}
+		size = hole
+	}
+	return hex.EncodeToString(hash.Sum(nil)), size, nil
+}
+
+// nextData is where the next data from offset on starts and ends (lseek(2),
+// SEEK_DATA and SEEK_HOLE). Where the file system cannot tell, all is data.
+func nextData(f *os.File, offset, size int64) (start, end int64) {
+	start, err := f.Seek(offset, unix.SEEK_DATA)
+	if errors.Is(err, unix.ENXIO) {
+		return size, size
+	}
+	if err != nil {
+		return offset, size
+	}
+	end, err = f.Seek(start, unix.SEEK_HOLE)
+	if err != nil {
+		return offset, size
+	}
+	return start, end
+}
+
+func writeZeros(w io.Writer, n int64) error {
+	zeros := make([]byte, 64<<10)
+	for n > 0 {
+		written, err := w.Write(zeros[:min(n, int64(len(zeros)))])
+		if err != nil {
+			return err
+		}
+		n -= int64(written)
+	}
+	return nil
 }

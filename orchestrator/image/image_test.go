@@ -55,3 +55,32 @@ func TestDigest(t *testing.T) {
 		t.Errorf("%s, %d, %v", sum, size, err)
 	}
 }
+
+func TestDigestOfASparseFileIsThatOfItsZeros(t *testing.T) {
+	dir := t.TempDir()
+	whole := make([]byte, 5<<20+3)
+	copy(whole[2<<20:], "data")
+	for name, tail := range map[string]string{"hole at the end": "", "data at the end": "end"} {
+		copy(whole[len(whole)-3:], tail)
+		dense, sparse := filepath.Join(dir, "dense"), filepath.Join(dir, "sparse")
+		if err := os.WriteFile(dense, whole, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		f, err := os.Create(sparse)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, first := f.WriteAt([]byte("data"), 2<<20)
+		_, second := f.WriteAt([]byte(tail), int64(len(whole)-len(tail)))
+		if err := errors.Join(first, second, f.Truncate(int64(len(whole))), f.Close()); err != nil {
+			t.Fatal(err)
+		}
+		want, _, err := image.Digest(dense)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, size, err := image.Digest(sparse); err != nil || got != want || size != int64(len(whole)) {
+			t.Errorf("%s: %s of %d bytes, %v; want %s", name, got, size, err, want)
+		}
+	}
+}
