@@ -74,23 +74,21 @@ type document struct {
 
 // outcome is a task's result on the image.
 type outcome struct {
-	Action           string          `json:"action"`
-	Changed          bool            `json:"changed"`
-	Failed           bool            `json:"failed"`
-	Skipped          bool            `json:"skipped"`
-	IgnoreErrors     bool            `json:"ignore_errors"`
-	Message          json.RawMessage `json:"msg"`
-	Stdout           string          `json:"stdout"`
-	Stderr           string          `json:"stderr"`
-	ModuleStdout     string          `json:"module_stdout"`
-	ModuleStderr     string          `json:"module_stderr"`
-	Reason           string          `json:"reason"`
-	Exception        string          `json:"exception"`
-	Results          []outcome       `json:"results"`
-	Censored         string          `json:"censored"`
-	Return           *int            `json:"rc"`
-	ItemLabel        json.RawMessage `json:"_ansible_item_label"`
-	UnreachableState bool            `json:"unreachable"`
+	Action       string          `json:"action"`
+	Changed      bool            `json:"changed"`
+	Failed       bool            `json:"failed"`
+	Skipped      bool            `json:"skipped"`
+	IgnoreErrors bool            `json:"ignore_errors"`
+	Message      json.RawMessage `json:"msg"`
+	Stdout       string          `json:"stdout"`
+	Stderr       string          `json:"stderr"`
+	ModuleStdout string          `json:"module_stdout"`
+	ModuleStderr string          `json:"module_stderr"`
+	Reason       string          `json:"reason"`
+	Exception    string          `json:"exception"`
+	Results      []outcome       `json:"results"`
+	Censored     string          `json:"censored"`
+	Return       *int            `json:"rc"`
 }
 
 func (s *stream) line(line []byte) {
