@@ -58,10 +58,10 @@ func TestDigest(t *testing.T) {
 
 func TestDigestOfASparseFileIsThatOfItsZeros(t *testing.T) {
 	dir := t.TempDir()
-	whole := make([]byte, 5<<20+3)
-	copy(whole[2<<20:], "data")
 	for name, tail := range map[string]string{"hole at the end": "", "data at the end": "end"} {
-		copy(whole[len(whole)-3:], tail)
+		whole := make([]byte, 5<<20+3)
+		copy(whole[2<<20:], "data")
+		copy(whole[len(whole)-len(tail):], tail)
 		dense, sparse := filepath.Join(dir, "dense"), filepath.Join(dir, "sparse")
 		if err := os.WriteFile(dense, whole, 0o600); err != nil {
 			t.Fatal(err)
