@@ -6,11 +6,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/host"
@@ -20,12 +23,14 @@ import (
 
 // Builder builds images into a folder.
 type Builder struct {
-	Folder   string // gets one folder per build
-	JailVerb string // how this binary is told to call RunInJail
-	Version  string // of vmctl
-	Test     bool   // whether to boot the image
-	Accel    string // for the boot test: vm.AccelAuto and its kin
-	Tell     func(Event)
+	Folder     string // gets one folder per build
+	JailVerb   string // how this binary is told to call RunInJail
+	Version    string // of vmctl
+	Repository string // URL of the definitions; "" for unknown
+	Revision   string // commit of the definitions; "" for unknown
+	Test       bool   // whether to boot the image
+	Accel      string // for the boot test: vm.AccelAuto and its kin
+	Tell       func(Event)
 }
 
 // Build builds one image. Its folder appears whole or not at all; a build that
@@ -45,12 +50,13 @@ func (b Builder) Build(ctx context.Context, plan Plan) (manifest Manifest, err e
 		return Manifest{}, err
 	}
 	h := &host.Local{Log: space.log}
-	images, err := step(s, "Convert", func(ctx context.Context) ([]image.File, error) {
+	converted, err := step(s, "Convert", func(ctx context.Context) (conversion, error) {
 		return convert(ctx, h, plan, space)
 	})
 	if err != nil {
 		return Manifest{}, err
 	}
+	images := converted.images
 	var boots []vm.Result
 	if b.Test {
 		boots, err = step(s, "Boot test", func(ctx context.Context) ([]vm.Result, error) {
@@ -60,7 +66,7 @@ func (b Builder) Build(ctx context.Context, plan Plan) (manifest Manifest, err e
 			return Manifest{}, err
 		}
 	}
-	manifest = newManifest(plan, b.Version, started, images, boots, append(times, s.times...))
+	manifest = newManifest(plan, b, started, converted.disk, images, boots, append(times, s.times...))
 	manifest.Tools = toolVersions(ctx, h)
 	if err := space.publish(manifest, facts); err != nil {
 		return Manifest{}, fail.Wrap(fail.Build, "write the results", err)
@@ -68,36 +74,54 @@ func (b Builder) Build(ctx context.Context, plan Plan) (manifest Manifest, err e
 	return manifest, nil
 }
 
+// conversion is the disk and the images made of it.
+type conversion struct {
+	disk   DiskContent
+	images []image.File
+}
+
 // convert writes every output. The raw disk itself is one of them or goes.
-func convert(ctx context.Context, h host.Host, plan Plan, space *workspace) ([]image.File, error) {
+func convert(ctx context.Context, h host.Host, plan Plan, space *workspace) (conversion, error) {
 	raw := filepath.Join(space.work, rawDiskName)
-	formats := plan.Definition.Outputs
-	var keepRaw bool
-	for _, format := range formats {
+	group, ctx := errgroup.WithContext(ctx)
+	var c conversion
+	group.Go(func() (err error) {
+		c.disk.SHA256, c.disk.Size, err = image.Digest(raw)
+		return err
+	})
+	group.Go(func() error {
+		for _, format := range plan.Definition.Outputs {
+			if format == image.Raw {
+				continue
+			}
+			if err := image.Write(ctx, h, raw, format, filepath.Join(space.out, plan.ImageName(format))); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err := group.Wait(); err != nil {
+		return c, err
+	}
+	for _, format := range plan.Definition.Outputs {
+		path := filepath.Join(space.out, plan.ImageName(format))
 		if format == image.Raw {
-			keepRaw = true
+			if err := os.Rename(raw, path); err != nil {
+				return c, err
+			}
+			c.images = append(c.images, image.File{Name: filepath.Base(path), Format: format, Size: c.disk.Size, VirtualSize: c.disk.Size, SHA256: c.disk.SHA256})
 			continue
 		}
-		if err := image.Write(ctx, h, raw, format, filepath.Join(space.out, plan.ImageName(format))); err != nil {
-			return nil, err
-		}
-	}
-	if keepRaw {
-		if err := image.Write(ctx, h, raw, image.Raw, filepath.Join(space.out, plan.ImageName(image.Raw))); err != nil {
-			return nil, err
-		}
-	} else if err := os.Remove(raw); err != nil {
-		return nil, err
-	}
-	var files []image.File
-	for _, format := range formats {
-		file, err := image.Measure(ctx, h, filepath.Join(space.out, plan.ImageName(format)))
+		file, err := image.Measure(ctx, h, path)
 		if err != nil {
-			return nil, err
+			return c, err
 		}
-		files = append(files, file)
+		c.images = append(c.images, file)
 	}
-	return files, nil
+	if err := os.Remove(raw); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return c, err
+	}
+	return c, nil
 }
 
 // boot tests the image on every firmware and makes sure that it did not change.

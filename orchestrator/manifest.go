@@ -22,10 +22,14 @@ import (
 type Manifest struct {
 	ID           string            `json:"id"` // of this build, random
 	Name         string            `json:"name"`
+	Version      string            `json:"version,omitempty"` // number of the Debian release
 	Architecture string            `json:"architecture"`
+	Repository   string            `json:"repository,omitempty"` // URL of the definitions
+	Revision     string            `json:"revision,omitempty"`   // commit of the definitions
 	Vmctl        string            `json:"vmctl"`
 	Created      time.Time         `json:"created"` // SOURCE_DATE_EPOCH, or the start of the build
 	Tested       bool              `json:"tested"`
+	Disk         DiskContent       `json:"disk"`
 	Outputs      []image.File      `json:"outputs"`
 	Boot         []vm.Result       `json:"boot,omitempty"`
 	Stages       []StageTime       `json:"stages"`
@@ -34,9 +38,16 @@ type Manifest struct {
 	Definition   spec.Definition   `json:"definition"`
 }
 
-func newManifest(plan Plan, version string, started time.Time, images []image.File, boots []vm.Result, times []StageTime) Manifest {
+// DiskContent is the disk inside the images, whatever their format.
+type DiskContent struct {
+	Size   int64  `json:"size"` // bytes
+	SHA256 string `json:"sha256"`
+}
+
+func newManifest(plan Plan, b Builder, started time.Time, disk DiskContent, images []image.File, boots []vm.Result, times []StageTime) Manifest {
 	return Manifest{
-		ID: uuid.NewString(), Name: plan.Definition.Name, Architecture: Architecture, Vmctl: version,
+		ID: uuid.NewString(), Name: plan.Definition.Name, Version: plan.Release(), Architecture: Architecture,
+		Repository: b.Repository, Revision: b.Revision, Vmctl: b.Version, Disk: disk,
 		Created: created(started), Tested: len(boots) > 0, Outputs: images, Boot: boots, Stages: times,
 		Inputs: inputDigests(plan), Definition: plan.Definition.Redacted(),
 	}

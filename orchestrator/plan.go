@@ -65,15 +65,20 @@ func (p Plan) sourceOptions() source.Options {
 	return source.Options{Packages: slices.Concat(p.Disk.Packages(), p.Boot.Packages(), earlyPackages(p.Definition)), EssentialHook: chroot.DeferInitramfsHook}
 }
 
+// Release is the number of the Debian release in the image, "" for unknown.
+func (p Plan) Release() string {
+	if b := p.Definition.Source.Bootstrap; b != nil {
+		return map[string]string{"bookworm": "12", "trixie": "13", "forky": "14"}[b.Suite]
+	}
+	return ""
+}
+
 // BaseName is the name of the image's files, less the format: the build, the
 // Debian release where the name lacks it, and the architecture.
 func (p Plan) BaseName() string {
 	name := p.Definition.Name
-	release := map[string]string{"bookworm": "12", "trixie": "13", "forky": "14"}
-	if b := p.Definition.Source.Bootstrap; b != nil {
-		if number := release[b.Suite]; number != "" && !strings.HasSuffix(name, "-"+number) {
-			name += "-" + number
-		}
+	if number := p.Release(); number != "" && !strings.HasSuffix(name, "-"+number) {
+		name += "-" + number
 	}
 	return name + "-" + Architecture
 }

@@ -220,8 +220,9 @@ func buildOne(ctx context.Context, o buildOptions, plan orchestrator.Plan, show 
 		return orchestrator.Manifest{}, ctx.Err()
 	}
 	name := plan.Definition.Name
+	repository, revision := origin(ctx, o.defs.dir)
 	builder := orchestrator.Builder{
-		Folder: o.folder, JailVerb: jailVerb, Version: version(), Test: !o.noTest, Accel: o.accel,
+		Folder: o.folder, JailVerb: jailVerb, Version: version(), Repository: repository, Revision: revision, Test: !o.noTest, Accel: o.accel,
 		Tell: func(e orchestrator.Event) { show.event(name, e) },
 	}
 	manifest, err := builder.Build(ctx, plan)

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/btw-img/btw-img/orchestrator"
+	"github.com/btw-img/btw-img/publish"
 )
 
 // progress shows events: live on a terminal, else one line per step, in
@@ -22,6 +23,7 @@ type progress struct {
 	style   style
 	live    string // what the terminal's last line shows
 	started time.Time
+	moving  map[string]*movement // transfers that are running
 	stop    chan struct{}
 }
 
@@ -161,4 +163,58 @@ func sectionName(title string) string {
 		}
 		return '_'
 	}, strings.ToLower(title))
+}
+
+// movement is a transfer as it is shown.
+type movement struct {
+	started time.Time
+	first   int64 // bytes that were there before
+	shown   time.Time
+}
+
+// linePeriod is how often a transfer gets a line where there is no terminal.
+const linePeriod = 10 * time.Second
+
+// transfer shows how far a transfer is, its rate and what time it still needs.
+func (p *progress) transfer(e publish.Event) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if e.Item == "" {
+		p.line("  %-8s %s", "note", e.Note)
+		p.draw()
+		return
+	}
+	m := p.moving[e.Item]
+	if m == nil {
+		now := time.Now()
+		m = &movement{started: now, first: e.Done, shown: now}
+		if p.moving == nil {
+			p.moving = map[string]*movement{}
+		}
+		p.moving[e.Item] = m
+		p.started = now
+	}
+	seconds := time.Since(m.started).Seconds()
+	rate := float64(e.Done-m.first) / max(seconds, 0.001)
+	switch {
+	case e.Ended && e.Note != "":
+		p.line("%-8s %9.1f MB  %s: %s", "skipped", float64(e.Total)/1e6, e.Item, e.Note)
+	case e.Ended:
+		p.line("%-8s %9.1f MB  %s in %.1f s, %.0f MB/s", "done", float64(e.Total)/1e6, e.Item, seconds, float64(e.Total-m.first)/max(seconds, 0.001)/1e6)
+	default:
+		text := fmt.Sprintf("%s: %.1f of %.1f MB, %.0f %%, %.1f MB/s", e.Item, float64(e.Done)/1e6, float64(e.Total)/1e6, 100*float64(e.Done)/float64(max(e.Total, 1)), rate/1e6)
+		if rate > 0 && seconds > 1 {
+			text += fmt.Sprintf(", %s left", (time.Duration(float64(e.Total-e.Done)/rate) * time.Second).Round(time.Second))
+		}
+		p.live = text
+		if p.style != liveTerminal && time.Since(m.shown) >= linePeriod {
+			m.shown = time.Now()
+			p.line("  %s", text)
+		}
+	}
+	if e.Ended {
+		delete(p.moving, e.Item)
+		p.live = ""
+	}
+	p.draw()
 }

@@ -41,12 +41,8 @@ func Compare(raw, format, out string) host.Command {
 	return host.Cmd("qemu-img", "compare", "-q", "-f", Raw, "-F", format, raw, out)
 }
 
-// Write makes out an image of the format from raw and checks it. A raw output
-// is raw itself, moved.
+// Write makes out an image of the format from raw and checks it.
 func Write(ctx context.Context, h host.Host, raw, format, out string) error {
-	if format == Raw {
-		return os.Rename(raw, out)
-	}
 	if err := h.Run(ctx, Convert(raw, format, out)); err != nil {
 		return err
 	}

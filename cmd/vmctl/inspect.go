@@ -1,0 +1,116 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/publish"
+)
+
+type inspectOptions struct {
+	registry  registryFlags
+	selection publish.Selection
+	file      string
+	json      bool
+}
+
+func newInspect() *cobra.Command {
+	var o inspectOptions
+	cmd := &cobra.Command{
+		Use:   "inspect REF",
+		Short: "Tell all about a published image without fetching it",
+		Long: `Tell what a published image is, how it booted and what is attached to it. The disk
+itself is not fetched. --file prints an attached file, such as boot-bios.log.
+` + registryHelp + exitCodes,
+		Args: usage(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error { return runInspect(cmd, o, args[0]) },
+	}
+	cmd.Flags().StringVar(&o.file, "file", "", "print this attached file instead")
+	cmd.Flags().BoolVar(&o.json, "json", false, "print JSON")
+	selectionFlags(cmd, &o.selection)
+	o.registry.add(cmd)
+	return cmd
+}
+
+func runInspect(cmd *cobra.Command, o inspectOptions, arg string) error {
+	ref, err := publish.ParseReference(arg)
+	if err != nil {
+		return err
+	}
+	access, err := o.registry.access(cmd.InOrStdin())
+	if err != nil {
+		return err
+	}
+	src, err := access.OpenSource(cmd.Context(), ref)
+	if err != nil {
+		return err
+	}
+	in, err := publish.Inspect(cmd.Context(), src, ref, o.selection, access.Retry)
+	if err != nil {
+		return err
+	}
+	switch {
+	case o.file != "":
+		content, ok := in.Files[o.file]
+		if !ok {
+			return fail.New(fail.Usage, "--file", "attached are "+strings.Join(in.FileNames(), ", "), "%s has no file %s", ref, o.file)
+		}
+		_, err = cmd.OutOrStdout().Write(content)
+		return err
+	case o.json:
+		return printJSON(cmd.OutOrStdout(), in)
+	default:
+		printInspection(cmd.OutOrStdout(), in)
+		return nil
+	}
+}
+
+func printInspection(w io.Writer, in publish.Inspection) {
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	row := func(name, format string, args ...any) {
+		fmt.Fprintf(table, "%s\t%s\n", name, fmt.Sprintf(format, args...))
+	}
+	c := in.Config
+	row("reference", "%s", in.Reference)
+	row("release", "%s", in.Release)
+	row("manifest", "%s", in.Manifest)
+	row("build", "%s of %s, %s", c.Name, c.Created.UTC().Format("2006-01-02 15:04 MST"), c.Build)
+	row("system", "%s %s, %s", c.OS, c.Architecture, strings.TrimSpace("release "+c.Version))
+	row("disk", "%s, %.1f MB, %.1f GB when unpacked", in.Disk.Name, float64(in.Disk.Size)/1e6, float64(c.VirtualSize)/1e9)
+	row("digest", "%s", in.Disk.Digest)
+	if c.RawDigest != "" {
+		row("raw digest", "%s", c.RawDigest)
+	}
+	row("formats", "%s", strings.Join(in.Formats, ", "))
+	for _, b := range in.Boots {
+		verdict := "came up"
+		if !b.Passed {
+			verdict = "failed: " + b.Problem
+		}
+		row("boot "+b.Firmware, "%s after %.0f s on %s, proved by its %s", verdict, b.Seconds, b.Accel, b.Proof)
+	}
+	if c.Untested != "" {
+		row("UNTESTED", "%s", c.Untested)
+	}
+	row("packages", "%d", len(in.Packages))
+	for _, key := range slices.Sorted(maps.Keys(in.Annotations)) {
+		row("annotation", "%s=%s", key, in.Annotations[key])
+	}
+	for _, a := range in.Attached {
+		var files []string
+		for _, f := range a.Files {
+			if f.Name != "" {
+				files = append(files, f.Name)
+			}
+		}
+		row("attached", "%s %s", a.ArtifactType, strings.Join(files, " "))
+	}
+	_ = table.Flush()
+}

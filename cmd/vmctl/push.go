@@ -1,0 +1,182 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/spf13/cobra"
+
+	"github.com/btw-img/btw-img/orchestrator"
+	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/image"
+	"github.com/btw-img/btw-img/publish"
+)
+
+type pushOptions struct {
+	registry      registryFlags
+	folder        string
+	forceUntested bool
+	containerDisk bool
+	signKey       string
+	annotations   map[string]string
+	json          bool
+}
+
+func newPush(defs *definitions) *cobra.Command {
+	var o pushOptions
+	cmd := &cobra.Command{
+		Use:   "push NAME|DIR [REF…]",
+		Short: "Publish a built image as an OCI artifact",
+		Long: `Publish what 'vmctl build' left, with its boot report, package list (SPDX), checksums
+and build record attached. An image that did not pass its boot test, or that was
+changed since, is refused.
+
+A REF without a tag gets the tags of the release: VERSION-DATE.N, which is never
+overwritten, and VERSION and latest, which move to the newest push. With a TAG,
+they are TAG-DATE.N and TAG. Formats beside the first get tags that end in
+-FORMAT. Without a REF, the image goes to $CI_REGISTRY_IMAGE/NAME in a GitLab job, to
+$VMCTL_REGISTRY/NAME where that variable is set, and else to the OCI layout
+oci:images/` + layoutsFolder + `/NAME, which 'vmctl serve' offers to a network.
+` + registryHelp + exitCodes,
+		Args: usage(cobra.MinimumNArgs(1)), ValidArgsFunction: defs.complete,
+		RunE: func(cmd *cobra.Command, args []string) error { return runPush(cmd, o, args[0], args[1:]) },
+	}
+	flags := cmd.Flags()
+	flags.StringVarP(&o.folder, "output", "o", "images", "folder with the builds, where a NAME is given")
+	flags.BoolVar(&o.forceUntested, "force-untested", false, "publish an image that is not proved to boot; its annotations say so")
+	flags.BoolVar(&o.containerDisk, "container-disk", false, "also push a container image for KubeVirt, as VERSION-containerdisk")
+	flags.StringVar(&o.signKey, "sign-key", "", "private key (PEM) to sign with; 'cosign verify --key' checks it")
+	flags.StringToStringVar(&o.annotations, "annotation", nil, "OCI annotation, as in --annotation org.opencontainers.image.licenses=MIT; may be repeated")
+	flags.BoolVar(&o.json, "json", false, "print what was pushed as JSON")
+	o.registry.add(cmd)
+	return cmd
+}
+
+func runPush(cmd *cobra.Command, o pushOptions, target string, args []string) error {
+	folder := filepath.Join(o.folder, target)
+	if info, err := os.Stat(filepath.Join(target, orchestrator.ManifestName)); err == nil && info.Mode().IsRegular() {
+		folder = target
+	}
+	release, err := readRelease(folder, o.annotations)
+	if err != nil {
+		return err
+	}
+	if len(args) == 0 {
+		args = []string{defaultReference(o.folder, release.Name)}
+	}
+	refs, err := parseReferences(args)
+	if err != nil {
+		return err
+	}
+	access, err := o.registry.access(cmd.InOrStdin())
+	if err != nil {
+		return err
+	}
+	show := newProgress(cmd.ErrOrStderr(), false)
+	defer show.close()
+	options := publish.PushOptions{ForceUntested: o.forceUntested, ContainerDisk: o.containerDisk, Tell: show.transfer}
+	if o.signKey != "" {
+		if options.Signer, err = publish.ReadSigner(o.signKey); err != nil {
+			return err
+		}
+	}
+	pushed := []publish.Pushed{}
+	for _, ref := range refs {
+		done, err := pushTo(cmd.Context(), access, ref, release, options)
+		if err != nil {
+			return err
+		}
+		pushed = append(pushed, done...)
+	}
+	if o.json {
+		return printJSON(cmd.OutOrStdout(), pushed)
+	}
+	for _, p := range pushed {
+		fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", p.Reference, p.Digest)
+	}
+	return nil
+}
+
+func pushTo(ctx context.Context, access publish.Access, ref publish.Reference, release publish.Release, o publish.PushOptions) (pushed []publish.Pushed, err error) {
+	if o.Tag, err = ref.Tag(); err != nil {
+		return nil, err
+	}
+	dst, err := access.OpenDestination(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if closing := dst.Close(); err == nil {
+			err = closing
+		}
+	}()
+	if pushed, err = publish.Push(ctx, dst, ref, release, o); err != nil {
+		return nil, err
+	}
+	return pushed, dst.Commit()
+}
+
+// layoutsFolder holds an OCI layout per build, below the output folder.
+const layoutsFolder = "oci"
+
+func defaultReference(folder, name string) string {
+	for _, variable := range []string{"VMCTL_REGISTRY", "CI_REGISTRY_IMAGE"} {
+		if prefix := os.Getenv(variable); prefix != "" {
+			return prefix + "/" + name
+		}
+	}
+	return "oci:" + filepath.Join(folder, layoutsFolder, name)
+}
+
+// readRelease reads the folder of a build as something to publish.
+func readRelease(folder string, annotations map[string]string) (publish.Release, error) {
+	built, err := orchestrator.ReadBuilt(folder)
+	if err != nil {
+		return publish.Release{}, &fail.Error{Kind: fail.Usage, Err: err, Hint: "name a folder that 'vmctl build' left, or run 'vmctl build " + filepath.Base(folder) + "' first"}
+	}
+	r := publish.Release{
+		Folder: folder, Name: built.Name, Description: built.Definition.Description, Version: built.Version,
+		Architecture: built.Architecture, BuildID: built.ID, Created: built.Created, Tool: "vmctl " + built.Vmctl,
+		RawDigest: sha256Digest(built.Disk.SHA256), Tested: built.Tested, Annotations: map[string]string{},
+	}
+	for _, output := range built.Outputs {
+		d := publish.Disk{Name: output.Name, Format: output.Format, Size: output.Size, VirtualSize: output.VirtualSize, Digest: sha256Digest(output.SHA256)}
+		if output.Format == image.Raw && r.RawDigest == "" {
+			r.RawDigest = d.Digest
+		}
+		r.Disks = append(r.Disks, d)
+	}
+	for _, b := range built.Boot {
+		boot := publish.Boot{Firmware: b.Firmware, Passed: b.Passed, Proof: b.Proof, Problem: b.Problem, Accel: b.Accel, Seconds: b.Seconds}
+		if b.Report != nil {
+			if boot.Report, err = json.Marshal(b.Report); err != nil {
+				return r, err
+			}
+		}
+		r.Boots = append(r.Boots, boot)
+	}
+	for _, p := range built.Packages {
+		r.Packages = append(r.Packages, publish.Package(p))
+	}
+	for key, value := range map[string]string{ocispec.AnnotationRevision: built.Revision, ocispec.AnnotationSource: built.Repository} {
+		if value != "" {
+			r.Annotations[key] = value
+		}
+	}
+	for key, value := range annotations {
+		r.Annotations[key] = value
+	}
+	return r, nil
+}
+
+func sha256Digest(hex string) digest.Digest {
+	if hex == "" {
+		return ""
+	}
+	return digest.NewDigestFromEncoded(digest.SHA256, hex)
+}

@@ -1,0 +1,72 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/btw-img/btw-img/publish"
+)
+
+type verifyOptions struct {
+	registry  registryFlags
+	selection publish.Selection
+	key       string
+	json      bool
+}
+
+func newVerify() *cobra.Command {
+	var o verifyOptions
+	cmd := &cobra.Command{
+		Use:   "verify REF",
+		Short: "Check that a published image is what its evidence speaks of",
+		Long: `Read a published image and all that is attached to it, and check that they belong
+together: digests, the boot report, the build record, the checksums, the list of
+packages, and with --key the signature over all of them.
+` + registryHelp + exitCodes,
+		Args: usage(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error { return runVerify(cmd, o, args[0]) },
+	}
+	cmd.Flags().StringVar(&o.key, "key", "", "public key (PEM) that must have signed the image")
+	cmd.Flags().BoolVar(&o.json, "json", false, "print JSON")
+	selectionFlags(cmd, &o.selection)
+	o.registry.add(cmd)
+	return cmd
+}
+
+func runVerify(cmd *cobra.Command, o verifyOptions, arg string) error {
+	ref, err := publish.ParseReference(arg)
+	if err != nil {
+		return err
+	}
+	key, err := verifierFlag(o.key)
+	if err != nil {
+		return err
+	}
+	access, err := o.registry.access(cmd.InOrStdin())
+	if err != nil {
+		return err
+	}
+	src, err := access.OpenSource(cmd.Context(), ref)
+	if err != nil {
+		return err
+	}
+	show := newProgress(cmd.ErrOrStderr(), false)
+	checks, err := publish.Verify(cmd.Context(), src, ref, publish.VerifyOptions{Selection: o.selection, Key: key, Tell: show.transfer})
+	show.close()
+	if o.json {
+		return errors.Join(err, printJSON(cmd.OutOrStdout(), checks))
+	}
+	for _, c := range checks {
+		switch {
+		case c.Problem != "":
+			fmt.Fprintf(cmd.OutOrStdout(), "problem  %s: %s\n", c.What, c.Problem)
+		case c.Skipped != "":
+			fmt.Fprintf(cmd.OutOrStdout(), "skipped  %s: %s\n", c.What, c.Skipped)
+		default:
+			fmt.Fprintf(cmd.OutOrStdout(), "ok       %s\n", c.What)
+		}
+	}
+	return err
+}

@@ -1,0 +1,91 @@
+package publish
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/errdef"
+)
+
+// bundle is all that one push can send, as content.ReadOnlyStorage: small blobs
+// in memory, disks in their files.
+type bundle struct {
+	blobs map[digest.Digest]func() (io.ReadCloser, error)
+	read  func(ocispec.Descriptor, io.ReadCloser) io.ReadCloser // sees what is sent; may be nil
+}
+
+func newBundle() *bundle {
+	b := &bundle{blobs: map[digest.Digest]func() (io.ReadCloser, error){}}
+	b.bytes(ocispec.MediaTypeEmptyJSON, ocispec.DescriptorEmptyJSON.Data)
+	return b
+}
+
+// Fetch implements content.Fetcher.
+func (b *bundle) Fetch(_ context.Context, target ocispec.Descriptor) (io.ReadCloser, error) {
+	open, ok := b.blobs[target.Digest]
+	if !ok {
+		return nil, fmt.Errorf("%s: %w", target.Digest, errdef.ErrNotFound)
+	}
+	rc, err := open()
+	if err == nil && b.read != nil {
+		rc = b.read(target, rc)
+	}
+	return rc, err
+}
+
+// Exists implements content.ReadOnlyStorage.
+func (b *bundle) Exists(_ context.Context, target ocispec.Descriptor) (bool, error) {
+	_, ok := b.blobs[target.Digest]
+	return ok, nil
+}
+
+func (b *bundle) bytes(mediaType string, content []byte) ocispec.Descriptor {
+	d := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(content), Size: int64(len(content))}
+	b.blobs[d.Digest] = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content)), nil }
+	return d
+}
+
+// titled is bytes that "oras pull" writes to a file of that name.
+func (b *bundle) titled(name, mediaType string, content []byte) ocispec.Descriptor {
+	d := b.bytes(mediaType, content)
+	d.Annotations = map[string]string{ocispec.AnnotationTitle: name}
+	return d
+}
+
+func (b *bundle) file(path string, d ocispec.Descriptor) ocispec.Descriptor {
+	b.blobs[d.Digest] = func() (io.ReadCloser, error) { return os.Open(path) }
+	return d
+}
+
+func (b *bundle) json(mediaType string, v any) (ocispec.Descriptor, error) {
+	content, err := json.Marshal(v)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	return b.bytes(mediaType, content), nil
+}
+
+// manifest adds an image manifest. Its descriptor carries the artifact type and
+// annotations, as the referrers API gives them.
+func (b *bundle) manifest(m ocispec.Manifest) (ocispec.Descriptor, error) {
+	m.Versioned = specs.Versioned{SchemaVersion: 2}
+	m.MediaType = ocispec.MediaTypeImageManifest
+	d, err := b.json(m.MediaType, m)
+	d.ArtifactType, d.Annotations = m.ArtifactType, m.Annotations
+	return d, err
+}
+
+// attach adds a manifest that refers to the subject.
+func (b *bundle) attach(subject ocispec.Descriptor, artifactType string, annotations map[string]string, layers ...ocispec.Descriptor) (ocispec.Descriptor, error) {
+	return b.manifest(ocispec.Manifest{
+		ArtifactType: artifactType, Config: ocispec.DescriptorEmptyJSON, Layers: layers,
+		Subject: &ocispec.Descriptor{MediaType: subject.MediaType, Digest: subject.Digest, Size: subject.Size}, Annotations: annotations,
+	})
+}

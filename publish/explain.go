@@ -1,0 +1,82 @@
+package publish
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"syscall"
+
+	"oras.land/oras-go/v2/errdef"
+	"oras.land/oras-go/v2/registry/remote/errcode"
+
+	"github.com/btw-img/btw-img/orchestrator/fail"
+)
+
+// explain makes a failure of a registry one that says where and what to do. ref
+// is a reference or a host. URLs lose their queries, which can hold the
+// signatures of a storage service.
+func explain(ref string, err error) error {
+	if err == nil || errors.Is(err, context.Canceled) {
+		return err
+	}
+	if _, ok := errors.AsType[*fail.Error](err); ok {
+		return err
+	}
+	if request, ok := errors.AsType[*url.Error](err); ok {
+		request.URL = withoutQuery(request.URL)
+	}
+	if response, ok := errors.AsType[*errcode.ErrorResponse](err); ok && response.URL != nil {
+		bare := *response.URL
+		bare.RawQuery, bare.User = "", nil
+		response.URL = &bare
+	}
+	return &fail.Error{Kind: fail.Registry, Op: ref, Err: err, Hint: hintFor(ref, err)}
+}
+
+func withoutQuery(s string) string {
+	s, _, _ = strings.Cut(s, "?")
+	return s
+}
+
+func hintFor(ref string, err error) string {
+	host, _, _ := strings.Cut(ref, "/")
+	switch statusOf(err) {
+	case http.StatusUnauthorized:
+		return "run 'vmctl login " + host + "', or give --username and --password-stdin"
+	case http.StatusForbidden:
+		return "the account may not do this in that repository: ask its owner for the right to push or pull"
+	case http.StatusNotFound:
+		return "check the repository and the tag"
+	case http.StatusRequestEntityTooLarge:
+		return "the registry, or a proxy before it, limits the size of uploads: raise the limit there"
+	case http.StatusTooManyRequests:
+		return "the registry limits requests: try again later"
+	case http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return "the registry is in trouble; what was sent is kept, so try again later"
+	}
+	var unknownAuthority x509.UnknownAuthorityError
+	var notTLS tls.RecordHeaderError
+	dns, unknownHost := errors.AsType[*net.DNSError](err)
+	switch {
+	case errors.As(err, &unknownAuthority):
+		return "give the certificate of its authority with --ca-file"
+	case errors.As(err, &notTLS) || strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
+		return "the registry speaks no TLS: give --plain-http if that is meant"
+	case unknownHost && dns.IsNotFound:
+		return "check the name of the host"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "check that the registry runs, and its port"
+	case errors.Is(err, errdef.ErrNotFound):
+		return "check the repository and the tag"
+	case strings.Contains(err.Error(), "bearer realm"):
+		return "the registry's token server has a private address; in GitLab jobs CI_SERVER_HOST names it, elsewhere set that variable"
+	case errors.Is(err, syscall.ENOSPC):
+		return "free some space"
+	}
+	return "check the reference and the connection, and try again"
+}

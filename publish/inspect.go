@@ -1,0 +1,107 @@
+package publish
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"maps"
+	"slices"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/errdef"
+)
+
+// Inspection is all that is known of a disk without reading it.
+type Inspection struct {
+	Reference   string            `json:"reference"`
+	Release     string            `json:"release,omitempty"` // immutable tag
+	Index       digest.Digest     `json:"index,omitempty"`
+	Manifest    digest.Digest     `json:"manifest"`
+	Config      Config            `json:"config"`
+	Disk        InspectedFile     `json:"disk"`
+	Formats     []string          `json:"formats"` // all that the release was pushed as
+	Annotations map[string]string `json:"annotations,omitempty"`
+	Boots       []Boot            `json:"boots"`
+	Packages    []Package         `json:"packages"`
+	Attached    []Attached        `json:"attached"`
+
+	// Files is the attached files: name → content.
+	Files map[string][]byte `json:"-"`
+}
+
+// InspectedFile is a file in the registry.
+type InspectedFile struct {
+	Name   string        `json:"name"`
+	Size   int64         `json:"size"` // bytes
+	Digest digest.Digest `json:"digest"`
+}
+
+// Attached is one attachment.
+type Attached struct {
+	ArtifactType string          `json:"artifact_type"`
+	Digest       digest.Digest   `json:"digest"` // of its manifest
+	Files        []InspectedFile `json:"files"`
+}
+
+// tagFormats is the suffixes that other formats of a release may have.
+var tagFormats = []string{"qcow2", "raw", "vmdk", "vhdx", "vdi", formatContainerDisk}
+
+// Inspect tells of a disk and what is attached to it.
+func Inspect(ctx context.Context, src Source, ref Reference, s Selection, retry Retry) (Inspection, error) {
+	inspection, err := inspect(reader{ctx: ctx, src: src, retry: retry}, ref, s)
+	return inspection, explain(ref.String(), err)
+}
+
+func inspect(r reader, ref Reference, s Selection) (Inspection, error) {
+	image, err := r.find(ref, s)
+	if err != nil {
+		return Inspection{}, err
+	}
+	in := Inspection{
+		Reference: image.Reference.String(), Release: image.Release, Manifest: image.Leaf.Digest, Config: image.Config,
+		Disk: inspected(image.Disk), Formats: []string{image.Config.Format}, Annotations: image.Manifest.Annotations, Files: map[string][]byte{},
+	}
+	if image.Top.Digest != image.Leaf.Digest {
+		in.Index = image.Top.Digest
+	}
+	if image.Release != "" {
+		for _, format := range tagFormats {
+			_, err := r.resolve(image.Release + "-" + format)
+			if err == nil {
+				in.Formats = append(in.Formats, format)
+			} else if !errors.Is(err, errdef.ErrNotFound) {
+				return Inspection{}, err
+			}
+		}
+	}
+	referrers, err := r.referrers(image.Leaf, image.leafTag())
+	if err != nil {
+		return Inspection{}, err
+	}
+	for _, one := range referrers {
+		attached := Attached{ArtifactType: one.manifest.ArtifactType, Digest: one.desc.Digest}
+		for _, layer := range one.manifest.Layers {
+			attached.Files = append(attached.Files, inspected(layer))
+		}
+		in.Attached = append(in.Attached, attached)
+	}
+	found, err := r.evidence(image)
+	if err != nil {
+		return Inspection{}, err
+	}
+	maps.Copy(in.Files, found)
+	var report BootReport
+	if json.Unmarshal(found[bootFile], &report) == nil {
+		in.Boots = report.Results
+	}
+	_ = json.Unmarshal(found[packagesName], &in.Packages) // an image without a list is still shown
+	return in, nil
+}
+
+func inspected(d ocispec.Descriptor) InspectedFile {
+	return InspectedFile{Name: d.Annotations[ocispec.AnnotationTitle], Size: d.Size, Digest: d.Digest}
+}
+
+// FileNames is the names of the attached files, sorted.
+func (in Inspection) FileNames() []string { return slices.Sorted(maps.Keys(in.Files)) }

@@ -1,0 +1,137 @@
+package publish
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"syscall"
+	"time"
+
+	"oras.land/oras-go/v2/registry/remote/errcode"
+)
+
+// Retry says how often an operation on a registry is repeated after failures
+// that may pass. The zero value has sensible limits.
+type Retry struct {
+	Attempts int           // in all, without progress between them; 0 means 6
+	Wait     time.Duration // before the first repetition, doubled each time; 0 means 1 s
+}
+
+const (
+	defaultAttempts = 6
+	defaultWait     = time.Second
+	longestWait     = 30 * time.Second
+)
+
+// do runs op until it succeeds, fails for good, or has failed too often. moved
+// says whether bytes went through since it was last asked: then patience starts
+// anew. tell hears of each repetition; both may be nil.
+func (r Retry) do(ctx context.Context, moved func() bool, tell func(string), op func() error) error {
+	attempts, wait := r.Attempts, r.Wait
+	if attempts == 0 {
+		attempts = defaultAttempts
+	}
+	if wait == 0 {
+		wait = defaultWait
+	}
+	unauthorized := false
+	pause := wait
+	for failures := 1; ; failures++ {
+		err := op()
+		if err == nil || ctx.Err() != nil {
+			return errors.Join(err, ctx.Err())
+		}
+		status := statusOf(err)
+		// A token may have expired while a large body was sent; a new one is
+		// fetched once.
+		again := temporary(err, status) || status == http.StatusUnauthorized && !unauthorized
+		unauthorized = status == http.StatusUnauthorized
+		if moved != nil && moved() {
+			failures, pause = 1, wait
+			unauthorized = false
+		}
+		if !again || failures >= attempts {
+			return err
+		}
+		if tell != nil {
+			tell(fmt.Sprintf("%s; again in %s", brief(err), pause.Round(100*time.Millisecond)))
+		}
+		timer := time.NewTimer(pause + rand.N(pause/4+1))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		case <-timer.C:
+		}
+		pause = min(2*pause, longestWait)
+	}
+}
+
+// statusOf is the HTTP status that the registry answered with, or 0.
+func statusOf(err error) int {
+	if response, ok := errors.AsType[*errcode.ErrorResponse](err); ok {
+		return response.StatusCode
+	}
+	return 0
+}
+
+// temporary says whether a failure may pass by itself.
+func temporary(err error, status int) bool {
+	switch status {
+	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests,
+		http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return true
+	case http.StatusNotFound, http.StatusRequestedRangeNotSatisfiable:
+		code, ok := errors.AsType[errcode.Error](err)
+		return ok && (code.Code == errcode.ErrorCodeBlobUploadUnknown || code.Code == errcode.ErrorCodeBlobUploadInvalid)
+	case 0:
+		return temporaryConnection(err)
+	default:
+		return false
+	}
+}
+
+func temporaryConnection(err error) bool {
+	var unknownAuthority x509.UnknownAuthorityError
+	var certificate *tls.CertificateVerificationError
+	var notTLS tls.RecordHeaderError
+	if errors.As(err, &unknownAuthority) || errors.As(err, &certificate) || errors.As(err, &notTLS) {
+		return false
+	}
+	if dns, ok := errors.AsType[*net.DNSError](err); ok {
+		return dns.IsTemporary || dns.IsTimeout
+	}
+	if _, ok := errors.AsType[*net.OpError](err); ok {
+		return true
+	}
+	for _, passing := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE, syscall.ECONNREFUSED, net.ErrClosed} {
+		if errors.Is(err, passing) {
+			return true
+		}
+	}
+	if request, ok := errors.AsType[*url.Error](err); ok {
+		// http's own errors, such as a server that closed an idle connection,
+		// have no type; those of local files do.
+		_, local := errors.AsType[syscall.Errno](request.Err)
+		return request.Timeout() || !local
+	}
+	return false
+}
+
+// brief is the cause without the URLs around it.
+func brief(err error) string {
+	if status := statusOf(err); status != 0 {
+		return fmt.Sprintf("the registry says %d %s", status, http.StatusText(status))
+	}
+	if request, ok := errors.AsType[*url.Error](err); ok {
+		return request.Err.Error()
+	}
+	return err.Error()
+}
