@@ -83,7 +83,7 @@ type conversion struct {
 // convert writes every output. The raw disk itself is one of them or goes.
 func convert(ctx context.Context, h host.Host, plan Plan, space *workspace) (conversion, error) {
 	raw := filepath.Join(space.work, rawDiskName)
-	group, ctx := errgroup.WithContext(ctx)
+	group, together := errgroup.WithContext(ctx)
 	var c conversion
 	group.Go(func() (err error) {
 		c.disk.SHA256, c.disk.Size, err = image.Digest(raw)
@@ -94,7 +94,7 @@ func convert(ctx context.Context, h host.Host, plan Plan, space *workspace) (con
 			if format == image.Raw {
 				continue
 			}
-			if err := image.Write(ctx, h, raw, format, filepath.Join(space.out, plan.ImageName(format))); err != nil {
+			if err := image.Write(together, h, raw, format, filepath.Join(space.out, plan.ImageName(format))); err != nil {
 				return err
 			}
 		}

@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"oras.land/oras-go/v2/errdef"
+	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/errcode"
 
 	"github.com/btw-img/btw-img/orchestrator/fail"
@@ -43,11 +44,15 @@ func withoutQuery(s string) string {
 	return s
 }
 
+func loginHint(host string) string {
+	return "run 'vmctl login " + host + "', or give --username and --password-stdin"
+}
+
 func hintFor(ref string, err error) string {
 	host, _, _ := strings.Cut(ref, "/")
 	switch statusOf(err) {
 	case http.StatusUnauthorized:
-		return "run 'vmctl login " + host + "', or give --username and --password-stdin"
+		return loginHint(host)
 	case http.StatusForbidden:
 		return "the account may not do this in that repository: ask its owner for the right to push or pull"
 	case http.StatusNotFound:
@@ -58,6 +63,9 @@ func hintFor(ref string, err error) string {
 		return "the registry limits requests: try again later"
 	case http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		return "the registry is in trouble; what was sent is kept, so try again later"
+	}
+	if errors.Is(err, auth.ErrBasicCredentialNotFound) {
+		return loginHint(host)
 	}
 	var unknownAuthority x509.UnknownAuthorityError
 	var notTLS tls.RecordHeaderError
