@@ -105,3 +105,23 @@ func inspected(d ocispec.Descriptor) InspectedFile {
 
 // FileNames is the names of the attached files, sorted.
 func (in Inspection) FileNames() []string { return slices.Sorted(maps.Keys(in.Files)) }
+
+// Architectures is what a reference offers images for, as its index says.
+func Architectures(ctx context.Context, src Source, name string) ([]string, error) {
+	r := reader{ctx: ctx, src: src, retry: Retry{Attempts: 1}}
+	top, err := r.resolve(name)
+	if err != nil || top.MediaType != ocispec.MediaTypeImageIndex {
+		return nil, err
+	}
+	var index ocispec.Index
+	if err := r.json(top, &index); err != nil {
+		return nil, err
+	}
+	var architectures []string
+	for _, m := range index.Manifests {
+		if m.Platform != nil {
+			architectures = append(architectures, m.Platform.Architecture)
+		}
+	}
+	return architectures, nil
+}

@@ -116,7 +116,7 @@ UEFI and Secure Boot before it calls them good.
 	root.AddCommand(
 		newBuild(&defs), newTest(&defs),
 		newList(&defs), newShow(&defs), newLint(&defs), newSchema(), newNew(&defs),
-		newPush(&defs), newPull(), newInspect(), newVerify(), newLogin(), newLogout(),
+		newPush(&defs), newPull(), newInspect(), newVerify(), newServe(), newLogin(), newLogout(),
 		newDoctor(),
 	)
 	return root

@@ -1,0 +1,229 @@
+// Package catalogue serves a folder of OCI image layouts to a network, read-only:
+// as a registry, and as web pages that tell what it holds. Each layout is a
+// repository; its path below the folder is its name.
+package catalogue
+
+import (
+	"bytes"
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"html/template"
+	"io/fs"
+	"net/http"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/olareg/olareg"
+	"github.com/olareg/olareg/config"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/content/oci"
+
+	"github.com/btw-img/btw-img/publish"
+)
+
+//go:embed web
+var web embed.FS
+
+var pages = template.Must(template.New("").Funcs(template.FuncMap{
+	"megabytes": func(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) },
+	"gigabytes": func(n int64) string { return fmt.Sprintf("%.1f GB", float64(n)/1e9) },
+	"seconds":   func(s float64) string { return fmt.Sprintf("%.0f s", s) },
+	"text":      func(b []byte) string { return strings.ToValidUTF8(string(b), "�") },
+}).ParseFS(web, "web/*.html"))
+
+// Catalogue is the handler of both. Close releases what the registry holds.
+type Catalogue struct {
+	root     string
+	registry *olareg.Server
+	mux      *http.ServeMux
+}
+
+// New serves the layouts below root.
+func New(root string) *Catalogue {
+	no, yes := false, true
+	c := &Catalogue{root: root, mux: http.NewServeMux(), registry: olareg.New(config.Config{
+		Storage: config.ConfigStorage{StoreType: config.StoreDir, RootDir: root, ReadOnly: &yes},
+		API:     config.ConfigAPI{PushEnabled: &no, DeleteEnabled: &no},
+	})}
+	assets, err := fs.Sub(web, "web")
+	if err != nil {
+		panic(err) // the folder is embedded
+	}
+	c.mux.Handle("/v2/", c.registry)
+	c.mux.Handle("GET /assets/", http.StripPrefix("/assets/", http.FileServerFS(assets)))
+	c.mux.HandleFunc("GET /{$}", c.list)
+	c.mux.HandleFunc("GET /image/{repository...}", c.image)
+	c.mux.HandleFunc("GET /file/{repository...}", c.file)
+	return c
+}
+
+// Close releases the registry.
+func (c *Catalogue) Close() error { return c.registry.Close() }
+
+// ServeHTTP implements http.Handler.
+func (c *Catalogue) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h := w.Header()
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; script-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+	c.mux.ServeHTTP(w, r)
+}
+
+// Repositories is the names of the layouts below root, sorted.
+func Repositories(root string) ([]string, error) {
+	var names []string
+	err := filepath.WalkDir(root, func(name string, entry fs.DirEntry, err error) error {
+		if err != nil || !entry.IsDir() {
+			return err
+		}
+		inside, err := filepath.Rel(root, name)
+		if err != nil {
+			return err
+		}
+		if strings.HasPrefix(path.Base(inside), ".") && inside != "." {
+			return fs.SkipDir
+		}
+		if _, err := os.Stat(filepath.Join(name, ocispec.ImageLayoutFile)); err == nil && inside != "." {
+			names = append(names, filepath.ToSlash(inside))
+			return fs.SkipDir
+		}
+		return nil
+	})
+	slices.Sort(names)
+	return names, err
+}
+
+// view is what the pages show of an image.
+type view struct {
+	publish.Inspection
+	Repository string
+	Tag        string
+	Tags       []string // that name a release
+	Problem    string
+	Commands   []command
+}
+
+// command is one to copy.
+type command struct{ Purpose, Line string }
+
+func (c *Catalogue) list(w http.ResponseWriter, r *http.Request) {
+	names, err := Repositories(c.root)
+	if err != nil {
+		http.Error(w, "the catalogue cannot be read", http.StatusInternalServerError)
+		return
+	}
+	images := make([]view, 0, len(names))
+	for _, name := range names {
+		images = append(images, c.look(r, name, "latest"))
+	}
+	render(w, http.StatusOK, "list.html", map[string]any{"Host": r.Host, "Images": images})
+}
+
+func (c *Catalogue) image(w http.ResponseWriter, r *http.Request) {
+	tag := r.URL.Query().Get("tag")
+	if tag == "" {
+		tag = "latest"
+	}
+	v := c.look(r, r.PathValue("repository"), tag)
+	status := http.StatusOK
+	if v.Problem != "" {
+		status = http.StatusNotFound
+	}
+	render(w, status, "image.html", v)
+}
+
+// file sends an attached file.
+func (c *Catalogue) file(w http.ResponseWriter, r *http.Request) {
+	v := c.look(r, r.PathValue("repository"), r.URL.Query().Get("tag"))
+	content, ok := v.Files[r.URL.Query().Get("name")]
+	if !ok {
+		http.NotFound(w, r)
+		return
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, _ = w.Write(content) // the reader has gone
+}
+
+// look inspects an image. What cannot be inspected has a Problem.
+func (c *Catalogue) look(r *http.Request, repository, tag string) view {
+	v := view{Repository: repository, Tag: tag}
+	in, tags, err := c.inspect(r.Context(), repository, tag)
+	if err != nil {
+		v.Problem = "there is no image " + repository + ":" + tag
+		return v
+	}
+	v.Inspection, v.Tags = in, tags
+	v.Commands = commands(r, v)
+	return v
+}
+
+var errName = errors.New("no such repository")
+
+func (c *Catalogue) inspect(ctx context.Context, repository, tag string) (publish.Inspection, []string, error) {
+	if !filepath.IsLocal(filepath.FromSlash(repository)) {
+		return publish.Inspection{}, nil, errName
+	}
+	dir := filepath.Join(c.root, filepath.FromSlash(repository))
+	if _, err := os.Stat(filepath.Join(dir, ocispec.ImageLayoutFile)); err != nil {
+		return publish.Inspection{}, nil, errName
+	}
+	store, err := oci.NewFromFS(ctx, os.DirFS(dir))
+	if err != nil {
+		return publish.Inspection{}, nil, err
+	}
+	ref, err := publish.ParseReference("oci:" + dir + ":" + tag)
+	if err != nil {
+		return publish.Inspection{}, nil, err
+	}
+	var tags []string
+	if err := store.Tags(ctx, "", func(some []string) error {
+		for _, name := range some {
+			if desc, err := store.Resolve(ctx, name); err == nil && desc.MediaType == ocispec.MediaTypeImageIndex {
+				tags = append(tags, name)
+			}
+		}
+		return nil
+	}); err != nil {
+		return publish.Inspection{}, nil, err
+	}
+	in, err := publish.Inspect(ctx, store, ref, publish.Selection{Architecture: architecture(ctx, store, tag)}, publish.Retry{Attempts: 1})
+	return in, tags, err
+}
+
+// architecture is the first one of a release: a page shows images for any.
+func architecture(ctx context.Context, store publish.Source, tag string) string {
+	platforms, err := publish.Architectures(ctx, store, tag)
+	if err != nil || len(platforms) == 0 {
+		return ""
+	}
+	return platforms[0]
+}
+
+// commands is how the image is fetched.
+func commands(r *http.Request, v view) []command {
+	scheme, plain := "https", ""
+	if r.TLS == nil {
+		scheme, plain = "http", "--plain-http "
+	}
+	ref := r.Host + "/" + v.Repository + ":" + v.Tag
+	return []command{
+		{"vmctl", "vmctl pull " + plain + ref},
+		{"oras", "oras pull " + plain + ref},
+		{"curl", fmt.Sprintf("curl -o %s %s://%s/v2/%s/blobs/%s", v.Disk.Name, scheme, r.Host, v.Repository, v.Disk.Digest)},
+	}
+}
+
+func render(w http.ResponseWriter, status int, name string, data any) {
+	var page bytes.Buffer
+	if err := pages.ExecuteTemplate(&page, name, data); err != nil {
+		http.Error(w, "the page cannot be made", http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.WriteHeader(status)
+	_, _ = page.WriteTo(w) // the reader has gone
+}
