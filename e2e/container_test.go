@@ -7,12 +7,10 @@ import (
 	"bytes"
 	"context"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -20,49 +18,6 @@ import (
 	"github.com/testcontainers/testcontainers-go"
 	"github.com/testcontainers/testcontainers-go/wait"
 )
-
-// docker makes sure that a Docker daemon answers, starting one where none does.
-func docker(t *testing.T) {
-	t.Helper()
-	t.Setenv("TESTCONTAINERS_RYUK_DISABLED", "true")
-	t.Setenv("TESTCONTAINERS_HOST_OVERRIDE", "127.0.0.1")
-	if connection, err := net.Dial("unix", "/var/run/docker.sock"); err == nil {
-		_ = connection.Close()
-		return
-	}
-	if os.Getenv("DOCKER_HOST") == "" {
-		dir := t.TempDir()
-		socket := filepath.Join(dir, "docker.sock")
-		log, err := os.Create(filepath.Join(dir, "log"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		daemon := exec.Command("dockerd", "--host=unix://"+socket, "--data-root="+filepath.Join(dir, "data"), "--exec-root="+filepath.Join(dir, "exec"),
-			"--pidfile="+filepath.Join(dir, "pid"), "--iptables=false", "--ip6tables=false")
-		daemon.Stdout, daemon.Stderr = log, log
-		daemon.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
-		if err := daemon.Start(); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			_ = daemon.Process.Signal(syscall.SIGTERM)
-			_ = daemon.Wait()
-			_, _, mounts := traces(dir)
-			for _, line := range mounts { // the daemon leaves its network namespace mounted
-				_ = syscall.Unmount(strings.Fields(line)[4], syscall.MNT_DETACH)
-			}
-		})
-		t.Setenv("DOCKER_HOST", "unix://"+socket)
-		for range 300 {
-			if _, err := os.Stat(socket); err == nil {
-				return
-			}
-			time.Sleep(100 * time.Millisecond)
-		}
-		content, _ := os.ReadFile(log.Name())
-		t.Fatalf("dockerd does not answer:\n%s", content)
-	}
-}
 
 // debianContext is a build context whose image is a bare Debian with vmctl.
 func debianContext(t *testing.T) io.ReadSeeker {

@@ -45,6 +45,7 @@ func setUp(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(shared)
+	defer func() { stopDocker() }()
 	return m.Run()
 }
 

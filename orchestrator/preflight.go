@@ -88,12 +88,13 @@ func (n Needs) tools() []tool {
 	if n.Tests {
 		tools = append(tools,
 			tool{"dockerd", "docker.io"}, tool{"iptables", "iptables"}, tool{"sgdisk", "gdisk"}, tool{"debugfs", "e2fsprogs"},
-			tool{"mdir", "mtools"}, tool{"gpg", "gpg"}, tool{"apt-ftparchive", "apt-utils"})
+			tool{"mdir", "mtools"}, tool{"gpg", "gpg"}, tool{"apt-ftparchive", "apt-utils"},
+			tool{"docker-registry", "docker-registry"}, tool{"skopeo", "skopeo"}, tool{"curl", "curl"}, tool{"openssl", "openssl"}, tool{"chromium", "chromium"})
 	}
 	if n.Bench {
 		tools = append(tools,
 			tool{"vmdb2", "vmdb2"}, tool{"debootstrap", "debootstrap"}, tool{"zerofree", "zerofree"},
-			tool{"parted", "parted"}, tool{"kpartx", "kpartx"})
+			tool{"parted", "parted"}, tool{"kpartx", "kpartx"}, tool{"docker-registry", "docker-registry"}, tool{"skopeo", "skopeo"})
 	}
 	return tools
 }

@@ -108,13 +108,8 @@ func (in Inspection) FileNames() []string { return slices.Sorted(maps.Keys(in.Fi
 
 // Architectures is what a reference offers images for, as its index says.
 func Architectures(ctx context.Context, src Source, name string) ([]string, error) {
-	r := reader{ctx: ctx, src: src, retry: Retry{Attempts: 1}}
-	top, err := r.resolve(name)
-	if err != nil || top.MediaType != ocispec.MediaTypeImageIndex {
-		return nil, err
-	}
-	var index ocispec.Index
-	if err := r.json(top, &index); err != nil {
+	index, err := indexOf(ctx, src, name)
+	if err != nil {
 		return nil, err
 	}
 	var architectures []string
@@ -124,4 +119,19 @@ func Architectures(ctx context.Context, src Source, name string) ([]string, erro
 		}
 	}
 	return architectures, nil
+}
+
+// IsRelease says whether a name is that of a release of disks.
+func IsRelease(ctx context.Context, src Source, name string) bool {
+	index, err := indexOf(ctx, src, name)
+	return err == nil && index.ArtifactType == ArtifactType
+}
+
+func indexOf(ctx context.Context, src Source, name string) (index ocispec.Index, err error) {
+	r := reader{ctx: ctx, src: src, retry: Retry{Attempts: 1}}
+	top, err := r.resolve(name)
+	if err != nil || top.MediaType != ocispec.MediaTypeImageIndex {
+		return index, err
+	}
+	return index, r.json(top, &index)
 }

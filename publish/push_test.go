@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 	"oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/content/file"
 	"oras.land/oras-go/v2/content/memory"
@@ -312,6 +313,19 @@ func TestLayoutKeepsWhatItHadWhenAPushFails(t *testing.T) {
 	}
 	if err := dst.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestLayoutKeepsHoles(t *testing.T) {
+	r := newRelease(t, 1)
+	dir := filepath.Join(t.TempDir(), "layout")
+	mustPush(t, parse(t, "oci:"+dir), r, PushOptions{})
+	var stat unix.Stat_t
+	if err := unix.Stat(filepath.Join(dir, "blobs/sha256", r.RawDigest.Encoded()), &stat); err != nil {
+		t.Fatal(err)
+	}
+	if used := stat.Blocks * 512; used > 5<<19 { // 2 of 4 MiB are a hole
+		t.Errorf("%d of %d bytes are on disk", used, stat.Size)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/gofrs/flock"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2"
+	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/content/oci"
 	"oras.land/oras-go/v2/registry"
 
@@ -193,14 +194,14 @@ func openLayout(ctx context.Context, dir string) (_ *layout, err error) {
 		return nil, err
 	}
 	for _, name := range []string{ocispec.ImageLayoutFile, ocispec.ImageIndexFile} {
-		content, err := os.ReadFile(filepath.Join(dir, name))
+		before, err := os.ReadFile(filepath.Join(dir, name))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
 			return nil, err
 		}
-		if err := os.WriteFile(filepath.Join(l.stage, name), content, 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(l.stage, name), before, 0o644); err != nil {
 			return nil, err
 		}
 	}
@@ -213,6 +214,28 @@ func openLayout(ctx context.Context, dir string) (_ *layout, err error) {
 	}
 	l.AutoSaveIndex = false
 	return l, nil
+}
+
+// Push implements content.Pusher. Disks keep their holes.
+func (l *layout) Push(ctx context.Context, d ocispec.Descriptor, r io.Reader) error {
+	if isManifest(d) || d.Size < copyBuffer {
+		return l.Store.Push(ctx, d, r)
+	}
+	file, err := os.CreateTemp(l.stage, "blob")
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	verified := content.NewVerifyReader(untilDone{ctx, r}, d)
+	out := &sparseFile{File: file}
+	if _, err := io.CopyBuffer(struct{ io.Writer }{out}, verified, make([]byte, copyBuffer)); err != nil {
+		return err
+	}
+	if err := errors.Join(verified.Verify(), out.finish(), file.Chmod(0o444), file.Sync()); err != nil {
+		return err
+	}
+	path := filepath.Join(l.dir, ocispec.ImageBlobsDir, d.Digest.Algorithm().String(), d.Digest.Encoded())
+	return errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.Rename(file.Name(), path))
 }
 
 // Commit makes the push visible.
@@ -301,16 +324,16 @@ func writeArchive(path, dir string) error {
 		if err != nil {
 			return err
 		}
-		header.Name, header.Uid, header.Gid, header.Uname, header.Gname = inside, 0, 0, "", ""
+		header.Name, header.Uid, header.Gid, header.Uname, header.Gname = filepath.ToSlash(inside), 0, 0, "", ""
 		if err := out.WriteHeader(header); err != nil || entry.IsDir() {
 			return err
 		}
-		content, err := os.Open(name)
+		blob, err := os.Open(name)
 		if err != nil {
 			return err
 		}
-		defer content.Close()
-		_, err = io.Copy(out, content)
+		defer blob.Close()
+		_, err = io.Copy(out, blob)
 		return err
 	})
 	return errors.Join(err, out.Close(), file.Sync())

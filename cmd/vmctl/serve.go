@@ -105,7 +105,7 @@ type shelf struct {
 func openShelf(ctx context.Context, folder string, stderr io.Writer) (*shelf, error) {
 	s := &shelf{root: filepath.Join(folder, layoutsFolder), builds: folder, published: map[string]time.Time{}}
 	s.publish(ctx, stderr)
-	if _, err := os.Stat(s.root); err == nil {
+	if names, err := catalogue.Repositories(s.root); err == nil && len(names) > 0 {
 		return s, nil
 	}
 	if names, err := catalogue.Repositories(folder); err == nil && len(names) > 0 {
@@ -120,18 +120,18 @@ func (s *shelf) publish(ctx context.Context, stderr io.Writer) {
 	if s.builds == "" {
 		return
 	}
-	manifests, err := filepath.Glob(filepath.Join(s.builds, "*", orchestrator.ManifestName))
+	finished, err := filepath.Glob(filepath.Join(s.builds, "*", orchestrator.ChecksumsName)) // the last file that a build writes
 	if err != nil {
 		return
 	}
-	for _, manifest := range manifests {
-		info, err := os.Stat(manifest)
-		if err != nil || s.published[manifest].Equal(info.ModTime()) || ctx.Err() != nil {
+	for _, file := range finished {
+		info, err := os.Stat(file)
+		if err != nil || s.published[file].Equal(info.ModTime()) || ctx.Err() != nil {
 			continue
 		}
-		s.published[manifest] = info.ModTime()
-		if err := s.publishOne(ctx, filepath.Dir(manifest), stderr); err != nil {
-			fmt.Fprintf(stderr, "vmctl: %s is not offered: %v\n", filepath.Dir(manifest), err)
+		s.published[file] = info.ModTime()
+		if err := s.publishOne(ctx, filepath.Dir(file), stderr); err != nil {
+			fmt.Fprintf(stderr, "vmctl: %s is not offered: %v\n", filepath.Dir(file), err)
 		}
 	}
 }

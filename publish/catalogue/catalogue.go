@@ -182,7 +182,7 @@ func (c *Catalogue) inspect(ctx context.Context, repository, tag string) (publis
 	var tags []string
 	if err := store.Tags(ctx, "", func(some []string) error {
 		for _, name := range some {
-			if desc, err := store.Resolve(ctx, name); err == nil && desc.MediaType == ocispec.MediaTypeImageIndex {
+			if publish.IsRelease(ctx, store, name) {
 				tags = append(tags, name)
 			}
 		}
