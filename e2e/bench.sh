@@ -105,3 +105,67 @@ for verb in list "show webserver" lint; do
   t=$(seconds bash -c "for i in {1..20}; do '$vmctl' $verb; done")
   echo "vmctl $verb: $(awk -v t="$t" 'BEGIN { printf "%.0f", t * 50 }') ms"
 done
+
+# Publishing a blob of 2 GiB over loopback, against skopeo, with Debian's registry:
+# an empty one for each push.
+mkdir -p blob
+head -c 2G /dev/urandom >blob/blob.raw
+sum=$(sha256sum blob/blob.raw | cut -c-64)
+cat >blob/build.json <<EOF
+{"id": "bench", "name": "blob", "architecture": "amd64", "created": "2026-01-01T00:00:00Z", "disk": {"size": 2147483648, "sha256": "$sum"},
+ "outputs": [{"name": "blob.raw", "format": "raw", "size": 2147483648, "virtual_size": 2147483648, "sha256": "$sum"}]}
+EOF
+echo '[]' >blob/packages.json
+(cd blob && sha256sum blob.raw build.json packages.json >SHA256SUMS)
+"$vmctl" push blob oci:layout --force-untested >>log 2>&1
+tag=20260101.1-amd64 # of the leaf
+
+registry=
+start_registry() {
+  rm -rf registry
+  cat >registry.yml <<'EOF'
+version: 0.1
+log: {level: error}
+storage: {filesystem: {rootdirectory: registry}}
+http: {addr: "127.0.0.1:5999"}
+EOF
+  docker-registry serve registry.yml >>log 2>&1 &
+  registry=$!
+  until curl --silent --fail --output /dev/null http://127.0.0.1:5999/v2/; do sleep 0.1; done
+}
+stop_registry() {
+  kill "$registry"
+  wait "$registry" 2>/dev/null || true
+}
+best() { printf '%s\n' "$@" | sort -g | head -n 1; }
+us=127.0.0.1:5999/vmctl them=docker://127.0.0.1:5999/skopeo:1
+our_push=999999 their_push=999999 our_pull=999999 their_pull=999999
+for ((i = 0; i < rounds; i++)); do
+  start_registry
+  their_push=$(best "$their_push" "$(seconds skopeo copy --dest-tls-verify=false "oci:layout:$tag" "$them")")
+  their_pull=$(best "$their_pull" "$(seconds skopeo copy --src-tls-verify=false "$them" "dir:skopeo-$i")")
+  stop_registry
+  rm -rf "skopeo-$i"
+  start_registry
+  our_push=$(best "$our_push" "$(seconds "$vmctl" push blob "$us" --force-untested)")
+  our_pull=$(best "$our_pull" "$(seconds "$vmctl" pull "$us" -o "pulled-$i")")
+  rm -rf "pulled-$i"
+  if ((i < rounds - 1)); then stop_registry; fi
+done
+echo "push of 2 GiB: vmctl $our_push s, skopeo $their_push s, $(ratio "$their_push" "$our_push") of its throughput"
+echo "pull of 2 GiB: vmctl $our_pull s, skopeo $their_pull s, $(ratio "$their_pull" "$our_pull") of its throughput"
+echo "pushed again: $("$vmctl" push blob "$us" --force-untested --json 2>>log | awk -F'[:,]' '/"uploaded"/ { print $2 + 0 }') bytes of blobs sent"
+
+peak_of() { # runs the rest, prints its peak memory in MB
+  local peak=0 kb
+  "$@" >>log 2>&1 &
+  while kill -0 $! 2>/dev/null; do
+    kb=$(awk '/VmHWM/ { print $2 }' "/proc/$!/status" 2>/dev/null || true)
+    if [ "${kb:-0}" -gt "$peak" ]; then peak=$kb; fi
+    sleep 0.05
+  done
+  wait $!
+  echo $((peak / 1024))
+}
+echo "memory: push $(peak_of "$vmctl" push blob "127.0.0.1:5999/other" --force-untested) MB, pull $(peak_of "$vmctl" pull "$us" -o again) MB"
+stop_registry

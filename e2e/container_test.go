@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -56,7 +57,7 @@ func TestBuildInAContainer(t *testing.T) {
 	source := testcontainers.FromDockerfile{ContextArchive: debianContext(t), KeepImage: true, Repo: "vmctl-e2e", Tag: "debian"}
 
 	t.Run("without privileges", func(t *testing.T) {
-		code, log := contain(t, source, "vmctl build debian; echo code $?", nil)
+		code, log := contain(t, source, "vmctl build debian; echo code $?", nil, nil)
 		if code != 0 || !strings.Contains(log, "code 3") {
 			t.Fatalf("exit code %d\n%s", code, log)
 		}
@@ -69,7 +70,11 @@ func TestBuildInAContainer(t *testing.T) {
 	t.Run("with the least privileges", func(t *testing.T) {
 		source.ContextArchive = nil
 		folder := t.TempDir()
-		code, log := contain(t, source, "cd /builds && vmctl doctor --install-missing && vmctl build debian --set firmware=[bios]", func(c *container.HostConfig) {
+		r := lockedRegistry(t)
+		tool(t, "cp", r.flags[1], filepath.Join(folder, "ca.crt"))
+		project := map[string]string{"CI_REGISTRY": r.host, "CI_REGISTRY_IMAGE": r.host + "/group/project", "CI_REGISTRY_USER": r.user, "CI_REGISTRY_PASSWORD": r.password}
+		script := "cd /builds && vmctl doctor --install-missing && vmctl build debian --set firmware=[bios] && vmctl push debian --ca-file ca.crt"
+		code, log := contain(t, source, script, project, func(c *container.HostConfig) {
 			c.CapAdd = []string{"SYS_ADMIN", "MKNOD"}
 			c.SecurityOpt = []string{"seccomp=unconfined", "apparmor=unconfined"}
 			c.DeviceCgroupRules = []string{"b 7:* rmw", "c 10:237 rmw"}
@@ -86,20 +91,27 @@ func TestBuildInAContainer(t *testing.T) {
 		if images, _ := filepath.Glob(filepath.Join(folder, "images/debian/*.qcow2")); len(images) != 1 {
 			t.Errorf("images: %v", images)
 		}
-		if out, err := exec.Command("grep", "-r", "-l", "job-token-hunter2", folder).Output(); err == nil {
-			t.Errorf("the job's token is in %s", out)
+		for _, secret := range []string{"job-token-hunter2", registryPassword} {
+			if out, err := exec.Command("grep", "-r", "-l", secret, folder).Output(); err == nil || strings.Contains(log, secret) {
+				t.Errorf("a secret of the job is in its log or in %s", out)
+			}
+		}
+		if _, m := r.leaf(t, "group/project/debian", "latest"); len(m.Layers) != 1 {
+			t.Errorf("what the job published: %+v", m)
 		}
 		nothingLeft(t, folder)
 	})
 }
 
-// contain runs a shell command in a container of the image and returns its exit
-// code and output.
-func contain(t *testing.T, image testcontainers.FromDockerfile, script string, privileges func(*container.HostConfig)) (int, string) {
+// contain runs a shell command in a container of the image, as a job of GitLab,
+// and returns its exit code and output.
+func contain(t *testing.T, image testcontainers.FromDockerfile, script string, variables map[string]string, privileges func(*container.HostConfig)) (int, string) {
 	t.Helper()
+	env := map[string]string{"GITLAB_CI": "true", "CI_JOB_TOKEN": "job-token-hunter2", "DEBIAN_FRONTEND": "noninteractive"}
+	maps.Copy(env, variables)
 	request := testcontainers.ContainerRequest{
 		Cmd:        []string{"/bin/sh", "-c", script},
-		Env:        map[string]string{"GITLAB_CI": "true", "CI_JOB_TOKEN": "job-token-hunter2", "DEBIAN_FRONTEND": "noninteractive"},
+		Env:        env,
 		WaitingFor: wait.ForExit().WithExitTimeout(15 * time.Minute),
 		HostConfigModifier: func(c *container.HostConfig) {
 			c.NetworkMode = "host"

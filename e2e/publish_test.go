@@ -138,12 +138,10 @@ func (r registry) logIn(t *testing.T) {
 	if res := r.with(t, r.password+"\n", "login", r.host, "--username", r.user, "--password-stdin"); res.code != 0 {
 		t.Fatalf("login: exit code %d\n%s", res.code, res.stderr)
 	}
-	flags := r.flags
-	r.flags = nil
+	r.flags = nil // of this copy
 	if res := r.with(t, "", "inspect", ref); res.code != 6 || !strings.Contains(res.stderr, "--ca-file") {
 		t.Errorf("without the authority: exit code %d\n%s", res.code, res.stderr)
 	}
-	r.flags = flags
 }
 
 func signingKey(t *testing.T) (private, public string) {

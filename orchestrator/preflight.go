@@ -94,7 +94,7 @@ func (n Needs) tools() []tool {
 	if n.Bench {
 		tools = append(tools,
 			tool{"vmdb2", "vmdb2"}, tool{"debootstrap", "debootstrap"}, tool{"zerofree", "zerofree"},
-			tool{"parted", "parted"}, tool{"kpartx", "kpartx"}, tool{"docker-registry", "docker-registry"}, tool{"skopeo", "skopeo"})
+			tool{"parted", "parted"}, tool{"kpartx", "kpartx"}, tool{"docker-registry", "docker-registry"}, tool{"skopeo", "skopeo"}, tool{"curl", "curl"})
 	}
 	return tools
 }

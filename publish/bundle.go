@@ -17,12 +17,14 @@ import (
 // bundle is all that one push can send, as content.ReadOnlyStorage: small blobs
 // in memory, disks in their files.
 type bundle struct {
-	blobs map[digest.Digest]func() (io.ReadCloser, error)
+	blobs map[digest.Digest]opener
 	read  func(ocispec.Descriptor, io.ReadCloser) io.ReadCloser // sees what is sent; may be nil
 }
 
+type opener func() (io.ReadCloser, error)
+
 func newBundle() *bundle {
-	b := &bundle{blobs: map[digest.Digest]func() (io.ReadCloser, error){}}
+	b := &bundle{blobs: map[digest.Digest]opener{}}
 	b.bytes(ocispec.MediaTypeEmptyJSON, ocispec.DescriptorEmptyJSON.Data)
 	return b
 }
@@ -48,7 +50,7 @@ func (b *bundle) Exists(_ context.Context, target ocispec.Descriptor) (bool, err
 
 func (b *bundle) bytes(mediaType string, content []byte) ocispec.Descriptor {
 	d := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(content), Size: int64(len(content))}
-	b.blobs[d.Digest] = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content)), nil }
+	b.blobs[d.Digest] = opener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content)), nil })
 	return d
 }
 

@@ -3,6 +3,7 @@ package publish
 import (
 	"archive/tar"
 	"encoding/json"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -256,7 +257,7 @@ func TestContainerDisk(t *testing.T) {
 	var got []string
 	for {
 		h, err := archive.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
