@@ -139,7 +139,7 @@ func (b built) image(format string) string {
 }
 
 var debianOnce = sync.OnceValues(func() (built, error) {
-	cmd := command(shared, "build", "debian", "--output-format", "qcow2,raw", "-o", shared)
+	cmd := command(shared, "build", "debian", "--output-format", "raw,qcow2,vmdk", "-o", shared)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	start := time.Now()

@@ -76,7 +76,7 @@ func TestPublishToRegistries(t *testing.T) {
 			}
 			push := []string{"push", b.folder, ref, "--container-disk", "--sign-key", key, "--json"}
 			first := pushed(t, r.good(t, push...))
-			if len(first) != 3 || first[0].Uploaded == 0 {
+			if len(first) != 4 || first[0].Uploaded == 0 {
 				t.Fatalf("%+v", first)
 			}
 			for _, p := range pushed(t, r.good(t, push...)) {
@@ -88,7 +88,7 @@ func TestPublishToRegistries(t *testing.T) {
 			if strings.Count(verified.stdout, "ok ") != 7 {
 				t.Error(verified.stdout)
 			}
-			if told := r.good(t, "inspect", ref).stdout; !strings.Contains(told, "boot secureboot  came up") || !strings.Contains(told, "formats          qcow2, raw, containerdisk") {
+			if told := r.good(t, "inspect", ref).stdout; !strings.Contains(told, "boot secureboot  came up") || !strings.Contains(told, "formats          qcow2, raw, vmdk, containerdisk") {
 				t.Error(told)
 			}
 			if console := r.good(t, "inspect", ref, "--file", "boot-uefi.log").stdout; !strings.Contains(console, "Linux version") {
@@ -113,6 +113,8 @@ func TestPublishToRegistries(t *testing.T) {
 					}
 				})
 			}
+			vmdk := strings.TrimSpace(r.good(t, "pull", ref, "--format", "vmdk", "-o", t.TempDir()).stdout)
+			tool(t, "qemu-img", "compare", "-f", "vmdk", "-F", "raw", vmdk, b.image("raw"))
 			raw := t.TempDir()
 			r.good(t, "pull", ref+":13", "--format", "raw", "-o", raw)
 			tool(t, "cmp", b.image("raw"), filepath.Join(raw, "debian-13-amd64.raw"))

@@ -90,7 +90,7 @@ func convert(ctx context.Context, h host.Host, plan Plan, space *workspace) (con
 		return err
 	})
 	group.Go(func() error {
-		for _, format := range plan.Definition.Outputs {
+		for _, format := range outputs(plan.Definition) {
 			if format == image.Raw {
 				continue
 			}
@@ -103,7 +103,7 @@ func convert(ctx context.Context, h host.Host, plan Plan, space *workspace) (con
 	if err := group.Wait(); err != nil {
 		return c, err
 	}
-	for _, format := range plan.Definition.Outputs {
+	for _, format := range outputs(plan.Definition) {
 		path := filepath.Join(space.out, plan.ImageName(format))
 		if format == image.Raw {
 			if err := os.Rename(raw, path); err != nil {
@@ -127,7 +127,7 @@ func convert(ctx context.Context, h host.Host, plan Plan, space *workspace) (con
 // boot tests the image on every firmware and makes sure that it did not change.
 func (b Builder) boot(ctx context.Context, s *stages, h host.Host, plan Plan, facts DiskFacts, space *workspace, images []image.File) ([]vm.Result, error) {
 	d := plan.Definition
-	format := firstOutput(d.Outputs)
+	format := outputs(d)[0]
 	path := filepath.Join(space.out, plan.ImageName(format))
 	results, err := BootTest(ctx, h, BootOptions{
 		Image: path, Format: format, Firmware: d.Firmware, Accel: b.Accel,

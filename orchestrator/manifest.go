@@ -30,7 +30,7 @@ type Manifest struct {
 	Created      time.Time         `json:"created"` // SOURCE_DATE_EPOCH, or the start of the build
 	Tested       bool              `json:"tested"`
 	Disk         DiskContent       `json:"disk"`
-	Outputs      []image.File      `json:"outputs"`
+	Outputs      []image.File      `json:"outputs"` // the one that was booted comes first
 	Boot         []vm.Result       `json:"boot,omitempty"`
 	Stages       []StageTime       `json:"stages"`
 	Inputs       map[string]string `json:"inputs"` // SHA-256 of the definition and of each file it names

@@ -139,13 +139,12 @@ func describeLayer(layer spec.Layer) string {
 	return b.String()
 }
 
-// firstOutput is the format whose file the boot test uses: what most people
-// will run.
-func firstOutput(formats []string) string {
-	for _, format := range formats {
-		if format == image.QCOW2 {
-			return format
-		}
+// outputs is the formats to write, the one that the boot test uses first: qcow2
+// where it is among them, since that is what most people will run.
+func outputs(d spec.Definition) []string {
+	formats := slices.Clone(d.Outputs)
+	if i := slices.Index(formats, image.QCOW2); i > 0 {
+		formats = slices.Insert(slices.Delete(formats, i, i+1), 0, image.QCOW2)
 	}
-	return formats[0]
+	return formats
 }

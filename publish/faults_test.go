@@ -542,3 +542,37 @@ func TestTokenServerOfAPrivateGitLab(t *testing.T) {
 	t.Setenv("CI_SERVER_HOST", "localhost")
 	mustPush(t, ref, newRelease(t, 1), PushOptions{})
 }
+
+// TestCredentialHelper has a helper as Docker's configuration names it.
+func TestCredentialHelper(t *testing.T) {
+	hermetic(t)
+	ref := in(t, registryWith(t, basicAuth("alice", "hunter2")), "debian")
+	bin := t.TempDir()
+	helper := "#!/bin/sh\ntest \"$1\" = get && echo '{\"Username\": \"alice\", \"Secret\": \"hunter2\"}'\n"
+	if err := os.WriteFile(filepath.Join(bin, "docker-credential-test"), []byte(helper), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	config := fmt.Sprintf(`{"credHelpers": {%q: "test"}}`, ref.Host())
+	if err := os.WriteFile(filepath.Join(os.Getenv("DOCKER_CONFIG"), "config.json"), []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	mustPush(t, ref, newRelease(t, 1), PushOptions{})
+}
+
+// TestOnlyThisMachineIsAskedWithoutTLS makes sure that no password goes over a
+// network in the clear unless the user says so.
+func TestOnlyThisMachineIsAskedWithoutTLS(t *testing.T) {
+	plain := in(t, registryWith(t, nil), "debian").Host()
+	_, port, err := net.SplitHostPort(plain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for host, want := range map[string]bool{
+		plain: true, "localhost:" + port: true, "192.0.2.1:" + port: false, "registry.example:" + port: false, "localhost.example:" + port: false, "registry.example": false,
+	} {
+		if got := speaksPlain(t.Context(), host); got != want {
+			t.Errorf("%s: %v", host, got)
+		}
+	}
+}

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/hashicorp/go-multierror"
 	"github.com/spf13/cobra"
 
 	"github.com/btw-img/btw-img/orchestrator"
@@ -49,7 +48,7 @@ of its name below the output folder; it appears whole or not at all.
 	flags := cmd.Flags()
 	flags.BoolVar(&o.all, "all", false, "build everything that 'vmctl list' shows")
 	flags.StringVarP(&o.folder, "output", "o", "images", "folder that gets a folder per build")
-	flags.StringSliceVar(&o.formats, "output-format", nil, "image formats to write instead of the definition's: qcow2, raw")
+	flags.StringSliceVar(&o.formats, "output-format", nil, "image formats to write instead of the definition's: qcow2, raw, vmdk, vhdx, vdi")
 	flags.BoolVar(&o.noTest, "no-test", false, "do not boot the image; build.json says so")
 	flags.BoolVar(&o.dryRun, "dry-run", false, "print the whole plan and touch nothing")
 	flags.IntVar(&o.jobs, "jobs", 1, "builds that run at the same time")
@@ -139,19 +138,12 @@ func planBuilds(o buildOptions) (plans []orchestrator.Plan, cleanup func(), err 
 		path := filepath.Join(temporary, filepath.FromSlash(name))
 		return path, errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, content, 0o600))
 	}
-	var problems *multierror.Error
+	var problems []error
 	for _, name := range names {
 		plan, err := planBuild(library, o.defs.dir, name, settings, extract)
-		if err != nil {
-			problems = multierror.Append(problems, err)
-			continue
-		}
-		plans = append(plans, plan)
+		plans, problems = append(plans, plan), append(problems, err)
 	}
-	if problems != nil && len(problems.Errors) == 1 {
-		return nil, cleanup, problems.Errors[0]
-	}
-	return plans, cleanup, problems.ErrorOrNil()
+	return plans, cleanup, joined(problems)
 }
 
 func planBuild(library *spec.Library, dir, name string, settings []string, extract func(string, []byte) (string, error)) (orchestrator.Plan, error) {
@@ -203,16 +195,7 @@ func buildAll(cmd *cobra.Command, o buildOptions, plans []orchestrator.Plan) ([]
 			done = append(done, *m)
 		}
 	}
-	var problems *multierror.Error
-	for _, err := range failures {
-		if err != nil {
-			problems = multierror.Append(problems, err)
-		}
-	}
-	if problems != nil && len(problems.Errors) == 1 {
-		return done, problems.Errors[0]
-	}
-	return done, problems.ErrorOrNil()
+	return done, joined(failures)
 }
 
 func buildOne(ctx context.Context, o buildOptions, plan orchestrator.Plan, show *progress) (orchestrator.Manifest, error) {

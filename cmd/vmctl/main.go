@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/hashicorp/go-multierror"
 	"github.com/spf13/cobra"
 
 	"github.com/btw-img/btw-img/orchestrator/fail"
@@ -78,6 +79,20 @@ func report(w io.Writer, err error) {
 	if hint := fail.Hint(err); hint != "" {
 		fmt.Fprintln(w, "hint:", hint)
 	}
+}
+
+// joined is all failures as one error; a single one stays as it is.
+func joined(failures []error) error {
+	var all *multierror.Error
+	for _, err := range failures {
+		if err != nil {
+			all = multierror.Append(all, err)
+		}
+	}
+	if all != nil && len(all.Errors) == 1 {
+		return all.Errors[0]
+	}
+	return all.ErrorOrNil()
 }
 
 const exitCodes = `Exit codes:

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -86,20 +87,22 @@ func runPush(cmd *cobra.Command, o pushOptions, target string, args []string) er
 		}
 	}
 	pushed := []publish.Pushed{}
-	for _, ref := range refs {
+	var failures []error
+	for _, ref := range refs { // one that fails does not keep the others from it
 		done, err := pushTo(cmd.Context(), access, ref, release, options)
-		if err != nil {
-			return err
+		pushed, failures = append(pushed, done...), append(failures, err)
+		if cmd.Context().Err() != nil {
+			break
 		}
-		pushed = append(pushed, done...)
 	}
+	err = joined(failures)
 	if o.json {
-		return printJSON(cmd.OutOrStdout(), pushed)
+		return errors.Join(err, printJSON(cmd.OutOrStdout(), pushed))
 	}
 	for _, p := range pushed {
 		fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", p.Reference, p.Digest)
 	}
-	return nil
+	return err
 }
 
 func pushTo(ctx context.Context, access publish.Access, ref publish.Reference, release publish.Release, o publish.PushOptions) (pushed []publish.Pushed, err error) {

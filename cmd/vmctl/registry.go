@@ -87,5 +87,5 @@ func parseReferences(args []string) ([]publish.Reference, error) {
 		ref, err := publish.ParseReference(arg)
 		refs, problems = append(refs, ref), append(problems, err)
 	}
-	return refs, errors.Join(problems...)
+	return refs, joined(problems)
 }

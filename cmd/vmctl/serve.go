@@ -35,6 +35,7 @@ func newServe() *cobra.Command {
 registry for vmctl, oras and skopeo, and as web pages at /. Images that were booted
 are published to the OCI layouts in DIR/` + layoutsFolder + ` first, at the start and whenever
 one is built anew. A DIR that holds OCI layouts and no builds is offered as it is.
+Interrupting it is its normal end.
 
 ` + exitCodes,
 		Args: usage(cobra.MaximumNArgs(1)),
@@ -86,7 +87,7 @@ func runServe(cmd *cobra.Command, o serveOptions) error {
 			grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 			defer cancel()
 			_ = server.Shutdown(grace) // downloads that still run are cut
-			return errors.Join(ctx.Err(), server.Close(), pages.Close())
+			return errors.Join(server.Close(), pages.Close())
 		case <-time.After(rescanPeriod):
 			shelf.publish(ctx, stderr)
 		}

@@ -23,14 +23,20 @@ import (
 const (
 	Raw   = "raw"
 	QCOW2 = "qcow2"
+	VMDK  = "vmdk" // VMware; the stream-optimized kind, which all its products import
+	VHDX  = "vhdx" // Hyper-V
+	VDI   = "vdi"  // VirtualBox
 )
 
 // Convert is the command that writes raw as an image of the format.
 func Convert(raw, format, out string) host.Command {
 	args := []string{"convert", "-f", Raw, "-O", format}
-	if format == QCOW2 {
+	switch format {
+	case QCOW2:
 		// Each cluster is compressed by itself; larger ones make the image smaller.
 		args = append(args, "-c", "-o", "compression_type=zstd,cluster_size=256k", "-m", "16", "-W")
+	case VMDK:
+		args = append(args, "-o", "subformat=streamOptimized")
 	}
 	return host.Cmd("qemu-img", append(args, raw, out)...)
 }

@@ -12,7 +12,7 @@ type InstallFile struct {
 	Boot        Boot           `yaml:"boot,omitempty" jsonschema_description:"Boot loader settings"`
 	Test        Test           `yaml:"test,omitempty" jsonschema_description:"The machine of the boot test"`
 	Install     []InstallEntry `yaml:"install,omitempty" jsonschema_description:"What gets installed, in order"`
-	Outputs     []string       `yaml:"outputs,omitempty" jsonschema:"enum=qcow2,enum=raw" jsonschema_description:"Image formats to write. Default: qcow2"`
+	Outputs     []string       `yaml:"outputs,omitempty" jsonschema:"enum=qcow2,enum=raw,enum=vmdk,enum=vhdx,enum=vdi" jsonschema_description:"Image formats to write. Default: qcow2"`
 }
 
 // CommandsFile is what commands.d/NAME.yml and its drop-ins may hold.

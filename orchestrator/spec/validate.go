@@ -78,7 +78,7 @@ func (ld *loading) validate(d *Definition, merged *yaml.Node) {
 		}
 	}
 	ld.validateChoice(at("firmware"), "firmware", d.Firmware, []string{FirmwareBIOS, FirmwareUEFI, FirmwareSecureBoot})
-	ld.validateChoice(at("outputs"), "outputs", d.Outputs, []string{"qcow2", "raw"})
+	ld.validateChoice(at("outputs"), "outputs", d.Outputs, []string{"qcow2", "raw", "vmdk", "vhdx", "vdi"})
 	if *d.Boot.Timeout < 0 {
 		ld.report(at("boot", "timeout"), "boot.timeout is negative", "give seconds, 0 for no wait")
 	}

@@ -150,8 +150,12 @@ func (c *Catalogue) file(w http.ResponseWriter, r *http.Request) {
 
 // look inspects an image. What cannot be inspected has a Problem.
 func (c *Catalogue) look(r *http.Request, repository, tag string) view {
-	v := view{Repository: repository, Tag: tag}
 	in, tags, err := c.inspect(r.Context(), repository, tag)
+	if err != nil && tag == "latest" && len(tags) > 0 { // pushed with tags of somebody's own
+		tag = tags[0]
+		in, tags, err = c.inspect(r.Context(), repository, tag)
+	}
+	v := view{Repository: repository, Tag: tag}
 	if err != nil {
 		v.Problem = "there is no image " + repository + ":" + tag
 		return v
