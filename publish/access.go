@@ -30,7 +30,6 @@ type Access struct {
 	Username  string
 	Password  string
 	UserAgent string
-	Retry     Retry
 }
 
 // repository is the registry's repository, with all that oras-go needs to know.

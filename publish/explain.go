@@ -19,7 +19,7 @@ import (
 )
 
 // explain makes a failure of a registry one that says where and what to do. ref
-// is a reference or a host. URLs lose their queries, which can hold the
+// is a reference or a host. URLs lose what may be secret in them, such as the
 // signatures of a storage service.
 func explain(ref string, err error) error {
 	if err == nil || errors.Is(err, context.Canceled) {
@@ -29,20 +29,20 @@ func explain(ref string, err error) error {
 		return err
 	}
 	if request, ok := errors.AsType[*url.Error](err); ok {
-		request.URL = withoutQuery(request.URL)
+		full := request.URL
+		request.URL = "a URL that cannot be shown"
+		if u, err := url.Parse(full); err == nil {
+			request.URL = bare(u).String()
+		}
 	}
 	if response, ok := errors.AsType[*errcode.ErrorResponse](err); ok && response.URL != nil {
-		bare := *response.URL
-		bare.RawQuery, bare.User = "", nil
-		response.URL = &bare
+		response.URL = bare(response.URL)
 	}
 	return &fail.Error{Kind: fail.Registry, Op: ref, Err: err, Hint: hintFor(ref, err)}
 }
 
-func withoutQuery(s string) string {
-	s, _, _ = strings.Cut(s, "?")
-	return s
-}
+// bare is a URL without what may be secret in it.
+func bare(u *url.URL) *url.URL { return &url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path} }
 
 func loginHint(host string) string {
 	return "run 'vmctl login " + host + "', or give --username and --password-stdin"

@@ -86,7 +86,7 @@ func inspect(r reader, ref Reference, s Selection) (Inspection, error) {
 		}
 		in.Attached = append(in.Attached, attached)
 	}
-	found, err := r.evidence(image)
+	found, err := r.evidence(referrers)
 	if err != nil {
 		return Inspection{}, err
 	}

@@ -208,11 +208,9 @@ func (p *push) send(ctx context.Context, root ocispec.Descriptor) error {
 }
 
 // sendIndex sends a leaf's attachments, its index and their signatures, and
-// tags all of them but with the moving tags.
+// tags all of them but with the moving tags. The leaf and the index are tagged
+// last: who finds them finds the rest.
 func (p *push) sendIndex(l leaf, index ocispec.Descriptor, t tags) error {
-	if err := p.tag(l.desc, t.leaf); err != nil {
-		return err
-	}
 	attachments := l.attachments
 	if p.options.Signer != nil {
 		covered := []ocispec.Descriptor{l.desc}
@@ -245,6 +243,9 @@ func (p *push) sendIndex(l leaf, index ocispec.Descriptor, t tags) error {
 	// Somebody else may have pushed in the meantime.
 	if there, err := p.resolve(t.immutable); err == nil && there.Digest != index.Digest {
 		return fail.New(fail.Registry, "tag "+t.immutable, "push again", "another push has just taken it")
+	}
+	if err := p.tag(l.desc, t.leaf); err != nil {
+		return err
 	}
 	return p.tag(index, t.immutable)
 }

@@ -2,11 +2,14 @@ package publish
 
 import (
 	"archive/tar"
+	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -22,6 +25,7 @@ import (
 	"oras.land/oras-go/v2/registry"
 
 	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/golden"
 )
 
 // TestPlainOrasPullGetsOneDisk does what "oras pull REF" does.
@@ -421,4 +425,47 @@ func problems(checks []Check) string {
 		}
 	}
 	return strings.Join(all, "\n")
+}
+
+// TestManifests pins the shape that consumers rely on: what a push leaves of
+// each kind, without the digests, which differ with every byte.
+func TestManifests(t *testing.T) {
+	r := newRelease(t, 1)
+	r.Disks = r.Disks[:1]
+	b := newBundle()
+	leaves, err := pack(b, r, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	index, err := b.index(r, leaves[0], "13-20260102.1", ocispec.Index{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all strings.Builder
+	show := func(title string, d ocispec.Descriptor) {
+		t.Helper()
+		content, err := fetchSmall(t.Context(), b, d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var indented bytes.Buffer
+		if err := json.Indent(&indented, content, "", "  "); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(&all, "# %s\n%s\n\n", title, &indented)
+	}
+	show("index 13-20260102.1", index)
+	show("leaf 13-20260102.1-amd64", leaves[0].desc)
+	for _, a := range leaves[0].attachments {
+		show("attachment 13-20260102.1-amd64."+a.kind, a.desc)
+	}
+	show("leaf 13-20260102.1-containerdisk-amd64", leaves[1].desc)
+	digests := regexp.MustCompile(`sha256:[0-9a-f]{64}|"size": [0-9]+`)
+	golden.Equal(t, "manifests.txt", digests.ReplaceAllStringFunc(all.String(), func(s string) string {
+		if s == ocispec.DescriptorEmptyJSON.Digest.String() {
+			return s
+		}
+		name, _, _ := strings.Cut(s, ":")
+		return name + ": …"
+	}))
 }

@@ -39,7 +39,11 @@ func Verify(ctx context.Context, src Source, ref Reference, o VerifyOptions) ([]
 	if err != nil {
 		return nil, explain(ref.String(), err)
 	}
-	evidence, err := r.evidence(image)
+	attachments, err := r.referrers(image.Leaf, image.leafTag())
+	if err != nil {
+		return nil, explain(ref.String(), err)
+	}
+	evidence, err := r.evidence(attachments)
 	if err != nil {
 		return nil, explain(ref.String(), err)
 	}
@@ -97,13 +101,9 @@ func (r reader) disk(image Image, t *transfers) error {
 // evidence is what is attached to a leaf: file name → content.
 type evidence map[string][]byte
 
-func (r reader) evidence(image Image) (evidence, error) {
+func (r reader) evidence(attachments []referrer) (evidence, error) {
 	found := evidence{}
-	referrers, err := r.referrers(image.Leaf, image.leafTag())
-	if err != nil {
-		return nil, err
-	}
-	for _, one := range referrers {
+	for _, one := range attachments {
 		kind, ours := attachmentKinds[one.manifest.ArtifactType]
 		if !ours || kind == "sig" {
 			continue

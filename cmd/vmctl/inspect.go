@@ -52,7 +52,7 @@ func runInspect(cmd *cobra.Command, o inspectOptions, arg string) error {
 	if err != nil {
 		return err
 	}
-	in, err := publish.Inspect(cmd.Context(), src, ref, o.selection, access.Retry)
+	in, err := publish.Inspect(cmd.Context(), src, ref, o.selection, publish.Retry{})
 	if err != nil {
 		return err
 	}
