@@ -40,15 +40,7 @@ itself is not fetched. --file prints an attached file, such as boot-bios.log.
 }
 
 func runInspect(cmd *cobra.Command, o inspectOptions, arg string) error {
-	ref, err := publish.ParseReference(arg)
-	if err != nil {
-		return err
-	}
-	access, err := o.registry.access(cmd.InOrStdin())
-	if err != nil {
-		return err
-	}
-	src, err := access.OpenSource(cmd.Context(), ref)
+	ref, src, err := o.registry.source(cmd, arg)
 	if err != nil {
 		return err
 	}

@@ -40,19 +40,11 @@ on where it stopped. Without a tag, latest is meant.
 }
 
 func runPull(cmd *cobra.Command, o pullOptions, arg string) error {
-	ref, err := publish.ParseReference(arg)
-	if err != nil {
-		return err
-	}
 	key, err := verifierFlag(o.key)
 	if err != nil {
 		return err
 	}
-	access, err := o.registry.access(cmd.InOrStdin())
-	if err != nil {
-		return err
-	}
-	src, err := access.OpenSource(cmd.Context(), ref)
+	ref, src, err := o.registry.source(cmd, arg)
 	if err != nil {
 		return err
 	}

@@ -55,6 +55,20 @@ func (f *registryFlags) access(stdin io.Reader) (publish.Access, error) {
 	return a, nil
 }
 
+// source opens the place that the reference names.
+func (f *registryFlags) source(cmd *cobra.Command, arg string) (publish.Reference, publish.Source, error) {
+	ref, err := publish.ParseReference(arg)
+	if err != nil {
+		return ref, nil, err
+	}
+	access, err := f.access(cmd.InOrStdin())
+	if err != nil {
+		return ref, nil, err
+	}
+	src, err := access.OpenSource(cmd.Context(), ref)
+	return ref, src, err
+}
+
 // askPassword reads a password from the terminal without showing it.
 func askPassword(stderr io.Writer, host string) (string, error) {
 	if !term.IsTerminal(int(os.Stdin.Fd())) {

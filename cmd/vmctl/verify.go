@@ -36,19 +36,11 @@ packages, and with --key the signature over all of them.
 }
 
 func runVerify(cmd *cobra.Command, o verifyOptions, arg string) error {
-	ref, err := publish.ParseReference(arg)
-	if err != nil {
-		return err
-	}
 	key, err := verifierFlag(o.key)
 	if err != nil {
 		return err
 	}
-	access, err := o.registry.access(cmd.InOrStdin())
-	if err != nil {
-		return err
-	}
-	src, err := access.OpenSource(cmd.Context(), ref)
+	ref, src, err := o.registry.source(cmd, arg)
 	if err != nil {
 		return err
 	}
