@@ -85,7 +85,9 @@ func FirmwareFiles(firmware string) []string {
 
 // Command is the call of QEMU.
 func (m Machine) Command() host.Command {
-	machine, cpu := "q35", "max,la57=off" // five-level page tables only slow TCG down
+	// Five-level page tables and string instructions that the guest believes to
+	// be fast only slow TCG down.
+	machine, cpu := "q35", "max,la57=off,erms=off,fsrm=off"
 	if m.Firmware == spec.FirmwareSecureBoot {
 		machine += ",smm=on"
 	}
