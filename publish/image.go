@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -181,8 +182,13 @@ func (r reader) referrers(subject ocispec.Descriptor, tag string) ([]referrer, e
 		descs, err = registry.Referrers(r.ctx, r.src, subject, "")
 		return err
 	})
-	if status := statusOf(err); err != nil && status == 0 {
-		return nil, err
+	switch statusOf(err) {
+	case http.StatusNotFound, http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusNotImplemented:
+		// no referrers here
+	default:
+		if err != nil {
+			return nil, err
+		}
 	}
 	if len(descs) == 0 && tag != "" {
 		for _, kind := range attachmentKinds {

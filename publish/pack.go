@@ -109,7 +109,7 @@ func packAttachments(b *bundle, r Release, d Disk, subject ocispec.Descriptor, f
 		kind, artifactType string
 		layers             []ocispec.Descriptor
 	}{
-		{"sbom", artifactSBOM, []ocispec.Descriptor{b.titled(strings.TrimSuffix(d.Name, "."+d.Format)+".spdx.json", artifactSBOM, sbom)}},
+		{"sbom", artifactSBOM, []ocispec.Descriptor{b.titled(sbomName(d.Name, d.Format), artifactSBOM, sbom)}},
 		{"boot", artifactBoot, boot},
 		{"build", artifactBuild, build},
 		{"sums", artifactChecksums, []ocispec.Descriptor{b.titled(checksumsName, mediaTypeText, files[checksumsName])}},

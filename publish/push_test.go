@@ -321,6 +321,39 @@ func TestLayoutKeepsWhatItHadWhenAPushFails(t *testing.T) {
 	}
 }
 
+// TestLayoutLeavesFoldersOfOthersAlone has a folder that looks like a layout that
+// lost its mark, such as another program's store of blobs.
+func TestLayoutLeavesFoldersOfOthersAlone(t *testing.T) {
+	dir := t.TempDir()
+	theirs := filepath.Join(dir, "blobs", "sha256", "theirs")
+	if err := os.MkdirAll(theirs, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	_, err := pushTo(t, parse(t, "oci:"+dir), newRelease(t, 1), PushOptions{})
+	if fail.ExitCode(err) != 2 || !strings.Contains(err.Error(), "something else") {
+		t.Errorf("%v", err)
+	}
+	if _, err := os.Stat(theirs); err != nil {
+		t.Error(err)
+	}
+	if names := folderNames(t, dir); !slices.Equal(names, []string{"blobs"}) {
+		t.Errorf("the folder holds %v", names)
+	}
+}
+
+// TestLayoutGoesOnAfterAKilledPush has what SIGKILL leaves of a first push.
+func TestLayoutGoesOnAfterAKilledPush(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "layout")
+	ref := parse(t, "oci:"+dir)
+	if err := errors.Join(os.MkdirAll(filepath.Join(dir, stageName, "half"), 0o755), os.MkdirAll(filepath.Join(dir, "blobs"), 0o755), os.WriteFile(filepath.Join(dir, lockName), nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	mustPush(t, ref, newRelease(t, 1), PushOptions{})
+	if names := folderNames(t, dir); !slices.Equal(names, []string{lockName, "blobs", "index.json", "oci-layout"}) {
+		t.Errorf("the folder holds %v", names)
+	}
+}
+
 func TestLayoutKeepsHoles(t *testing.T) {
 	r := newRelease(t, 1)
 	dir := filepath.Join(t.TempDir(), "layout")

@@ -176,6 +176,9 @@ const (
 )
 
 func openLayout(ctx context.Context, dir string) (_ *layout, err error) {
+	if err := mayBeLayout(dir); err != nil {
+		return nil, err
+	}
 	if err := os.MkdirAll(filepath.Join(dir, ocispec.ImageBlobsDir), 0o755); err != nil {
 		return nil, &fail.Error{Kind: fail.Host, Err: err, Hint: "name a folder that can be written"}
 	}
@@ -214,6 +217,33 @@ func openLayout(ctx context.Context, dir string) (_ *layout, err error) {
 	}
 	l.AutoSaveIndex = false
 	return l, nil
+}
+
+// mayBeLayout refuses a folder that holds what is not ours. One without a
+// layout may hold what a killed first push left, and nothing else.
+func mayBeLayout(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return &fail.Error{Kind: fail.Usage, Err: err, Hint: "name a folder"}
+	}
+	names := map[string]bool{}
+	for _, e := range entries {
+		names[e.Name()] = true
+	}
+	if names[ocispec.ImageLayoutFile] || len(names) == 0 {
+		return nil
+	}
+	killed := names[lockName]
+	for _, own := range []string{lockName, stageName, ocispec.ImageBlobsDir} {
+		delete(names, own)
+	}
+	if killed && len(names) == 0 {
+		return nil
+	}
+	return fail.New(fail.Usage, inLayout+":"+dir, "name a new folder, or one that 'vmctl push' made", "the folder holds something else than an OCI image layout")
 }
 
 // Push implements content.Pusher. Disks keep their holes.

@@ -113,20 +113,18 @@ func (r reader) evidence(attachments []referrer) (evidence, error) {
 			if err != nil {
 				return nil, err
 			}
-			name := layer.Annotations[ocispec.AnnotationTitle]
-			if kind == "sbom" {
-				name = sbomFile
-			}
-			found[name] = content
+			found[layer.Annotations[ocispec.AnnotationTitle]] = content
 		}
 	}
 	return found, nil
 }
 
-const (
-	bootFile = "boot.json"
-	sbomFile = "spdx.json"
-)
+const bootFile = "boot.json"
+
+// sbomName is the file that the packages of a disk are listed in.
+func sbomName(disk, format string) string {
+	return strings.TrimSuffix(disk, "."+format) + ".spdx.json"
+}
 
 func (e evidence) json(name string, into any) error {
 	content, ok := e[name]
@@ -218,7 +216,7 @@ func (i Image) checkSBOM(e evidence) error {
 			} `json:"checksums"`
 		} `json:"packages"`
 	}
-	if err := e.json(sbomFile, &doc); err != nil {
+	if err := e.json(sbomName(i.Title(), i.Config.Format), &doc); err != nil {
 		return err
 	}
 	for _, p := range doc.Packages {

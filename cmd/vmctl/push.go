@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -24,7 +25,7 @@ type pushOptions struct {
 	forceUntested bool
 	containerDisk bool
 	signKey       string
-	annotations   map[string]string
+	annotations   []string
 	json          bool
 }
 
@@ -52,7 +53,7 @@ oci:images/` + layoutsFolder + `/NAME, which 'vmctl serve' offers to a network.
 	flags.BoolVar(&o.forceUntested, "force-untested", false, "publish an image that is not proved to boot; its annotations say so")
 	flags.BoolVar(&o.containerDisk, "container-disk", false, "also push a container image for KubeVirt, as VERSION-containerdisk")
 	flags.StringVar(&o.signKey, "sign-key", "", "private key (PEM) to sign with; 'cosign verify --key' checks it")
-	flags.StringToStringVar(&o.annotations, "annotation", nil, "OCI annotation, as in --annotation org.opencontainers.image.licenses=MIT; may be repeated")
+	flags.StringArrayVar(&o.annotations, "annotation", nil, "OCI annotation, as in --annotation org.opencontainers.image.licenses=MIT; may be repeated")
 	flags.BoolVar(&o.json, "json", false, "print what was pushed as JSON")
 	o.registry.add(cmd)
 	return cmd
@@ -137,7 +138,7 @@ func defaultReference(folder, name string) string {
 }
 
 // readRelease reads the folder of a build as something to publish.
-func readRelease(folder string, annotations map[string]string) (publish.Release, error) {
+func readRelease(folder string, annotations []string) (publish.Release, error) {
 	built, err := orchestrator.ReadBuilt(folder)
 	if err != nil {
 		return publish.Release{}, &fail.Error{Kind: fail.Usage, Err: err, Hint: "name a folder that 'vmctl build' left, or run 'vmctl build " + filepath.Base(folder) + "' first"}
@@ -171,7 +172,11 @@ func readRelease(folder string, annotations map[string]string) (publish.Release,
 			r.Annotations[key] = value
 		}
 	}
-	for key, value := range annotations {
+	for _, annotation := range annotations {
+		key, value, ok := strings.Cut(annotation, "=")
+		if !ok || key == "" {
+			return r, fail.New(fail.Usage, "--annotation", "write KEY=VALUE", "%q has no value", annotation)
+		}
 		r.Annotations[key] = value
 	}
 	return r, nil
