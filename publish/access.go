@@ -117,8 +117,10 @@ func (a Access) credential() (auth.CredentialFunc, error) {
 		given := auth.Credential{Username: a.Username, Password: a.Password}
 		return func(context.Context, string) (auth.Credential, error) { return given, nil }, nil
 	}
-	store, err := dockerStore()
-	if err != nil {
+	var store credentials.Store
+	if _, err := os.UserHomeDir(); err != nil && os.Getenv("DOCKER_CONFIG") == "" {
+		store = credentials.NewMemoryStore() // a service without a home has no configuration
+	} else if store, err = dockerStore(); err != nil {
 		return nil, err
 	}
 	var fallbacks []credentials.Store

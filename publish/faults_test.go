@@ -429,7 +429,7 @@ func TestCredentials(t *testing.T) {
 		"GitLab elsewhere":   {env: map[string]string{"CI_REGISTRY": "registry.example", "CI_REGISTRY_USER": "alice", "CI_REGISTRY_PASSWORD": secret}, denied: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			hermetic(t)
+			ownConfig(t)
 			for key, value := range tc.env {
 				t.Setenv(key, value)
 			}
@@ -453,7 +453,7 @@ func TestCredentials(t *testing.T) {
 }
 
 func TestLoginKeepsWhatTheRegistryAccepts(t *testing.T) {
-	hermetic(t)
+	ownConfig(t)
 	ref := in(t, registryWith(t, basicAuth("alice", "hunter2")), "debian")
 	if _, err := (Access{Username: "alice", Password: "wrong"}).Login(t.Context(), ref.Host()); fail.ExitCode(err) != 6 {
 		t.Errorf("a wrong password: %v", err)
@@ -476,7 +476,7 @@ func TestLoginKeepsWhatTheRegistryAccepts(t *testing.T) {
 // TestTokenThatExpiresDoesNotLoseThePush has a token server whose tokens all end
 // whenever a disk is about to be sent for the first time.
 func TestTokenThatExpiresDoesNotLoseThePush(t *testing.T) {
-	hermetic(t)
+	ownConfig(t)
 	var mu sync.Mutex
 	issued, good := 0, map[string]bool{}
 	ended := map[string]bool{} // for which digests the tokens have ended
@@ -515,7 +515,7 @@ func TestTokenThatExpiresDoesNotLoseThePush(t *testing.T) {
 // TestTokenServerOfAPrivateGitLab has the registry and its token server on two
 // hosts of a private network.
 func TestTokenServerOfAPrivateGitLab(t *testing.T) {
-	hermetic(t)
+	ownConfig(t)
 	gitlab := registryWith(t, func(http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Path != "/jwt/auth" || r.URL.Query().Get("service") != "container_registry" {
@@ -545,7 +545,7 @@ func TestTokenServerOfAPrivateGitLab(t *testing.T) {
 
 // TestCredentialHelper has a helper as Docker's configuration names it.
 func TestCredentialHelper(t *testing.T) {
-	hermetic(t)
+	ownConfig(t)
 	ref := in(t, registryWith(t, basicAuth("alice", "hunter2")), "debian")
 	bin := t.TempDir()
 	helper := "#!/bin/sh\ntest \"$1\" = get && echo '{\"Username\": \"alice\", \"Secret\": \"hunter2\"}'\n"
@@ -558,6 +558,17 @@ func TestCredentialHelper(t *testing.T) {
 		t.Fatal(err)
 	}
 	mustPush(t, ref, newRelease(t, 1), PushOptions{})
+}
+
+// TestAServiceWithoutAHome reads what is open to all.
+func TestAServiceWithoutAHome(t *testing.T) {
+	ref := in(t, registryWith(t, nil), "debian")
+	mustPush(t, ref, newRelease(t, 1), PushOptions{})
+	t.Setenv("HOME", "")
+	t.Setenv("DOCKER_CONFIG", "")
+	if _, err := pullTo(t, ref.With("13"), PullOptions{Folder: t.TempDir()}); err != nil {
+		t.Error(err)
+	}
 }
 
 // TestOnlyThisMachineIsAskedWithoutTLS makes sure that no password goes over a

@@ -115,14 +115,31 @@ func registryWith(t *testing.T, front func(http.Handler) http.Handler) *httptest
 	return server
 }
 
-// hermetic keeps the tester's own credentials out.
-func hermetic(t *testing.T) {
-	t.Helper()
+// TestMain keeps the tester's own credentials out.
+func TestMain(m *testing.M) {
 	for _, variable := range []string{"DOCKER_AUTH_CONFIG", "REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR", "CI_REGISTRY", "CI_REGISTRY_USER", "CI_REGISTRY_PASSWORD", "CI_SERVER_HOST"} {
-		t.Setenv(variable, "")
+		if err := os.Unsetenv(variable); err != nil {
+			panic(err)
+		}
 	}
+	home, err := os.MkdirTemp("", "publish-test-")
+	if err != nil {
+		panic(err)
+	}
+	for _, variable := range []string{"HOME", "DOCKER_CONFIG", "XDG_CONFIG_HOME"} {
+		if err := os.Setenv(variable, home); err != nil {
+			panic(err)
+		}
+	}
+	code := m.Run()
+	_ = os.RemoveAll(home)
+	os.Exit(code)
+}
+
+// ownConfig gives the test a configuration of Docker that it can write.
+func ownConfig(t *testing.T) {
+	t.Helper()
 	t.Setenv("DOCKER_CONFIG", t.TempDir())
-	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
 }
 
 func parse(t *testing.T, s string) Reference {

@@ -65,6 +65,7 @@ func fill(t *testing.T, root, name string) publish.Release {
 
 func serve(t *testing.T, root string) *httptest.Server {
 	t.Helper()
+	t.Setenv("DOCKER_CONFIG", t.TempDir()) // not the tester's own
 	pages := catalogue.New(root)
 	server := httptest.NewServer(pages)
 	t.Cleanup(func() {
