@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"sync"
 	"time"
 
@@ -157,7 +156,7 @@ type BootOptions struct {
 	Firmware []string
 	Accel    string // vm.AccelAuto and its kin
 	Memory   int64  // bytes
-	CPUs     int
+	CPUs     int    // under KVM; emulation has one
 	Timeout  time.Duration
 	Systemd  int    // version in the image; 0 for unknown
 	Logs     string // folder that gets boot-FIRMWARE.log
@@ -176,9 +175,6 @@ func BootTest(ctx context.Context, h host.Host, o BootOptions) ([]vm.Result, err
 	results := make([]vm.Result, len(o.Firmware))
 	failures := make([]error, len(o.Firmware))
 	atOnce := min(guestsAtOnce(o.Memory), len(o.Firmware))
-	if accel == vm.AccelTCG { // emulated processors beyond the real ones only wait for each other
-		o.CPUs = max(1, min(o.CPUs, runtime.NumCPU()/atOnce))
-	}
 	free := make(chan struct{}, atOnce)
 	var tell sync.Mutex
 	var running sync.WaitGroup

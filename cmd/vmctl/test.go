@@ -52,7 +52,7 @@ itself; for an older one the login prompt on the serial console counts.
 	flags.StringSliceVar(&o.firmware, "firmware", nil, "firmware to boot on: bios, uefi, secureboot (default: what the build asks for, else all)")
 	flags.StringVar(&o.accel, "accel", "auto", "accelerator: auto, kvm or tcg")
 	flags.StringVar(&o.memory, "memory", "1G", "memory of the guest")
-	flags.IntVar(&o.cpus, "cpus", 2, "processors of the guest")
+	flags.IntVar(&o.cpus, "cpus", 2, "processors of the guest under KVM; emulation has one")
 	flags.DurationVar(&o.timeout, "timeout", 10*time.Minute, "how long the guest may take")
 	flags.StringVar(&o.logs, "logs", "", "folder that gets the consoles as boot-FIRMWARE.log (default: a temporary one)")
 	flags.BoolVar(&o.json, "json", false, "print the results as JSON")

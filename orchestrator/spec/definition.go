@@ -92,7 +92,7 @@ type Boot struct {
 // Test is the machine that the boot test starts.
 type Test struct {
 	Memory  Size     `yaml:"memory,omitempty" json:"memory,omitempty" jsonschema_description:"Memory of the guest. Default: 1G"`
-	CPUs    int      `yaml:"cpus,omitempty" json:"cpus,omitempty" jsonschema:"minimum=1" jsonschema_description:"Processors of the guest. Default: 2"`
+	CPUs    int      `yaml:"cpus,omitempty" json:"cpus,omitempty" jsonschema:"minimum=1" jsonschema_description:"Processors of the guest under KVM; emulation has one. Default: 2"`
 	Timeout Duration `yaml:"timeout,omitempty" json:"timeout,omitempty" jsonschema_description:"How long the guest may take to be up, such as 5m. Default: 10m"`
 }
 

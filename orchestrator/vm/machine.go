@@ -35,7 +35,7 @@ type Machine struct {
 	Firmware string // spec.FirmwareBIOS and its kin
 	Accel    string // AccelKVM or AccelTCG
 	Memory   int64  // bytes
-	CPUs     int
+	CPUs     int    // under KVM
 	Disk     string // overlay, qcow2
 	Vars     string // writable copy of the UEFI variables; unused on BIOS
 	Console  string // file that gets the first serial port
@@ -91,14 +91,17 @@ func (m Machine) Command() host.Command {
 	if m.Firmware == spec.FirmwareSecureBoot {
 		machine += ",smm=on"
 	}
-	accel := "tcg,thread=multi"
+	// Emulated processors may run code that another one has just patched, and
+	// Linux patches itself while it boots: every so often that is a panic (int3)
+	// which the image is not to blame for. One processor has no such neighbour.
+	accel, cpus := "tcg", 1
 	if m.Accel == AccelKVM {
-		accel, cpu = "kvm", "host"
+		accel, cpu, cpus = "kvm", "host", m.CPUs
 	}
 	args := []string{
 		"-nodefaults", "-no-user-config", "-display", "none",
 		"-machine", machine, "-accel", accel, "-cpu", cpu,
-		"-m", strconv.FormatInt(m.Memory>>20, 10), "-smp", strconv.Itoa(m.CPUs),
+		"-m", strconv.FormatInt(m.Memory>>20, 10), "-smp", strconv.Itoa(cpus),
 		"-drive", "if=none,id=disk,format=qcow2,cache=unsafe,discard=unmap,file=" + escape(m.Disk),
 		"-device", "virtio-blk-pci,drive=disk,bootindex=1",
 		"-device", "virtio-rng-pci",
