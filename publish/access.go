@@ -30,6 +30,7 @@ type Access struct {
 	Username  string
 	Password  string
 	UserAgent string
+	Patience  time.Duration // with a connection on which nothing moves; 0 means 5 min
 }
 
 // repository is the registry's repository, with all that oras-go needs to know.
@@ -54,7 +55,7 @@ func (a Access) client(ctx context.Context, host string) (_ *auth.Client, plain 
 	transport.DisableCompression = true
 	transport.ForceAttemptHTTP2 = false
 	transport.WriteBufferSize, transport.ReadBufferSize = copyBuffer, copyBuffer
-	transport.ResponseHeaderTimeout = 5 * time.Minute
+	transport.DialContext = impatiently(transport.DialContext, a.Patience)
 	if a.CAFile != "" {
 		pool, err := a.pool()
 		if err != nil {

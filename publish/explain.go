@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"syscall"
 
@@ -79,6 +80,8 @@ func hintFor(ref string, err error) string {
 		return "check the name of the host"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "check that the registry runs, and its port"
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return "the registry, or a proxy before it, hangs: tell its owner, or try again later; what was transferred is kept"
 	case errors.Is(err, errdef.ErrNotFound):
 		return "check the repository and the tag"
 	case strings.Contains(err.Error(), "bearer realm"):

@@ -74,8 +74,9 @@ func cut(part float64) func(http.ResponseWriter, *http.Request, http.Handler) {
 
 type cutter struct {
 	http.ResponseWriter
-	part float64
-	left int64
+	part   float64
+	before func() // the connection is broken; may be nil
+	left   int64
 }
 
 func (c *cutter) WriteHeader(status int) {
@@ -90,9 +91,49 @@ func (c *cutter) Write(p []byte) (int, error) {
 	c.left -= int64(n)
 	if c.left <= 0 {
 		_ = http.NewResponseController(c.ResponseWriter).Flush()
+		if c.before != nil {
+			c.before()
+		}
 		panic(http.ErrAbortHandler)
 	}
 	return n, err
+}
+
+// TestConnectionsThatHangAreGivenUp has a registry that falls silent in the
+// middle of a disk, once while it receives and once while it sends.
+func TestConnectionsThatHangAreGivenUp(t *testing.T) {
+	receiving := newFault(1, http.MethodPut, func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
+		_, _ = io.CopyN(io.Discard, r.Body, r.ContentLength/2)
+		connection, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			panic(err)
+		}
+		t.Cleanup(func() { _ = connection.Close() })
+	})
+	sending := newFault(0, http.MethodGet, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		next.ServeHTTP(&cutter{ResponseWriter: w, part: 0.5, before: func() { <-r.Context().Done() }}, r)
+	})
+	r := newRelease(t, 1)
+	ref := in(t, registryWith(t, func(next http.Handler) http.Handler {
+		return receiving.front(onlyOf(r.Disks[0], sending.front(next), next))
+	}), "debian")
+	access := Access{Patience: 300 * time.Millisecond}
+	if _, err := pushWith(t, access, ref, r, PushOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	sending.times.Store(1)
+	src, err := access.OpenSource(t.Context(), ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pulled, err := Pull(t.Context(), src, ref, PullOptions{Folder: t.TempDir(), Selection: Selection{Architecture: "amd64"}, Retry: quick})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sameAsDisk(t, pulled.Path, r, 0)
+	if receiving.hits.Load() != 1 || sending.hits.Load() != 1 {
+		t.Errorf("the registry hung %d times while it received and %d times while it sent", receiving.hits.Load(), sending.hits.Load())
+	}
 }
 
 // corrupt sends the blob with one byte changed.
@@ -179,6 +220,18 @@ func TestPushGivesUpAndSaysWhere(t *testing.T) {
 	}
 }
 
+// onlyOf lets a faulty handler answer what is asked of the disk, and a good one
+// the rest.
+func onlyOf(d Disk, faulty, good http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.Contains(r.URL.Path, d.Digest.Encoded()) {
+			faulty.ServeHTTP(w, r)
+			return
+		}
+		good.ServeHTTP(w, r)
+	})
+}
+
 func TestPullSurvivesFaultsAndResumes(t *testing.T) {
 	for name, f := range map[string]*fault{
 		"cut at 1 %":         newFault(2, http.MethodGet, cut(0.01)),
@@ -190,16 +243,7 @@ func TestPullSurvivesFaultsAndResumes(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRelease(t, 1)
-			idle := newFault(0, http.MethodGet, nil)
-			ref := in(t, registryWith(t, func(next http.Handler) http.Handler {
-				return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-					if strings.Contains(req.URL.Path, r.Disks[0].Digest.Encoded()) {
-						f.front(next).ServeHTTP(w, req)
-						return
-					}
-					idle.front(next).ServeHTTP(w, req)
-				})
-			}), "debian")
+			ref := in(t, registryWith(t, func(next http.Handler) http.Handler { return onlyOf(r.Disks[0], f.front(next), next) }), "debian")
 			mustPush(t, ref, r, PushOptions{})
 			dir := t.TempDir()
 			pulled, err := pullTo(t, ref.With("13"), PullOptions{Folder: dir})
@@ -219,18 +263,9 @@ func TestPullSurvivesFaultsAndResumes(t *testing.T) {
 
 func TestWrongBytesAreNotLeftBehind(t *testing.T) {
 	r := newRelease(t, 1)
-	f := newFault(0, http.MethodGet, corrupt)
-	ref := in(t, registryWith(t, f.front), "debian")
+	f := newFault(1000, http.MethodGet, corrupt)
+	ref := in(t, registryWith(t, func(next http.Handler) http.Handler { return onlyOf(r.Disks[0], f.front(next), next) }), "debian")
 	mustPush(t, ref, r, PushOptions{})
-	digest := r.Disks[0].Digest.Encoded()
-	f.do = func(w http.ResponseWriter, req *http.Request, next http.Handler) {
-		if strings.Contains(req.URL.Path, digest) {
-			corrupt(w, req, next)
-			return
-		}
-		next.ServeHTTP(w, req)
-	}
-	f.times.Store(1000)
 	dir := t.TempDir()
 	_, err := pullTo(t, ref.With("13"), PullOptions{Folder: dir})
 	if fail.ExitCode(err) != 6 || !errors.Is(err, errWrongBytes) {
@@ -303,22 +338,15 @@ func TestInterruptedPullIsResumedByTheNext(t *testing.T) {
 
 func TestResumeWithoutRangeRequests(t *testing.T) {
 	r := newRelease(t, 1)
-	f := newFault(0, http.MethodGet, cut(0.5))
+	f := newFault(3, http.MethodGet, cut(0.5))
 	ref := in(t, registryWith(t, func(next http.Handler) http.Handler {
-		return f.front(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		whole := http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 			req.Header.Del("Range")
 			next.ServeHTTP(noRanges{w}, req)
-		}))
+		})
+		return onlyOf(r.Disks[0], f.front(whole), whole)
 	}), "debian")
 	mustPush(t, ref, r, PushOptions{})
-	digest := r.Disks[0].Digest.Encoded()
-	f.do = func(w http.ResponseWriter, req *http.Request, next http.Handler) {
-		if strings.Contains(req.URL.Path, digest) {
-			cut(0.5)(w, req, next)
-		}
-		next.ServeHTTP(w, req)
-	}
-	f.times.Store(3)
 	pulled, err := pullTo(t, ref.With("13"), PullOptions{Folder: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
