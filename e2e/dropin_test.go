@@ -5,9 +5,12 @@ package e2e
 import (
 	"net"
 	"net/http"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -52,6 +55,7 @@ gpgconf --kill all`
 func TestTwoFilesAddABuild(t *testing.T) {
 	uri, key := archive(t)
 	folder := t.TempDir()
+	user := callSudo(t, folder)
 	write(t, filepath.Join(folder, "install.d/greeter/page.j2"), "{{ vars.greeting }} from {{ build.name }} on {{ build.suite }}\n")
 	write(t, filepath.Join(folder, "install.d/greeter/motd"), "{{ not a template }}\n")
 	tool(t, "cp", key, filepath.Join(folder, "install.d/greeter/archive.asc"))
@@ -95,12 +99,16 @@ commands:
 	if first.code != 4 {
 		t.Fatalf("alice does not exist, yet the exit code is %d\n%s", first.code, first.stderr)
 	}
+	user.owns(t, "images", "images/greeter.failed", "images/greeter.failed/build.log")
 	for _, want := range []string{"greeter", "install.d/greeter.yml:7", "Greeting: files", "alice", "images/greeter.failed/build.log"} {
 		if !strings.Contains(first.stderr, want) {
 			t.Errorf("the failure does not name %q:\n%s", want, first.stderr)
 		}
 	}
 	good(t, folder, "build", "greeter", "--set", "vars.greeting=Good evening", "--definitions", withAlice(t, folder), "-o", "images")
+
+	user.owns(t, "images", "images/greeter", "images/greeter/build.log", "images/greeter/greeter-13-amd64.raw")
+	user.vmctl(t, "push", "greeter", "--force-untested")
 
 	d := openDisk(t, filepath.Join(folder, "images/greeter/greeter-13-amd64.raw"))
 	for path, want := range map[string]string{
@@ -134,6 +142,49 @@ commands:
 	}
 	if names := d.ls("/srv"); !strings.Contains(strings.Join(names, "|"), "a b $HOME") {
 		t.Errorf("/srv holds %v", names)
+	}
+}
+
+// sudoUser is somebody without privileges in whose name vmctl runs as root.
+type sudoUser struct {
+	folder string
+	id     uint32
+}
+
+// callSudo makes what follows look as if a user of folder had called sudo.
+func callSudo(t *testing.T, folder string) sudoUser {
+	t.Helper()
+	u := sudoUser{folder, 12345}
+	t.Setenv("SUDO_UID", itoa(int64(u.id)))
+	t.Setenv("SUDO_GID", itoa(int64(u.id)))
+	if err := os.Chmod(filepath.Dir(folder), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	tool(t, "cp", vmctl, filepath.Join(folder, "vmctl"))
+	return u
+}
+
+// owns fails the test for each path that is not the user's.
+func (u sudoUser) owns(t *testing.T, paths ...string) {
+	t.Helper()
+	for _, path := range paths {
+		info, err := os.Stat(filepath.Join(u.folder, path))
+		if err != nil {
+			t.Error(err)
+		} else if owner := info.Sys().(*syscall.Stat_t); owner.Uid != u.id || owner.Gid != u.id {
+			t.Errorf("%s belongs to %d:%d", path, owner.Uid, owner.Gid)
+		}
+	}
+}
+
+// vmctl runs it without root.
+func (u sudoUser) vmctl(t *testing.T, args ...string) {
+	t.Helper()
+	cmd := exec.Command(filepath.Join(u.folder, "vmctl"), args...)
+	cmd.Dir, cmd.Env = u.folder, []string{"PATH=" + os.Getenv("PATH")}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: u.id, Gid: u.id}}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("vmctl %s without root: %v\n%s", strings.Join(args, " "), err, out)
 	}
 }
 

@@ -32,6 +32,7 @@ type workspace struct {
 	failed string // NAME.failed
 	work   string // .NAME.work
 	out    string // .NAME.work/out: what becomes NAME
+	owner  owner
 	log    *os.File
 	lock   *flock.Flock
 }
@@ -43,14 +44,15 @@ func openWorkspace(folder, name string) (*workspace, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(folder, 0o755); err != nil {
-		return nil, &fail.Error{Kind: fail.Host, Op: "output folder", Err: err, Hint: "choose another with -o"}
-	}
 	w := &workspace{
+		owner: caller(),
 		final: filepath.Join(folder, name), failed: filepath.Join(folder, name+".failed"),
 		work: filepath.Join(folder, "."+name+".work"), lock: flock.New(filepath.Join(folder, "."+name+".lock")),
 	}
 	w.out = filepath.Join(w.work, "out")
+	if err := w.makeFolder(folder); err != nil {
+		return nil, &fail.Error{Kind: fail.Host, Op: "output folder", Err: err, Hint: "choose another with -o"}
+	}
 	locked, err := w.lock.TryLock()
 	if err != nil {
 		return nil, fmt.Errorf("lock %s: %w", w.final, err)
@@ -62,6 +64,14 @@ func openWorkspace(folder, name string) (*workspace, error) {
 		return nil, errors.Join(err, w.lock.Unlock())
 	}
 	return w, nil
+}
+
+// makeFolder makes the output folder where there is none.
+func (w *workspace) makeFolder(folder string) error {
+	if _, err := os.Stat(folder); !errors.Is(err, fs.ErrNotExist) {
+		return os.MkdirAll(folder, 0o755) // an error where it is no folder
+	}
+	return errors.Join(os.MkdirAll(folder, 0o755), w.owner.give(folder))
 }
 
 func (w *workspace) prepare() error {
@@ -94,7 +104,7 @@ func (w *workspace) publish(m Manifest, facts DiskFacts) error {
 	if err := syncFiles(w.out); err != nil {
 		return err
 	}
-	if err := os.Chmod(w.out, 0o755); err != nil {
+	if err := errors.Join(os.Chmod(w.out, 0o755), w.owner.give(w.out)); err != nil {
 		return err
 	}
 	err := unix.Renameat2(unix.AT_FDCWD, w.out, unix.AT_FDCWD, w.final, unix.RENAME_EXCHANGE)
@@ -128,19 +138,23 @@ func (w *workspace) close(failure error) error {
 
 func (w *workspace) keepLogs(failure error) error {
 	fmt.Fprintln(w.log, failure)
-	logs, err := filepath.Glob(filepath.Join(w.out, "*.log"))
+	names, err := fileNames(w.out)
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(os.RemoveAll(w.failed), os.MkdirAll(w.failed, 0o755)); err != nil {
+	kept := filepath.Join(w.work, "failed")
+	if err := os.MkdirAll(kept, 0o755); err != nil {
 		return err
 	}
-	for _, log := range logs {
-		if err := os.Rename(log, filepath.Join(w.failed, filepath.Base(log))); err != nil {
+	for _, name := range names {
+		if filepath.Ext(name) != ".log" {
+			continue
+		}
+		if err := os.Rename(filepath.Join(w.out, name), filepath.Join(kept, name)); err != nil {
 			return err
 		}
 	}
-	return nil
+	return errors.Join(w.owner.give(kept), os.RemoveAll(w.failed), os.Rename(kept, w.failed))
 }
 
 // LogPath is where the log of a build lies after it has ended.
