@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -121,11 +122,12 @@ func (s *shelf) publish(ctx context.Context, stderr io.Writer) {
 	if s.builds == "" {
 		return
 	}
-	finished, err := filepath.Glob(filepath.Join(s.builds, "*", orchestrator.ChecksumsName)) // the last file that a build writes
+	finished, err := fs.Glob(os.DirFS(s.builds), "*/"+orchestrator.ChecksumsName) // the last file that a build writes
 	if err != nil {
 		return
 	}
-	for _, file := range finished {
+	for _, name := range finished {
+		file := filepath.Join(s.builds, name)
 		info, err := os.Stat(file)
 		if err != nil || s.published[file].Equal(info.ModTime()) || ctx.Err() != nil {
 			continue
