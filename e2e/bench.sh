@@ -4,6 +4,7 @@
 set -euo pipefail
 
 vmctl=$(realpath "${VMCTL:-./vmctl}")
+here=$(realpath "$(dirname "$0")")
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 cd "$dir"
@@ -120,6 +121,7 @@ echo '[]' >blob/packages.json
 "$vmctl" push blob oci:layout --force-untested >>log 2>&1
 tag=20260101.1-amd64 # of the leaf
 
+registry_program=$("$here/debian-registry.sh" package 2>>log)
 registry=
 start_registry() {
   rm -rf registry
@@ -129,7 +131,7 @@ log: {level: error}
 storage: {filesystem: {rootdirectory: registry}}
 http: {addr: "127.0.0.1:5999"}
 EOF
-  docker-registry serve registry.yml >>log 2>&1 &
+  "$registry_program" serve registry.yml >>log 2>&1 &
   registry=$!
   until curl --silent --fail --output /dev/null http://127.0.0.1:5999/v2/; do sleep 0.1; done
 }

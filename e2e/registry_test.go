@@ -19,6 +19,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -128,15 +129,23 @@ func registryContext(t *testing.T, files map[string][]byte) io.ReadSeeker {
 		}
 	}
 	dockerfile := "FROM scratch\nENTRYPOINT [\"/usr/bin/docker-registry\"]\nCMD [\"serve\", \"/etc/registry.yml\"]\n"
-	libraries := regexp.MustCompile(`/\S+`).FindAllString(tool(t, "ldd", "/usr/bin/docker-registry"), -1)
-	for i, path := range append(libraries, "/usr/bin/docker-registry") {
-		content, err := os.ReadFile(path)
+	unpacked, err := exec.Command("./debian-registry.sh", filepath.Join(t.TempDir(), "package")).Output()
+	if err != nil {
+		t.Fatalf("get docker-registry: %v", err)
+	}
+	program := strings.TrimSpace(string(unpacked))
+	places := map[string]string{program: "/usr/bin/docker-registry"}
+	for _, library := range regexp.MustCompile(`/\S+`).FindAllString(tool(t, "ldd", program), -1) {
+		places[library] = library
+	}
+	for from, to := range places {
+		content, err := os.ReadFile(from)
 		if err != nil {
 			t.Fatal(err)
 		}
-		name := fmt.Sprintf("file%d", i)
+		name := filepath.Base(to)
 		add(name, 0o755, content)
-		dockerfile += fmt.Sprintf("COPY %s %s\n", name, path)
+		dockerfile += fmt.Sprintf("COPY %s %s\n", name, to)
 	}
 	all := map[string][]byte{"registry.yml": []byte("version: 0.1\nlog: {level: info}\nstorage: {filesystem: {rootdirectory: /data}}\nhttp: {addr: ':5000'}\n")}
 	for name, content := range files {

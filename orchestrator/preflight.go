@@ -89,12 +89,12 @@ func (n Needs) tools() []tool {
 		tools = append(tools,
 			tool{"dockerd", "docker.io"}, tool{"iptables", "iptables"}, tool{"sgdisk", "gdisk"}, tool{"debugfs", "e2fsprogs"},
 			tool{"mdir", "mtools"}, tool{"gpg", "gpg"}, tool{"apt-ftparchive", "apt-utils"},
-			tool{"docker-registry", "docker-registry"}, tool{"skopeo", "skopeo"}, tool{"curl", "curl"}, tool{"openssl", "openssl"}, tool{"chromium", "chromium"})
+			tool{"skopeo", "skopeo"}, tool{"curl", "curl"}, tool{"openssl", "openssl"}, tool{"chromium", "chromium"})
 	}
 	if n.Bench {
 		tools = append(tools,
 			tool{"vmdb2", "vmdb2"}, tool{"debootstrap", "debootstrap"}, tool{"zerofree", "zerofree"},
-			tool{"parted", "parted"}, tool{"kpartx", "kpartx"}, tool{"docker-registry", "docker-registry"}, tool{"skopeo", "skopeo"}, tool{"curl", "curl"})
+			tool{"parted", "parted"}, tool{"kpartx", "kpartx"}, tool{"skopeo", "skopeo"}, tool{"curl", "curl"})
 	}
 	return tools
 }
