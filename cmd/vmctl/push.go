@@ -52,7 +52,7 @@ oci:images/` + layoutsFolder + `/NAME, which 'vmctl serve' offers to a network.
 	flags.StringVarP(&o.folder, "output", "o", "images", "folder with the builds, where a NAME is given")
 	flags.BoolVar(&o.forceUntested, "force-untested", false, "publish an image that is not proved to boot; its annotations say so")
 	flags.BoolVar(&o.containerDisk, "container-disk", false, "also push a container image for KubeVirt, as VERSION-containerdisk")
-	flags.StringVar(&o.signKey, "sign-key", "", "private key (PEM) to sign with; 'cosign verify --key' checks it")
+	flags.StringVar(&o.signKey, "sign-key", "", "private key (PEM) to sign with; 'cosign verify --key KEY --new-bundle-format --insecure-ignore-tlog' checks it")
 	flags.StringArrayVar(&o.annotations, "annotation", nil, "OCI annotation, as in --annotation org.opencontainers.image.licenses=MIT; may be repeated")
 	flags.BoolVar(&o.json, "json", false, "print what was pushed as JSON")
 	o.registry.add(cmd)
