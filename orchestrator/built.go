@@ -20,16 +20,24 @@ type Built struct {
 // ReadBuilt reads the folder of a build that ended well.
 func ReadBuilt(folder string) (Built, error) {
 	var b Built
-	for name, into := range map[string]any{ManifestName: &b.Manifest, PackagesName: &b.Packages} {
-		content, err := os.ReadFile(filepath.Join(folder, name))
-		if err != nil {
-			return Built{}, err
-		}
-		if err := json.Unmarshal(content, into); err != nil {
-			return Built{}, fmt.Errorf("%s: %w", filepath.Join(folder, name), err)
-		}
+	if err := readJSON(filepath.Join(folder, ManifestName), &b.Manifest); err != nil {
+		return Built{}, err
+	}
+	if err := readJSON(filepath.Join(folder, PackagesName), &b.Packages); err != nil {
+		return Built{}, err
 	}
 	return b, nil
+}
+
+func readJSON(path string, into any) error {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(content, into); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
 }
 
 // Has says whether the build wrote an image of that name.

@@ -28,7 +28,7 @@ func (p Problem) String() string {
 	return place + ": " + p.What + ": " + p.Mend
 }
 
-// Problems is every mistake found, in the order of files and lines.
+// Problems is every mistake found, in the order of files, lines and texts.
 type Problems []Problem
 
 func (ps Problems) Error() string {
@@ -46,7 +46,7 @@ func (ps Problems) err() error {
 	}
 	sorted := slices.Clone(ps)
 	slices.SortStableFunc(sorted, func(a, b Problem) int {
-		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line))
+		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.What, b.What))
 	})
 	return &fail.Error{Kind: fail.Usage, Err: slices.Compact(sorted)}
 }
