@@ -337,7 +337,7 @@ func TestKilledPushAndPull(t *testing.T) {
 		}
 	}
 	start := time.Now()
-	kill(t.TempDir(), func() bool { return time.Since(start) > 2*time.Second }, "push", b.folder, ref)
+	kill(t.TempDir(), func() bool { return time.Since(start) > time.Second }, "push", b.folder, ref)
 	if res := r.with(t, "", "inspect", ref); res.code != 6 {
 		t.Errorf("a killed push is visible: exit code %d\n%s", res.code, res.stdout)
 	}

@@ -23,6 +23,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -114,6 +115,12 @@ func debianRegistry(t *testing.T, env map[string]string, files map[string][]byte
 	return c, "127.0.0.1:" + port
 }
 
+// registryProgram is where Debian's docker-registry is, unpacked once.
+var registryProgram = sync.OnceValues(func() (string, error) {
+	path, err := exec.Command("./debian-registry.sh", filepath.Join(shared, "docker-registry")).Output()
+	return strings.TrimSpace(string(path)), err
+})
+
 // registryContext is a build context with the registry and the two libraries
 // that it needs.
 func registryContext(t *testing.T, files map[string][]byte) io.ReadSeeker {
@@ -129,11 +136,10 @@ func registryContext(t *testing.T, files map[string][]byte) io.ReadSeeker {
 		}
 	}
 	dockerfile := "FROM scratch\nENTRYPOINT [\"/usr/bin/docker-registry\"]\nCMD [\"serve\", \"/etc/registry.yml\"]\n"
-	unpacked, err := exec.Command("./debian-registry.sh", filepath.Join(t.TempDir(), "package")).Output()
+	program, err := registryProgram()
 	if err != nil {
 		t.Fatalf("get docker-registry: %v", err)
 	}
-	program := strings.TrimSpace(string(unpacked))
 	places := map[string]string{program: "/usr/bin/docker-registry"}
 	for _, library := range regexp.MustCompile(`/\S+`).FindAllString(tool(t, "ldd", program), -1) {
 		places[library] = library

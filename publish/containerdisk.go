@@ -3,6 +3,7 @@ package publish
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"io"
 	"os"
 
@@ -18,7 +19,7 @@ const qemuUser = 107
 // packContainerDisk makes a container image with the first disk in /disk, as
 // KubeVirt and CDI take it. The layer is an uncompressed tar, made while it is
 // sent: a disk compressed by qemu-img gains nothing from gzip.
-func packContainerDisk(b *bundle, r Release) (ocispec.Descriptor, error) {
+func packContainerDisk(ctx context.Context, b *bundle, r Release) (ocispec.Descriptor, error) {
 	d := r.Disks[0]
 	open := func() (io.ReadCloser, error) { return containerLayer(r, d) }
 	rc, err := open()
@@ -27,7 +28,7 @@ func packContainerDisk(b *bundle, r Release) (ocispec.Descriptor, error) {
 	}
 	defer rc.Close()
 	digester := digest.SHA256.Digester()
-	size, err := io.Copy(digester.Hash(), rc)
+	size, err := copyInto(ctx, digester.Hash(), rc)
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}

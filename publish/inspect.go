@@ -60,7 +60,7 @@ func inspect(r reader, ref Reference, s Selection) (Inspection, error) {
 	}
 	in := Inspection{
 		Reference: image.Reference.String(), Release: image.Release, Manifest: image.Leaf.Digest, Config: image.Config,
-		Disk: inspected(image.Disk), Formats: []string{image.Config.Format}, Annotations: image.Manifest.Annotations, Files: map[string][]byte{},
+		Disk: inspected(image.Disk), Formats: []string{image.Config.Format}, Annotations: image.Manifest.Annotations,
 	}
 	if image.Top.Digest != image.Leaf.Digest {
 		in.Index = image.Top.Digest
@@ -86,16 +86,14 @@ func inspect(r reader, ref Reference, s Selection) (Inspection, error) {
 		}
 		in.Attached = append(in.Attached, attached)
 	}
-	found, err := r.evidence(referrers)
-	if err != nil {
+	if in.Files, err = r.evidence(referrers); err != nil {
 		return Inspection{}, err
 	}
-	maps.Copy(in.Files, found)
 	var report BootReport
-	if json.Unmarshal(found[bootFile], &report) == nil {
+	if json.Unmarshal(in.Files[bootFile], &report) == nil {
 		in.Boots = report.Results
 	}
-	_ = json.Unmarshal(found[packagesName], &in.Packages) // an image without a list is still shown
+	_ = json.Unmarshal(in.Files[packagesName], &in.Packages) // an image without a list is still shown
 	return in, nil
 }
 

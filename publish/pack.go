@@ -1,6 +1,7 @@
 package publish
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -32,7 +33,7 @@ type attachment struct {
 
 // pack makes the leaves of a release. It is a pure function of the release and
 // its files, so an unchanged build gives the same digests again.
-func pack(b *bundle, r Release, containerDisk bool) ([]leaf, error) {
+func pack(ctx context.Context, b *bundle, r Release, containerDisk bool) ([]leaf, error) {
 	files, err := readFiles(r)
 	if err != nil {
 		return nil, err
@@ -50,7 +51,7 @@ func pack(b *bundle, r Release, containerDisk bool) ([]leaf, error) {
 		leaves = append(leaves, l)
 	}
 	if containerDisk {
-		desc, err := packContainerDisk(b, r)
+		desc, err := packContainerDisk(ctx, b, r)
 		if err != nil {
 			return nil, err
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 
@@ -50,7 +51,11 @@ func Pull(ctx context.Context, src Source, ref Reference, o PullOptions) (Pulled
 		return Pulled{}, explain(ref.String(), err)
 	}
 	if o.Key != nil {
-		if err := r.signedBy(image, o.Key); err != nil {
+		attachments, err := r.referrers(image.Leaf, image.leafTag())
+		if err == nil {
+			err = r.signedBy(image, attachments, o.Key)
+		}
+		if err != nil {
 			return Pulled{}, explain(ref.String(), err)
 		}
 	}
@@ -59,7 +64,7 @@ func Pull(ctx context.Context, src Source, ref Reference, o PullOptions) (Pulled
 		Path: path, Reference: image.Reference.String(), Digest: image.Leaf.Digest, Release: image.Release,
 		Disk: image.Disk.Digest, Size: image.Disk.Size, Signed: o.Key != nil,
 	}
-	there, err := holds(path, image.Disk)
+	there, err := holds(ctx, path, image.Disk)
 	if err != nil {
 		return Pulled{}, err
 	}
@@ -79,7 +84,7 @@ func Pull(ctx context.Context, src Source, ref Reference, o PullOptions) (Pulled
 }
 
 // holds says whether the file is the blob already.
-func holds(path string, d ocispec.Descriptor) (bool, error) {
+func holds(ctx context.Context, path string, d ocispec.Descriptor) (bool, error) {
 	info, err := os.Stat(path)
 	if err != nil || !info.Mode().IsRegular() || info.Size() != d.Size {
 		return false, nil
@@ -90,7 +95,7 @@ func holds(path string, d ocispec.Descriptor) (bool, error) {
 	}
 	defer file.Close()
 	digester := d.Digest.Algorithm().Digester()
-	_, err = hashInto(digester.Hash(), file)
+	_, err = copyInto(ctx, digester.Hash(), file)
 	return digester.Digest() == d.Digest, err
 }
 
@@ -161,7 +166,7 @@ var (
 // fill receives what the file lacks, and verifies all of it.
 func (d *download) fill(ctx context.Context, file *os.File) error {
 	digester := d.desc.Digest.Algorithm().Digester()
-	have, err := hashInto(digester.Hash(), file)
+	have, err := copyInto(ctx, digester.Hash(), io.NewSectionReader(file, 0, math.MaxInt64))
 	if err != nil {
 		return err
 	}

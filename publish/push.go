@@ -64,7 +64,7 @@ type push struct {
 }
 
 func (p *push) run(ref Reference) ([]Pushed, error) {
-	leaves, err := pack(p.bundle, p.release, p.options.ContainerDisk)
+	leaves, err := pack(p.ctx, p.bundle, p.release, p.options.ContainerDisk)
 	if err != nil {
 		return nil, err
 	}
@@ -286,7 +286,7 @@ func sameBytes(ctx context.Context, path string, d Disk) error {
 	}
 	defer file.Close()
 	digester := digest.SHA256.Digester()
-	size, err := io.CopyBuffer(digester.Hash(), untilDone{ctx, file}, make([]byte, copyBuffer))
+	size, err := copyInto(ctx, digester.Hash(), file)
 	if err != nil {
 		return err
 	}
@@ -294,6 +294,11 @@ func sameBytes(ctx context.Context, path string, d Disk) error {
 		return changed(path, d.Digest)
 	}
 	return nil
+}
+
+// copyInto copies all of in, until the context ends.
+func copyInto(ctx context.Context, out io.Writer, in io.Reader) (int64, error) {
+	return io.CopyBuffer(struct{ io.Writer }{out}, untilDone{ctx, in}, make([]byte, copyBuffer))
 }
 
 // untilDone is a reader that ends with its context.

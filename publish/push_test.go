@@ -466,7 +466,7 @@ func TestManifests(t *testing.T) {
 	r := newRelease(t, 1)
 	r.Disks = r.Disks[:1]
 	b := newBundle()
-	leaves, err := pack(b, r, true)
+	leaves, err := pack(t.Context(), b, r, true)
 	if err != nil {
 		t.Fatal(err)
 	}

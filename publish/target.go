@@ -246,25 +246,29 @@ func mayBeLayout(dir string) error {
 	return fail.New(fail.Usage, inLayout+":"+dir, "name a new folder, or one that 'vmctl push' made", "the folder holds something else than an OCI image layout")
 }
 
-// Push implements content.Pusher. Disks keep their holes.
+// Push implements content.Pusher. Disks keep their holes, and all of it survives
+// a power failure that comes after Commit.
 func (l *layout) Push(ctx context.Context, d ocispec.Descriptor, r io.Reader) error {
+	path := filepath.Join(l.dir, ocispec.ImageBlobsDir, d.Digest.Algorithm().String(), d.Digest.Encoded())
 	if isManifest(d) || d.Size < copyBuffer {
-		return l.Store.Push(ctx, d, r)
+		if err := l.Store.Push(ctx, d, r); err != nil {
+			return err
+		}
+		return writeThrough(path)
 	}
 	file, err := os.CreateTemp(l.stage, "blob")
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	verified := content.NewVerifyReader(untilDone{ctx, r}, d)
+	verified := content.NewVerifyReader(r, d)
 	out := &sparseFile{File: file}
-	if _, err := io.CopyBuffer(struct{ io.Writer }{out}, verified, make([]byte, copyBuffer)); err != nil {
+	if _, err := copyInto(ctx, out, verified); err != nil {
 		return err
 	}
 	if err := errors.Join(verified.Verify(), out.finish(), file.Chmod(0o444), file.Sync()); err != nil {
 		return err
 	}
-	path := filepath.Join(l.dir, ocispec.ImageBlobsDir, d.Digest.Algorithm().String(), d.Digest.Encoded())
 	return errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.Rename(file.Name(), path))
 }
 
@@ -274,11 +278,24 @@ func (l *layout) Commit() error {
 		return err
 	}
 	for _, name := range []string{ocispec.ImageLayoutFile, ocispec.ImageIndexFile} {
-		if err := os.Rename(filepath.Join(l.stage, name), filepath.Join(l.dir, name)); err != nil {
+		staged := filepath.Join(l.stage, name)
+		if err := writeThrough(staged); err != nil {
+			return err
+		}
+		if err := os.Rename(staged, filepath.Join(l.dir, name)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// writeThrough writes a file through to the disk.
+func writeThrough(path string) error {
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(file.Sync(), file.Close())
 }
 
 // Close removes what was not committed, and a folder that holds nothing.

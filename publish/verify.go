@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 
@@ -65,7 +64,7 @@ func Verify(ctx context.Context, src Source, ref Reference, o VerifyOptions) ([]
 	check("checksums", image.checkSums(evidence))
 	check("list of packages", image.checkSBOM(evidence))
 	if o.Key != nil {
-		check("signature", r.signedBy(image, o.Key))
+		check("signature", r.signedBy(image, attachments, o.Key))
 	} else {
 		checks = append(checks, Check{What: "signature", Skipped: "no key is given"})
 	}
@@ -86,7 +85,7 @@ func (r reader) disk(image Image, t *transfers) error {
 		in := metered{rc, t, image.Disk}
 		defer in.Close()
 		digester := image.Disk.Digest.Algorithm().Digester()
-		size, err := io.CopyBuffer(digester.Hash(), in, make([]byte, copyBuffer))
+		size, err := copyInto(r.ctx, digester.Hash(), in)
 		if err != nil {
 			return err
 		}
@@ -228,12 +227,8 @@ func (i Image) checkSBOM(e evidence) error {
 }
 
 // signedBy checks that the key signed the leaf and all of its evidence, and the
-// index where the reference names one.
-func (r reader) signedBy(image Image, key *Verifier) error {
-	attachments, err := r.referrers(image.Leaf, image.leafTag())
-	if err != nil {
-		return err
-	}
+// index where the reference names one. attachments is those of the leaf.
+func (r reader) signedBy(image Image, attachments []referrer, key *Verifier) error {
 	needed := []digest.Digest{image.Leaf.Digest}
 	for _, a := range attachments {
 		if kind := attachmentKinds[a.manifest.ArtifactType]; kind != "" && kind != "sig" {
@@ -246,11 +241,11 @@ func (r reader) signedBy(image Image, key *Verifier) error {
 	if image.Top.Digest == image.Leaf.Digest {
 		return nil
 	}
-	attachments, err = r.referrers(image.Top, image.Release)
+	ofIndex, err := r.referrers(image.Top, image.Release)
 	if err != nil {
 		return err
 	}
-	return r.covers(attachments, key, []digest.Digest{image.Top.Digest})
+	return r.covers(ofIndex, key, []digest.Digest{image.Top.Digest})
 }
 
 // covers looks among the attachments for one signature over all that is needed.

@@ -190,7 +190,7 @@ func TestVerifyNoticesEveryMismatch(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBundle()
-			leaves, err := pack(b, good, false)
+			leaves, err := pack(t.Context(), b, good, false)
 			if err != nil {
 				t.Fatal(err)
 			}
