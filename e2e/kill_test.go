@@ -211,7 +211,7 @@ func TestAKilledHelperFailsTheBuild(t *testing.T) {
 	}{
 		{"jail", "File systems", 500 * time.Millisecond, []string{"build-in-jail"}, 4},
 		{"ansible", "Enter", 1500 * time.Millisecond, []string{"ansible-playbook"}, 4},
-		{"qemu", "Convert", 2 * time.Second, []string{"qemu-system-x86_64", "-qmp"}, 5},
+		{"qemu", "Convert", 2 * time.Second, []string{"qemu-system-x86_64", "chardev=monitor"}, 5},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			b := start(t, folder)

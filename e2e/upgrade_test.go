@@ -36,13 +36,13 @@ func TestKernelAndGrubAreUpgradedInTheGuest(t *testing.T) {
 	tool(t, "cp", debian(t).image("qcow2"), image)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
 	defer cancel()
-	accel, _, err := vm.Accelerator(ctx, vm.AccelAuto)
+	accel, err := vm.ChooseAccelerator(ctx, vm.AccelAuto)
 	if err != nil {
 		t.Fatal(err)
 	}
 	m := vm.Machine{
-		Firmware: "bios", Accel: accel, Memory: 1 << 30, CPUs: 2, Disk: image,
-		Console: filepath.Join(dir, "console"), Report: filepath.Join(dir, "report"), SeaBIOS: filepath.Join(dir, "seabios"), QMP: filepath.Join(dir, "qmp"),
+		Firmware: "bios", Accel: accel.For("bios"), Memory: 1 << 30, CPUs: 2, Disk: image,
+		Console: filepath.Join(dir, "console"), Report: filepath.Join(dir, "report"), SeaBIOS: filepath.Join(dir, "seabios"),
 		Units: vm.ScriptUnits("upgrade.service", upgradeScript),
 	}
 	command := m.Command()

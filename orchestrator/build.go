@@ -22,26 +22,33 @@ import (
 
 // Builder builds images into a folder.
 type Builder struct {
-	Folder     string // gets one folder per build
-	JailVerb   string // how this binary is told to call RunInJail
-	Version    string // of vmctl
-	Repository string // URL of the definitions; "" for unknown
-	Revision   string // commit of the definitions; "" for unknown
-	Test       bool   // whether to boot the image
-	Accel      string // for the boot test: vm.AccelAuto and its kin
+	Folder     string          // gets one folder per build
+	JailVerb   string          // how this binary is told to call RunInJail
+	Version    string          // of vmctl
+	Repository string          // URL of the definitions; "" for unknown
+	Revision   string          // commit of the definitions; "" for unknown
+	Boot       *vm.Accelerator // what the image is booted on; nil for not at all
 	Tell       func(Event)
 }
 
 // Build builds one image. Its folder appears whole or not at all; a build that
-// fails leaves the one before it as it was, and its logs in NAME.failed.
-func (b Builder) Build(ctx context.Context, plan Plan) (manifest Manifest, err error) {
-	name := plan.Definition.Name
-	space, err := openWorkspace(b.Folder, name)
+// fails leaves the one before it as it was, and its logs in NAME.failed. log is
+// where its own log lies then, "" where it did not begin.
+func (b Builder) Build(ctx context.Context, plan Plan) (manifest Manifest, log string, err error) {
+	space, err := openWorkspace(b.Folder, plan.Definition.Name)
 	if err != nil {
-		return Manifest{}, err
+		return Manifest{}, "", err
 	}
-	defer func() { err = errors.Join(err, space.close(err)) }()
+	defer func() {
+		err = errors.Join(err, space.close(err))
+		log = LogPath(b.Folder, plan.Definition.Name, err != nil)
+	}()
+	manifest, err = b.build(ctx, plan, space)
+	return manifest, "", err
+}
 
+// build is the stages of a build, in a workspace of its own.
+func (b Builder) build(ctx context.Context, plan Plan, space *workspace) (manifest Manifest, err error) {
 	s := &stages{ctx: ctx, tell: b.Tell}
 	started := time.Now()
 	facts, times, err := jailed(ctx, b.JailVerb, job{Plan: plan, Work: space.work, Devices: "/dev"}, space.log, b.Tell)
@@ -57,7 +64,7 @@ func (b Builder) Build(ctx context.Context, plan Plan) (manifest Manifest, err e
 	}
 	images := converted.images
 	var boots []vm.Result
-	if b.Test {
+	if b.Boot != nil {
 		boots, err = step(s, "Boot test", func(ctx context.Context) ([]vm.Result, error) {
 			return b.boot(ctx, s, h, plan, facts, space, images)
 		})
@@ -65,9 +72,9 @@ func (b Builder) Build(ctx context.Context, plan Plan) (manifest Manifest, err e
 			return Manifest{}, err
 		}
 	}
-	manifest = newManifest(plan, b, started, converted.disk, images, boots, append(times, s.times...))
+	manifest = newManifest(ctx, plan, b, started, converted.disk, images, boots, append(times, s.times...))
 	manifest.Tools = toolVersions(ctx, h)
-	if err := space.publish(manifest, facts); err != nil {
+	if err := space.publish(ctx, manifest, facts); err != nil {
 		return Manifest{}, fail.Wrap(fail.Build, "write the results", err)
 	}
 	return manifest, nil
@@ -85,7 +92,7 @@ func convert(ctx context.Context, h host.Host, plan Plan, space *workspace) (con
 	group, together := errgroup.WithContext(ctx)
 	var c conversion
 	group.Go(func() (err error) {
-		c.disk.SHA256, c.disk.Size, err = image.Digest(raw)
+		c.disk.SHA256, c.disk.Size, err = image.Digest(together, raw)
 		return err
 	})
 	group.Go(func() error {
@@ -129,15 +136,15 @@ func (b Builder) boot(ctx context.Context, s *stages, h host.Host, plan Plan, fa
 	format := outputs(d)[0]
 	path := filepath.Join(space.out, plan.ImageName(format))
 	results, err := BootTest(ctx, h, BootOptions{
-		Image: path, Format: format, Firmware: d.Firmware, Accel: b.Accel,
+		Image: path, Format: format, Firmware: d.Firmware, Accel: *b.Boot,
 		Memory: int64(d.Test.Memory), CPUs: d.Test.CPUs, Timeout: time.Duration(d.Test.Timeout),
-		Systemd: facts.systemd(), Logs: space.out,
+		Systemd: facts.systemd(), Logs: space.out, Scratch: space.work,
 		Task: func(status, text string) { s.task("Boot test", status, "%s", text) },
 	})
 	if err != nil {
 		return results, &fail.Error{Kind: fail.Boot, Err: err, Hint: "the consoles are in " + filepath.Join(space.failed, "boot-FIRMWARE.log")}
 	}
-	sum, _, err := image.Digest(path)
+	sum, _, err := image.Digest(ctx, path)
 	if err != nil {
 		return results, err
 	}
@@ -154,12 +161,13 @@ type BootOptions struct {
 	Image    string
 	Format   string
 	Firmware []string
-	Accel    string // vm.AccelAuto and its kin
-	Memory   int64  // bytes
-	CPUs     int    // under KVM; emulation has one
+	Accel    vm.Accelerator
+	Memory   int64 // bytes
+	CPUs     int   // under KVM; emulation has one
 	Timeout  time.Duration
 	Systemd  int    // version in the image; 0 for unknown
 	Logs     string // folder that gets boot-FIRMWARE.log
+	Scratch  string // folder for what the guests write; "" for vm.LargeTemp
 	Task     func(status, text string)
 }
 
@@ -167,11 +175,7 @@ type BootOptions struct {
 // allows. The error is that of the first firmware that failed; the results are
 // those of all.
 func BootTest(ctx context.Context, h host.Host, o BootOptions) ([]vm.Result, error) {
-	accel, reason, err := vm.Accelerator(ctx, o.Accel)
-	if err != nil {
-		return nil, err
-	}
-	o.Task("ok", fmt.Sprintf("accelerator %s: %s", accel, reason))
+	o.Task("ok", fmt.Sprintf("accelerator %s: %s", o.Accel, o.Accel.Reason))
 	results := make([]vm.Result, len(o.Firmware))
 	failures := make([]error, len(o.Firmware))
 	atOnce := min(guestsAtOnce(o.Memory), len(o.Firmware))
@@ -182,11 +186,7 @@ func BootTest(ctx context.Context, h host.Host, o BootOptions) ([]vm.Result, err
 		running.Go(func() {
 			free <- struct{}{}
 			defer func() { <-free }()
-			results[i], failures[i] = vm.Boot(ctx, h, vm.Test{
-				Image: o.Image, Format: o.Format, Firmware: firmware, Accel: accel,
-				Memory: o.Memory, CPUs: o.CPUs, Timeout: o.Timeout, Systemd: o.Systemd,
-				Console: filepath.Join(o.Logs, "boot-"+firmware+".log"),
-			})
+			results[i], failures[i] = bootOn(ctx, h, o, firmware)
 			tell.Lock()
 			defer tell.Unlock()
 			o.Task(bootLine(results[i], failures[i]))
@@ -202,6 +202,24 @@ func BootTest(ctx context.Context, h host.Host, o BootOptions) ([]vm.Result, err
 		}
 	}
 	return results, nil
+}
+
+// bootOn boots the image on one firmware, once more where the accelerator and not
+// the image is to blame.
+func bootOn(ctx context.Context, h host.Host, o BootOptions, firmware string) (vm.Result, error) {
+	accel := o.Accel
+	for {
+		result, err := vm.Boot(ctx, h, vm.Test{
+			Image: o.Image, Format: o.Format, Firmware: firmware, Accel: accel.For(firmware),
+			Memory: o.Memory, CPUs: o.CPUs, Timeout: o.Timeout, Systemd: o.Systemd,
+			Console: filepath.Join(o.Logs, "boot-"+firmware+".log"), Scratch: o.Scratch,
+		})
+		next, again := accel.After(err)
+		if !again {
+			return result, err
+		}
+		accel = next
+	}
 }
 
 func bootLine(r vm.Result, err error) (status, text string) {

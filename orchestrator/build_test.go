@@ -16,6 +16,7 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/host"
 	"github.com/btw-img/btw-img/orchestrator/host/hosttest"
 	"github.com/btw-img/btw-img/orchestrator/spec"
+	"github.com/btw-img/btw-img/orchestrator/vm"
 )
 
 // plan is the plan of a shipped build with identifiers that tests foresee.
@@ -26,15 +27,19 @@ func plan(t *testing.T, name string, settings ...string) Plan {
 		t.Fatal(err)
 	}
 	n := 0
-	p, err := NewPlan(*definition, func() string { n++; return fmt.Sprintf("%08d-0000-4000-8000-000000000000", n) })
+	p, err := NewPlan(*definition, func(string) string { n++; return fmt.Sprintf("%08d-0000-4000-8000-000000000000", n) })
 	if err != nil {
 		t.Fatal(err)
 	}
 	return p
 }
 
-func TestDescribe(t *testing.T) {
-	golden.Equal(t, "webserver-plan.golden", plan(t, "webserver").Describe("images", true))
+func TestDescribeShowsNothingThatABuildWouldChooseAnew(t *testing.T) {
+	unidentified, err := plan(t, "webserver").Unidentified()
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden.Equal(t, "webserver-plan.golden", unidentified.Describe("images", &vm.Accelerator{}))
 }
 
 func TestBaseNames(t *testing.T) {

@@ -44,12 +44,12 @@ type DiskContent struct {
 	SHA256 string `json:"sha256"`
 }
 
-func newManifest(plan Plan, b Builder, started time.Time, disk DiskContent, images []image.File, boots []vm.Result, times []StageTime) Manifest {
+func newManifest(ctx context.Context, plan Plan, b Builder, started time.Time, disk DiskContent, images []image.File, boots []vm.Result, times []StageTime) Manifest {
 	return Manifest{
 		ID: uuid.NewString(), Name: plan.Definition.Name, Version: plan.Release(), Architecture: Architecture,
 		Repository: b.Repository, Revision: b.Revision, Vmctl: b.Version, Disk: disk,
 		Created: created(started), Tested: len(boots) > 0, Outputs: images, Boot: boots, Stages: times,
-		Inputs: inputDigests(plan), Definition: plan.Definition.Redacted(),
+		Inputs: inputDigests(ctx, plan), Definition: plan.Definition.Redacted(),
 	}
 }
 
@@ -61,14 +61,14 @@ func created(started time.Time) time.Time {
 	return started.UTC().Truncate(time.Second)
 }
 
-func inputDigests(plan Plan) map[string]string {
+func inputDigests(ctx context.Context, plan Plan) map[string]string {
 	digests := map[string]string{}
 	if content, err := json.Marshal(plan.Definition); err == nil {
 		sum := sha256.Sum256(content)
 		digests["definition"] = hex.EncodeToString(sum[:])
 	}
 	for asset, path := range plan.Assets {
-		if sum, _, err := image.Digest(path); err == nil {
+		if sum, _, err := image.Digest(ctx, path); err == nil {
 			digests[asset] = sum
 		}
 	}

@@ -31,11 +31,11 @@ type Plan struct {
 	Assets map[string]string `json:"assets,omitempty"`
 }
 
-// NewPlan decides about a definition. newUUID gives identifiers; nil means
-// random ones.
-func NewPlan(d spec.Definition, newUUID func() string) (Plan, error) {
+// NewPlan decides about a definition. newUUID gives the identifier of the thing
+// that it is told of; nil means random ones.
+func NewPlan(d spec.Definition, newUUID func(of string) string) (Plan, error) {
 	if newUUID == nil {
-		newUUID = uuid.NewString
+		newUUID = func(string) string { return uuid.NewString() }
 	}
 	layout, err := disk.New(d.Disk, newUUID)
 	if err != nil {
@@ -86,8 +86,17 @@ func (p Plan) BaseName() string {
 // ImageName is the file name of the output in the format.
 func (p Plan) ImageName(format string) string { return p.BaseName() + "." + format }
 
-// Describe is the plan in full, for --dry-run: nothing in it has been done.
-func (p Plan) Describe(folder string, test bool) string {
+// Unidentified is the same plan with a text in place of each identifier, which
+// every build chooses anew.
+func (p Plan) Unidentified() (Plan, error) {
+	plan, err := NewPlan(p.Definition, func(of string) string { return "UUID-OF-" + strings.ToUpper(strings.ReplaceAll(of, " ", "-")) })
+	plan.Roles, plan.Assets = p.Roles, p.Assets
+	return plan, err
+}
+
+// Describe is the plan in full, for --dry-run: nothing in it has been done. accel
+// is what the boot test will use, nil for no test.
+func (p Plan) Describe(folder string, accel *vm.Accelerator) string {
 	var b strings.Builder
 	d := p.Definition
 	const root = "ROOT"
@@ -112,9 +121,9 @@ func (p Plan) Describe(folder string, test bool) string {
 		fmt.Fprintln(&outputs, filepath.Join(folder, d.Name, p.ImageName(format)))
 	}
 	section("Outputs", outputs.String())
-	if test {
+	if accel != nil {
 		for _, firmware := range d.Firmware {
-			m := vm.Machine{Firmware: firmware, Accel: vm.AccelTCG, Memory: int64(d.Test.Memory), CPUs: d.Test.CPUs, Disk: "OVERLAY", Vars: "VARS", Console: "boot-" + firmware + ".log", Report: "REPORT", SeaBIOS: "SEABIOS", QMP: "QMP"}
+			m := vm.Machine{Firmware: firmware, Accel: accel.For(firmware), Memory: int64(d.Test.Memory), CPUs: d.Test.CPUs, Disk: "OVERLAY", Vars: "VARS", Console: "boot-" + firmware + ".log", Report: "REPORT", SeaBIOS: "SEABIOS"}
 			section("Boot test on "+firmware, m.Command().String())
 		}
 	}

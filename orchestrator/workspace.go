@@ -1,6 +1,7 @@
 package orchestrator
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -91,14 +92,14 @@ func (w *workspace) prepare() error {
 
 // publish writes the files beside the images and puts the whole folder in
 // place of the build before it.
-func (w *workspace) publish(m Manifest, facts DiskFacts) error {
+func (w *workspace) publish(ctx context.Context, m Manifest, facts DiskFacts) error {
 	if err := errors.Join(
 		writeJSON(filepath.Join(w.out, ManifestName), m),
 		writeJSON(filepath.Join(w.out, PackagesName), facts.Packages),
 	); err != nil {
 		return err
 	}
-	if err := writeChecksums(w.out, m.Outputs); err != nil {
+	if err := writeChecksums(ctx, w.out, m.Outputs); err != nil {
 		return err
 	}
 	if err := syncFiles(w.out); err != nil {
@@ -175,7 +176,7 @@ func writeJSON(path string, v any) error {
 
 // writeChecksums writes SHA256SUMS for all other files but the log, which is
 // still being written. The images' sums are known already.
-func writeChecksums(folder string, known []image.File) error {
+func writeChecksums(ctx context.Context, folder string, known []image.File) error {
 	names, err := fileNames(folder)
 	if err != nil {
 		return err
@@ -188,7 +189,7 @@ func writeChecksums(folder string, known []image.File) error {
 		sum, err := "", error(nil)
 		if i := slices.IndexFunc(known, func(f image.File) bool { return f.Name == name }); i >= 0 {
 			sum = known[i].SHA256
-		} else if sum, _, err = image.Digest(filepath.Join(folder, name)); err != nil {
+		} else if sum, _, err = image.Digest(ctx, filepath.Join(folder, name)); err != nil {
 			return err
 		}
 		fmt.Fprintf(&lines, "%s  %s\n", sum, name)

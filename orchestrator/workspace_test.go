@@ -25,7 +25,7 @@ func publish(t *testing.T, folder, content string) {
 	if err := os.WriteFile(filepath.Join(w.out, "debian.qcow2"), []byte(content), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.publish(Manifest{Name: "debian"}, DiskFacts{}); err != nil {
+	if err := w.publish(t.Context(), Manifest{Name: "debian"}, DiskFacts{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := w.close(nil); err != nil {

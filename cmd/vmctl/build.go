@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"github.com/btw-img/btw-img/orchestrator"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/spec"
+	"github.com/btw-img/btw-img/orchestrator/vm"
 )
 
 type buildOptions struct {
@@ -64,11 +66,12 @@ func runBuild(cmd *cobra.Command, o buildOptions) error {
 	if err != nil {
 		return err
 	}
+	accel, err := accelerator(cmd.Context(), o)
+	if err != nil {
+		return err
+	}
 	if o.dryRun {
-		for _, plan := range plans {
-			fmt.Fprint(cmd.OutOrStdout(), plan.Describe(o.folder, !o.noTest))
-		}
-		return nil
+		return describe(cmd.OutOrStdout(), o, plans, accel)
 	}
 	var checks []orchestrator.Check
 	for _, plan := range plans {
@@ -77,7 +80,7 @@ func runBuild(cmd *cobra.Command, o buildOptions) error {
 	if err := orchestrator.Refusal(uniqueChecks(checks)); err != nil {
 		return err
 	}
-	manifests, err := buildAll(cmd, o, plans)
+	manifests, err := buildAll(cmd, o, plans, accel)
 	if o.json {
 		return errors.Join(err, printJSON(cmd.OutOrStdout(), manifests))
 	}
@@ -87,6 +90,27 @@ func runBuild(cmd *cobra.Command, o buildOptions) error {
 		}
 	}
 	return err
+}
+
+// accelerator is what the boot tests run on, nil where there are none. It is
+// chosen before anything is built.
+func accelerator(ctx context.Context, o buildOptions) (*vm.Accelerator, error) {
+	if o.noTest {
+		return nil, nil
+	}
+	accel, err := vm.ChooseAccelerator(ctx, o.accel)
+	return &accel, err
+}
+
+func describe(w io.Writer, o buildOptions, plans []orchestrator.Plan, accel *vm.Accelerator) error {
+	for _, plan := range plans {
+		plan, err := plan.Unidentified()
+		if err != nil {
+			return err
+		}
+		fmt.Fprint(w, plan.Describe(o.folder, accel))
+	}
+	return nil
 }
 
 func uniqueChecks(checks []orchestrator.Check) []orchestrator.Check {
@@ -169,7 +193,7 @@ func planBuild(library *spec.Library, dir, name string, settings []string, extra
 
 // buildAll runs the builds, o.jobs at a time, and goes on after one that
 // failed.
-func buildAll(cmd *cobra.Command, o buildOptions, plans []orchestrator.Plan) ([]orchestrator.Manifest, error) {
+func buildAll(cmd *cobra.Command, o buildOptions, plans []orchestrator.Plan, accel *vm.Accelerator) ([]orchestrator.Manifest, error) {
 	manifests := make([]*orchestrator.Manifest, len(plans))
 	failures := make([]error, len(plans))
 	free := make(chan struct{}, o.jobs)
@@ -180,7 +204,7 @@ func buildAll(cmd *cobra.Command, o buildOptions, plans []orchestrator.Plan) ([]
 		free <- struct{}{}
 		running.Go(func() {
 			defer func() { <-free }()
-			manifest, err := buildOne(cmd.Context(), o, plan, show)
+			manifest, err := buildOne(cmd.Context(), o, plan, accel, show)
 			if err != nil {
 				failures[i] = err
 				return
@@ -198,23 +222,18 @@ func buildAll(cmd *cobra.Command, o buildOptions, plans []orchestrator.Plan) ([]
 	return done, joined(failures)
 }
 
-func buildOne(ctx context.Context, o buildOptions, plan orchestrator.Plan, show *progress) (orchestrator.Manifest, error) {
+func buildOne(ctx context.Context, o buildOptions, plan orchestrator.Plan, accel *vm.Accelerator, show *progress) (orchestrator.Manifest, error) {
 	if ctx.Err() != nil {
 		return orchestrator.Manifest{}, ctx.Err()
 	}
 	name := plan.Definition.Name
 	repository, revision := origin(ctx, o.defs.dir)
 	builder := orchestrator.Builder{
-		Folder: o.folder, JailVerb: jailVerb, Version: version(), Repository: repository, Revision: revision, Test: !o.noTest, Accel: o.accel,
+		Folder: o.folder, JailVerb: jailVerb, Version: version(), Repository: repository, Revision: revision, Boot: accel,
 		Tell: func(e orchestrator.Event) { show.event(name, e) },
 	}
-	manifest, err := builder.Build(ctx, plan)
-	if err == nil {
-		show.note(name, fmt.Sprintf("log: %s", orchestrator.LogPath(o.folder, name, false)))
-		return manifest, nil
-	}
-	log := orchestrator.LogPath(o.folder, name, true)
-	if _, missing := os.Stat(log); missing == nil {
+	manifest, log, err := builder.Build(ctx, plan)
+	if log != "" {
 		show.note(name, "log: "+log)
 	}
 	return manifest, err

@@ -74,8 +74,8 @@ func printChecks(cmd *cobra.Command, checks []orchestrator.Check) {
 	if host.Find(vm.QEMU) == "" {
 		return
 	}
-	if accel, reason, err := vm.Accelerator(cmd.Context(), vm.AccelAuto); err == nil {
-		fmt.Fprintf(cmd.OutOrStdout(), "boot tests run on %s: %s\n", accel, reason)
+	if accel, err := vm.ChooseAccelerator(cmd.Context(), vm.AccelAuto); err == nil {
+		fmt.Fprintf(cmd.OutOrStdout(), "boot tests run on %s: %s\n", accel, accel.Reason)
 	}
 }
 

@@ -83,6 +83,10 @@ func runTest(cmd *cobra.Command, o testOptions) error {
 	if err := orchestrator.Refusal(orchestrator.Preflight(orchestrator.Needs{Test: true, Firmware: o.firmware})); err != nil {
 		return err
 	}
+	accel, err := vm.ChooseAccelerator(cmd.Context(), o.accel)
+	if err != nil {
+		return err
+	}
 	if o.logs == "" {
 		if o.logs, err = os.MkdirTemp("", "vmctl-test-"); err != nil {
 			return err
@@ -91,7 +95,7 @@ func runTest(cmd *cobra.Command, o testOptions) error {
 	} else if err := os.MkdirAll(o.logs, 0o755); err != nil {
 		return err
 	}
-	results, err := bootImage(cmd.Context(), cmd.ErrOrStderr(), o, image, int64(memory), build.Systemd())
+	results, err := bootImage(cmd.Context(), cmd.ErrOrStderr(), o, accel, image, int64(memory), build.Systemd())
 	if o.json {
 		return errors.Join(err, printJSON(cmd.OutOrStdout(), results))
 	}
@@ -108,7 +112,7 @@ func runTest(cmd *cobra.Command, o testOptions) error {
 	return err
 }
 
-func bootImage(ctx context.Context, stderr io.Writer, o testOptions, path string, memory int64, systemd int) ([]vm.Result, error) {
+func bootImage(ctx context.Context, stderr io.Writer, o testOptions, accel vm.Accelerator, path string, memory int64, systemd int) ([]vm.Result, error) {
 	h := &host.Local{}
 	info, err := orchestrator.InspectImage(ctx, h, path)
 	if err != nil {
@@ -120,7 +124,7 @@ func bootImage(ctx context.Context, stderr io.Writer, o testOptions, path string
 		show.event("", orchestrator.Event{Kind: kind, Stage: "Boot test", Status: status, Text: text})
 	}
 	return orchestrator.BootTest(ctx, h, orchestrator.BootOptions{
-		Image: path, Format: info.Format, Firmware: o.firmware, Accel: o.accel, Memory: memory, CPUs: o.cpus,
+		Image: path, Format: info.Format, Firmware: o.firmware, Accel: accel, Memory: memory, CPUs: o.cpus,
 		Timeout: o.timeout, Systemd: systemd, Logs: o.logs,
 		Task: func(status, text string) { tell(orchestrator.TaskSeen, status, text) },
 	})

@@ -39,11 +39,11 @@ type Partition struct {
 	Options    string `json:"options,omitempty"`
 }
 
-// New lays the partitions of d out, aligned to 1 MiB. newUUID gives the
-// identifiers. It fails where the partitions do not fit.
-func New(d spec.Disk, newUUID func() string) (Plan, error) {
+// New lays the partitions of d out, aligned to 1 MiB. newUUID gives the identifier
+// of the thing that it is told of. It fails where the partitions do not fit.
+func New(d spec.Disk, newUUID func(of string) string) (Plan, error) {
 	wanted := d.Layout.Resolve()
-	plan := Plan{Size: int64(d.Size), ID: newUUID()}
+	plan := Plan{Size: int64(d.Size), ID: newUUID("disk")}
 	rest := plan.Size - 2*align
 	for _, w := range wanted {
 		rest -= int64(w.Size)
@@ -51,7 +51,7 @@ func New(d spec.Disk, newUUID func() string) (Plan, error) {
 	start := align
 	for i, w := range wanted {
 		p := Partition{
-			Number: i + 1, Type: w.Type, ID: newUUID(), Start: start, Size: int64(w.Size),
+			Number: i + 1, Type: w.Type, ID: newUUID(fmt.Sprintf("partition %d", i+1)), Start: start, Size: int64(w.Size),
 			Label: w.Label, Filesystem: w.Filesystem, Mount: w.Mount, Options: w.Options,
 		}
 		if p.Size == 0 {
@@ -61,16 +61,25 @@ func New(d spec.Disk, newUUID func() string) (Plan, error) {
 			return Plan{}, fail.New(fail.Usage, "disk", "enlarge disk.size", "partition %d does not fit on a disk of %s", p.Number, d.Size)
 		}
 		if p.Filesystem != "" {
-			p.UUID = newUUID()
+			p.UUID = newUUID(fmt.Sprintf("file system %d", p.Number))
 			if p.Filesystem == "vfat" {
-				serial := strings.ToUpper(p.UUID[:8])
-				p.UUID = serial[:4] + "-" + serial[4:]
+				p.UUID = fatSerial(p.UUID)
 			}
 		}
 		start += p.Size
 		plan.Partitions = append(plan.Partitions, p)
 	}
 	return plan, nil
+}
+
+// fatSerial is the serial number, as blkid shows it, that a FAT file system has in
+// place of the UUID.
+func fatSerial(id string) string {
+	serial, _, _ := strings.Cut(strings.ToUpper(id), "-")
+	if len(serial) != 8 {
+		return id // what stands for one that is still to be made
+	}
+	return serial[:4] + "-" + serial[4:]
 }
 
 // typeGUIDs are from the UEFI specification 2.10, table 5.7, the GRUB manual

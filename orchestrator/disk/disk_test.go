@@ -12,9 +12,9 @@ import (
 )
 
 // counted gives identifiers that tests can foresee.
-func counted() func() string {
+func counted() func(string) string {
 	n := 0
-	return func() string { n++; return fmt.Sprintf("%08d-0000-4000-8000-000000000000", n) }
+	return func(string) string { n++; return fmt.Sprintf("%08d-0000-4000-8000-000000000000", n) }
 }
 
 var disks = map[string]spec.Disk{

@@ -70,7 +70,7 @@ func Measure(ctx context.Context, h host.Host, path string) (File, error) {
 	if err != nil {
 		return File{}, err
 	}
-	sum, size, err := Digest(path)
+	sum, size, err := Digest(ctx, path)
 	if err != nil {
 		return File{}, err
 	}
@@ -106,8 +106,8 @@ func Inspect(ctx context.Context, h host.Host, path string) (Info, error) {
 
 // Digest is the SHA-256 of a file, in hexadecimal, and its size in bytes. The
 // holes of a sparse file are hashed as the zeros they stand for, but not read:
-// that would fill the page cache with them.
-func Digest(path string) (sum string, size int64, err error) {
+// that would fill the page cache with them. It ends with its context.
+func Digest(ctx context.Context, path string) (sum string, size int64, err error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return "", 0, err
@@ -120,10 +120,10 @@ func Digest(path string) (sum string, size int64, err error) {
 	hash := sha256.New()
 	for size < info.Size() {
 		data, hole := nextData(f, size, info.Size())
-		if err := writeZeros(hash, data-size); err != nil {
+		if _, err := io.Copy(hash, untilDone{ctx, io.LimitReader(zeros{}, data-size)}); err != nil {
 			return "", 0, err
 		}
-		if _, err := io.Copy(hash, io.NewSectionReader(f, data, hole-data)); err != nil {
+		if _, err := io.Copy(hash, untilDone{ctx, io.NewSectionReader(f, data, hole-data)}); err != nil {
 			return "", 0, err
 		}
 		size = hole
@@ -148,14 +148,23 @@ func nextData(f *os.File, offset, size int64) (start, end int64) {
 	return start, end
 }
 
-func writeZeros(w io.Writer, n int64) error {
-	zeros := make([]byte, 64<<10)
-	for n > 0 {
-		written, err := w.Write(zeros[:min(n, int64(len(zeros)))])
-		if err != nil {
-			return err
-		}
-		n -= int64(written)
+// zeros is an endless reader of zeros.
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
+}
+
+// untilDone is a reader that ends with its context.
+type untilDone struct {
+	ctx context.Context
+	io.Reader
+}
+
+func (r untilDone) Read(p []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
 	}
-	return nil
+	return r.Reader.Read(p)
 }

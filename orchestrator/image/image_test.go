@@ -1,11 +1,13 @@
 package image_test
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/host/hosttest"
@@ -50,9 +52,21 @@ func TestDigest(t *testing.T) {
 	if err := os.WriteFile(path, []byte("abc"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	sum, size, err := image.Digest(path)
+	sum, size, err := image.Digest(t.Context(), path)
 	if err != nil || size != 3 || sum != "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad" {
 		t.Errorf("%s, %d, %v", sum, size, err)
+	}
+}
+
+func TestADigestEndsWithItsContext(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "large")
+	if err := errors.Join(os.WriteFile(path, []byte("data"), 0o600), os.Truncate(path, 1<<40)); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, _, err := image.Digest(ctx, path); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("error %v", err)
 	}
 }
 
@@ -75,11 +89,11 @@ func TestDigestOfASparseFileIsThatOfItsZeros(t *testing.T) {
 		if err := errors.Join(first, second, f.Truncate(int64(len(whole))), f.Close()); err != nil {
 			t.Fatal(err)
 		}
-		want, _, err := image.Digest(dense)
+		want, _, err := image.Digest(t.Context(), dense)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, size, err := image.Digest(sparse); err != nil || got != want || size != int64(len(whole)) {
+		if got, size, err := image.Digest(t.Context(), sparse); err != nil || got != want || size != int64(len(whole)) {
 			t.Errorf("%s: %s of %d bytes, %v; want %s", name, got, size, err, want)
 		}
 	}

@@ -2,9 +2,9 @@ package vm
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/host"
@@ -31,6 +33,9 @@ type Test struct {
 	// SystemdForReport on the boot counts only with a report.
 	Systemd int
 	Console string // file that gets the console's text and stays
+	// Scratch is the folder for what the guest writes, which may become as large
+	// as its disk; "" means $TMPDIR or /var/tmp.
+	Scratch string
 }
 
 // Result is how a boot test ended.
@@ -71,9 +76,9 @@ func (t Test) limits() limits {
 // kind Boot with the console's last lines; the result is valid then too.
 func Boot(ctx context.Context, h host.Host, t Test) (Result, error) {
 	result := Result{Firmware: t.Firmware, Accel: t.Accel}
-	dir, err := os.MkdirTemp("", "vmctl-boot-")
+	dir, err := os.MkdirTemp(cmp.Or(t.Scratch, LargeTemp()), "vmctl-boot-")
 	if err != nil {
-		return result, err
+		return result, &fail.Error{Kind: fail.Host, Err: err, Hint: "name another folder for temporary files in TMPDIR"}
 	}
 	defer os.RemoveAll(dir)
 	machine, err := t.prepare(ctx, h, dir)
@@ -96,6 +101,10 @@ func Boot(ctx context.Context, h host.Host, t Test) (Result, error) {
 	return result, nil
 }
 
+// LargeTemp is the folder for large temporary files (file-hierarchy(7)): /tmp may
+// be memory.
+func LargeTemp() string { return cmp.Or(os.Getenv("TMPDIR"), "/var/tmp") }
+
 // prepare makes what the machine writes to: the overlay, the UEFI variables.
 func (t Test) prepare(ctx context.Context, h host.Host, dir string) (Machine, error) {
 	image, err := filepath.Abs(t.Image)
@@ -105,7 +114,7 @@ func (t Test) prepare(ctx context.Context, h host.Host, dir string) (Machine, er
 	m := Machine{
 		Firmware: t.Firmware, Accel: t.Accel, Memory: t.Memory, CPUs: t.CPUs,
 		Disk: filepath.Join(dir, "overlay.qcow2"), Vars: filepath.Join(dir, "vars.fd"),
-		Console: t.Console, Report: filepath.Join(dir, "report"), SeaBIOS: filepath.Join(dir, "seabios"), QMP: filepath.Join(dir, "qmp"),
+		Console: t.Console, Report: filepath.Join(dir, "report"), SeaBIOS: filepath.Join(dir, "seabios"), QMP: firstExtraFile,
 		Units: reportUnits(),
 	}
 	if err := os.WriteFile(m.Console, nil, 0o644); err != nil {
@@ -135,16 +144,24 @@ func watch(ctx context.Context, m Machine, l limits) (verdict, error) {
 	if path == "" {
 		return verdict{}, fail.New(fail.Host, "", "run 'vmctl doctor --install-missing'", "%s is not installed", command.Path)
 	}
+	monitor, theirs, err := socketPair()
+	if err != nil {
+		return verdict{}, err
+	}
 	running, stop := context.WithCancel(ctx)
 	defer stop()
-	var complaints strings.Builder
+	said := &complaints{}
 	cmd := host.Tied(running, path, command.Args...)
-	cmd.Env, cmd.Stderr = host.CleanEnv(), &complaints
+	cmd.Env, cmd.Stderr, cmd.ExtraFiles = host.CleanEnv(), said, []*os.File{theirs}
 	ended := make(chan error, 1)
-	go func() { ended <- host.RunTied(cmd) }()
+	go func() {
+		err := host.RunTied(cmd)
+		theirs.Close()
+		ended <- err
+	}()
 
 	var resets atomic.Int64
-	go countResets(running, m.QMP, &resets)
+	go countResets(running, monitor, &resets)
 
 	o := observation{firmware: m.Firmware}
 	start, changed, size := time.Now(), time.Now(), 0
@@ -159,8 +176,8 @@ func watch(ctx context.Context, m Machine, l limits) (verdict, error) {
 			return verdict{}, ctx.Err()
 		case err := <-ended:
 			o.gone, o.exit = true, err
-			if err != nil && complaints.Len() > 0 {
-				o.exit = fmt.Errorf("%w: %s", err, strings.TrimSpace(complaints.String()))
+			if text := said.String(); err != nil && text != "" {
+				o.exit = fmt.Errorf("%w: %s", err, text)
 			}
 		case <-ticker.C:
 		}
@@ -177,6 +194,7 @@ func watch(ctx context.Context, m Machine, l limits) (verdict, error) {
 		if !login.IsZero() {
 			o.login = max(time.Since(login), 1)
 		}
+		o.broken = said.broken()
 		o.silent, o.elapsed, o.resets = time.Since(changed), time.Since(start), int(resets.Load())
 		if v := judge(o, l); v.done {
 			stop()
@@ -201,19 +219,34 @@ func lastLines(console []byte, n int) string {
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }
 
+// firstExtraFile is the descriptor that QEMU sees of exec.Cmd's first extra file.
+const firstExtraFile = 3
+
+// socketPair is a connection for QEMU's monitor: ours, and QEMU's end of it.
+func socketPair() (ours net.Conn, theirs *os.File, err error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("socket for the monitor: %w", err)
+	}
+	own := os.NewFile(uintptr(pair[0]), "monitor")
+	defer own.Close()
+	theirs = os.NewFile(uintptr(pair[1]), "monitor")
+	if ours, err = net.FileConn(own); err != nil {
+		theirs.Close()
+		return nil, nil, err
+	}
+	return ours, theirs, nil
+}
+
 // countResets counts the resets that the guest asks for, as QEMU's monitor
 // tells them (QMP, event RESET).
-func countResets(ctx context.Context, socket string, resets *atomic.Int64) {
-	connection, err := dial(ctx, socket)
-	if err != nil {
+func countResets(ctx context.Context, monitor net.Conn, resets *atomic.Int64) {
+	defer context.AfterFunc(ctx, func() { monitor.Close() })()
+	defer monitor.Close()
+	if _, err := io.WriteString(monitor, `{"execute":"qmp_capabilities"}`+"\n"); err != nil {
 		return
 	}
-	defer context.AfterFunc(ctx, func() { connection.Close() })()
-	defer connection.Close()
-	if _, err := io.WriteString(connection, `{"execute":"qmp_capabilities"}`+"\n"); err != nil {
-		return
-	}
-	lines := bufio.NewScanner(connection)
+	lines := bufio.NewScanner(monitor)
 	for lines.Scan() {
 		var event struct {
 			Event string `json:"event"`
@@ -223,21 +256,6 @@ func countResets(ctx context.Context, socket string, resets *atomic.Int64) {
 		}
 		if json.Unmarshal(lines.Bytes(), &event) == nil && event.Event == "RESET" && event.Data.Guest {
 			resets.Add(1)
-		}
-	}
-}
-
-func dial(ctx context.Context, socket string) (net.Conn, error) {
-	var dialer net.Dialer
-	for {
-		connection, err := dialer.DialContext(ctx, "unix", socket)
-		if err == nil || ctx.Err() != nil {
-			return connection, err
-		}
-		select {
-		case <-ctx.Done():
-			return nil, errors.Join(err, ctx.Err())
-		case <-time.After(pollInterval):
 		}
 	}
 }

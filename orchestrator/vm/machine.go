@@ -41,7 +41,7 @@ type Machine struct {
 	Console  string // file that gets the first serial port
 	Report   string // file that gets the second serial port
 	SeaBIOS  string // file that gets the BIOS's own messages
-	QMP      string // socket of the monitor
+	QMP      int    // descriptor of the monitor's socket; 0 for no monitor
 	Units    []Unit // systemd units for the guest, not in the image
 }
 
@@ -109,7 +109,9 @@ func (m Machine) Command() host.Command {
 		"-chardev", "file,id=console,path=" + escape(m.Console), "-serial", "chardev:console",
 		"-chardev", "file,id=report,path=" + escape(m.Report), "-serial", "chardev:report",
 		"-chardev", "file,id=seabios,path=" + escape(m.SeaBIOS), "-device", "isa-debugcon,iobase=0x402,chardev=seabios",
-		"-qmp", "unix:" + escape(m.QMP) + ",server=on,wait=off",
+	}
+	if m.QMP > 0 {
+		args = append(args, "-chardev", fmt.Sprintf("socket,id=monitor,fd=%d", m.QMP), "-mon", "chardev=monitor,mode=control")
 	}
 	args = append(args, m.firmwareArgs()...)
 	for _, unit := range m.Units {

@@ -49,6 +49,7 @@ type observation struct {
 	resets   int    // by the guest, since it started
 	gone     bool   // QEMU has ended
 	exit     error  // how
+	broken   bool   // KVM has had an internal error
 	silent   time.Duration
 	elapsed  time.Duration
 	login    time.Duration // since the login prompt was seen; 0 before
@@ -92,6 +93,8 @@ func judge(o observation, l limits) verdict {
 		}
 	}
 	switch {
+	case o.broken:
+		return verdict{done: true, err: ErrHypervisor}
 	case o.resets > allowedResets:
 		return failed("reboot loop: the guest has reset %d times", o.resets)
 	case o.gone && o.exit != nil:

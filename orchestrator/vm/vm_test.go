@@ -17,7 +17,7 @@ func TestCommands(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			m.Memory, m.CPUs = 1<<30, 2
-			m.Disk, m.Vars, m.Console, m.Report, m.QMP = "/w/a,b.qcow2", "/w/vars.fd", "/w/console", "/w/report", "/w/qmp"
+			m.Disk, m.Vars, m.Console, m.Report, m.QMP = "/w/a,b.qcow2", "/w/vars.fd", "/w/console", "/w/report", 3
 			m.SeaBIOS = "/w/seabios"
 			golden.Equal(t, name+".golden", strings.ReplaceAll(m.Command().String(), " -", " \\\n  -")+"\n")
 		})
@@ -55,6 +55,7 @@ func TestJudge(t *testing.T) {
 		"unsigned kernel":        {o: observation{console: "error: bad shim signature.\n"}, done: true, reason: "Secure Boot refuses what GRUB loads: bad shim signature."},
 		"reboot loop":            {o: observation{resets: 3, console: "Loading"}, done: true, reason: "reboot loop"},
 		"one reset":              {o: observation{resets: 1, console: "Loading"}},
+		"KVM gives up":           {o: observation{broken: true, console: "Loading"}, done: true, reason: "KVM cannot run"},
 		"switched off":           {o: observation{gone: true}, done: true, reason: "switched itself off"},
 		"silence from the start": {o: observation{silent: 21 * time.Second}, done: true, reason: "silence: nothing on the serial console"},
 		"silence later":          {o: observation{silent: 21 * time.Second, console: "Loading"}, done: true, reason: "silence: the console stopped"},
