@@ -80,8 +80,11 @@ func fakeBuild(ctx context.Context, t *testing.T, fake *hosttest.Fake, provision
 	if err := tree.Symlink("usr/sbin", "/sbin"); err != nil {
 		t.Fatal(err)
 	}
+	if err := tree.Write("/etc/apt/sources.list", []byte("deb http://mirror.example/debian trixie main\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	fake.Outputs = map[string]string{
-		"chroot " + j.root() + " dpkg-query --show": "systemd\t257.13-1~deb13u1\tamd64\tsystemd\t257.13-1~deb13u1\t10\n",
+		"chroot " + j.root() + " dpkg-query --show": "installed\tsystemd\t257.13-1~deb13u1\tamd64\tsystemd\t257.13-1~deb13u1\t10\ninstalled\tgrub-cloud-amd64\t0.1\tamd64\tgrub-cloud\t0.1\t10\n",
 	}
 	s := &stages{ctx: ctx, tell: func(Event) {}}
 	facts, err := buildDisk(s, fake, layers{&fake.Calls, provisioning}, j, io.Discard)

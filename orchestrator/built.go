@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/btw-img/btw-img/orchestrator/debian"
 	"github.com/btw-img/btw-img/orchestrator/host"
 	"github.com/btw-img/btw-img/orchestrator/image"
 )
@@ -14,7 +15,7 @@ import (
 // Built is what a build has left in its folder.
 type Built struct {
 	Manifest
-	Packages []Package
+	Packages []debian.Package
 }
 
 // ReadBuilt reads the folder of a build that ended well.

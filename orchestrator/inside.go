@@ -1,8 +1,6 @@
 package orchestrator
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -12,6 +10,7 @@ import (
 
 	"github.com/btw-img/btw-img/orchestrator/bootloader"
 	"github.com/btw-img/btw-img/orchestrator/chroot"
+	"github.com/btw-img/btw-img/orchestrator/debian"
 	"github.com/btw-img/btw-img/orchestrator/disk"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/host"
@@ -52,17 +51,7 @@ func (j job) root() string { return filepath.Join(j.Work, "root") }
 
 // DiskFacts is what is known of a disk once it is made.
 type DiskFacts struct {
-	Packages []Package `json:"packages"`
-}
-
-// Package is an installed Debian package.
-type Package struct {
-	Name          string `json:"name"`
-	Version       string `json:"version"`
-	Architecture  string `json:"architecture"`
-	Source        string `json:"source"`
-	SourceVersion string `json:"source_version"`
-	InstalledSize int64  `json:"installed_size"` // KiB
+	Packages []debian.Package `json:"packages"`
 }
 
 // The states of the disk, in the order in which it takes them on.
@@ -79,6 +68,7 @@ type (
 		leave func(context.Context) error
 	}
 	layeredTree  struct{ enteredTree }
+	settledTree  struct{ enteredTree }
 	bootableTree struct{ enteredTree }
 	sealedDisk   struct{ mountedDisk }
 )
@@ -103,7 +93,7 @@ func buildDisk(s *stages, h host.Host, provisioner Provisioner, j job, log io.Wr
 		return facts, err
 	}
 	debian, err := step(s, "Source", func(ctx context.Context) (debianTree, error) {
-		err := source.Apply(ctx, h, j.Plan.Definition.Source, mounted.root, j.Plan.sourceOptions())
+		err := source.Apply(ctx, h, j.Plan.Definition.Source, mounted.root, j.Plan.sourceOptions(filepath.Join(j.Work, "tmp")))
 		return debianTree{mounted}, blame(j.Plan.Definition, err)
 	})
 	if err != nil {
@@ -119,8 +109,14 @@ func buildDisk(s *stages, h host.Host, provisioner Provisioner, j job, log io.Wr
 	if err != nil {
 		return facts, err
 	}
+	settled, err := step(s, "Identity", func(context.Context) (settledTree, error) {
+		return settledTree(layered), j.Plan.identity().Settle(layered.root)
+	})
+	if err != nil {
+		return facts, err
+	}
 	bootable, err := step(s, "Boot loader", func(ctx context.Context) (bootableTree, error) {
-		return makeBootable(ctx, h, layered, j)
+		return makeBootable(ctx, h, settled, j)
 	})
 	if err != nil {
 		return facts, err
@@ -194,6 +190,9 @@ func enter(ctx context.Context, h host.Host, tree debianTree, j job, stack *scop
 			byUUID[part.UUID] = tree.Device(part)
 		}
 	}
+	if err := j.Plan.identity().Begin(tree.root); err != nil {
+		return enteredTree{}, err
+	}
 	leave, err := chroot.Enter(ctx, h, tree.root, j.Devices, byUUID)
 	if err != nil {
 		return enteredTree{}, err
@@ -236,13 +235,10 @@ func applyLayer(ctx context.Context, s *stages, provisioner Provisioner, tree la
 	})
 }
 
-func makeBootable(ctx context.Context, h host.Host, tree layeredTree, j job) (bootableTree, error) {
+func makeBootable(ctx context.Context, h host.Host, tree settledTree, j job) (bootableTree, error) {
 	target := bootloader.Target{Root: tree.root, Disk: j.disk(), Scratch: j.Work}
 	if esp := j.Plan.Disk.OfType(spec.TypeESP); esp != nil {
 		target.ESP = tree.Device(*esp)
-	}
-	if err := host.Tree(tree.root).Write("/etc/fstab", []byte(j.Plan.FSTab), 0o644); err != nil {
-		return bootableTree{}, err
 	}
 	if err := chroot.RestoreInitramfs(ctx, h, tree.root); err != nil {
 		return bootableTree{}, err
@@ -257,7 +253,7 @@ func sealDisk(ctx context.Context, h host.Host, tree bootableTree, j job) (seale
 	if err := tree.leave(ctx); err != nil {
 		return sealedDisk{}, err
 	}
-	if err := seal.Apply(tree.root, j.Plan.Definition.Hostname, j.Plan.FSTab); err != nil {
+	if err := seal.Apply(tree.root); err != nil {
 		return sealedDisk{}, err
 	}
 	if err := tree.unmount(); err != nil {
@@ -284,25 +280,13 @@ func trim(ctx context.Context, h host.Host, disk *disk.Attached, root string) (e
 	return seal.Trim(ctx, h, mounts)
 }
 
-const packageFields = `${Package}\t${Version}\t${Architecture}\t${source:Package}\t${source:Version}\t${Installed-Size}\n`
-
 func listPackages(ctx context.Context, h host.Host, root string) (DiskFacts, error) {
-	out, err := h.Output(ctx, host.Cmd("dpkg-query", "--show", "--showformat="+packageFields).In(root))
+	out, err := h.Output(ctx, host.Cmd("dpkg-query", debian.QueryArgs...).In(root))
 	if err != nil {
 		return DiskFacts{}, err
 	}
-	var facts DiskFacts
-	lines := bufio.NewScanner(bytes.NewReader(out))
-	for lines.Scan() {
-		fields := strings.Split(lines.Text(), "\t")
-		if len(fields) != 6 {
-			return DiskFacts{}, fmt.Errorf("dpkg-query printed %q", lines.Text())
-		}
-		p := Package{Name: fields[0], Version: fields[1], Architecture: fields[2], Source: fields[3], SourceVersion: fields[4]}
-		_, _ = fmt.Sscan(fields[5], &p.InstalledSize) // missing for virtual packages
-		facts.Packages = append(facts.Packages, p)
-	}
-	return facts, lines.Err()
+	packages, err := debian.Installed(out)
+	return DiskFacts{packages}, err
 }
 
 // systemd is the major version of systemd in the image, 0 where it has none.

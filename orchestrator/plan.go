@@ -10,8 +10,10 @@ import (
 
 	"github.com/btw-img/btw-img/orchestrator/bootloader"
 	"github.com/btw-img/btw-img/orchestrator/chroot"
+	"github.com/btw-img/btw-img/orchestrator/debian"
 	"github.com/btw-img/btw-img/orchestrator/disk"
 	"github.com/btw-img/btw-img/orchestrator/image"
+	"github.com/btw-img/btw-img/orchestrator/seal"
 	"github.com/btw-img/btw-img/orchestrator/source"
 	"github.com/btw-img/btw-img/orchestrator/spec"
 	"github.com/btw-img/btw-img/orchestrator/vm"
@@ -61,14 +63,18 @@ func (p Plan) locate() {
 	}
 }
 
-func (p Plan) sourceOptions() source.Options {
-	return source.Options{Packages: slices.Concat(p.Disk.Packages(), p.Boot.Packages(), earlyPackages(p.Definition)), EssentialHook: chroot.DeferInitramfsHook}
+func (p Plan) identity() seal.Identity {
+	return seal.Identity{Hostname: p.Definition.Hostname, FSTab: p.FSTab}
+}
+
+func (p Plan) sourceOptions(scratch string) source.Options {
+	return source.Options{Scratch: scratch, Packages: slices.Concat(p.Disk.Packages(), p.Boot.Packages(), earlyPackages(p.Definition)), EssentialHook: chroot.DeferInitramfsHook}
 }
 
 // Release is the number of the Debian release in the image, "" for unknown.
 func (p Plan) Release() string {
 	if b := p.Definition.Source.Bootstrap; b != nil {
-		return map[string]string{"bookworm": "12", "trixie": "13", "forky": "14"}[b.Suite]
+		return debian.ReleaseNumber(b.Suite)
 	}
 	return ""
 }
@@ -111,7 +117,7 @@ func (p Plan) Describe(folder string, accel *vm.Accelerator) string {
 	}
 	section("File systems", mkfs.String())
 	section("/etc/fstab", p.FSTab)
-	section("Source", source.Command(d.Source, root, p.sourceOptions()).String())
+	section("Source", source.Command(d.Source, root, p.sourceOptions("")).String())
 	for _, layer := range d.Layers {
 		section("Layer "+layer.Name, describeLayer(layer))
 	}

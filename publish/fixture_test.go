@@ -19,6 +19,8 @@ import (
 	"github.com/olareg/olareg"
 	"github.com/olareg/olareg/config"
 	"github.com/opencontainers/go-digest"
+
+	"github.com/btw-img/btw-img/orchestrator/debian"
 )
 
 // quick repeats without waiting.
@@ -41,7 +43,7 @@ func newRelease(t *testing.T, seed uint64) Release {
 	r := Release{
 		Folder: t.TempDir(), Name: "debian", Description: "Minimal Debian", Version: "13", Architecture: "amd64",
 		BuildID: fmt.Sprintf("build-%d", seed), Created: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Tool: "vmctl test", Tested: true,
-		Packages: []Package{{Name: "g++", Version: "4:14.2.0-1", Architecture: "amd64", Source: "gcc-defaults", SourceVersion: "1.220"}, {Name: "base-files", Version: "13.8", Architecture: "amd64", Source: "base-files", SourceVersion: "13.8"}},
+		Packages: []debian.Package{{Name: "g++", Version: "4:14.2.0-1", Architecture: "amd64", Source: "gcc-defaults", SourceVersion: "1.220"}, {Name: "base-files", Version: "13.8", Architecture: "amd64", Source: "base-files", SourceVersion: "13.8"}},
 	}
 	write := func(name string, content []byte) {
 		t.Helper()

@@ -10,6 +10,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/errdef"
+
+	"github.com/btw-img/btw-img/orchestrator/debian"
 )
 
 // Inspection is all that is known of a disk without reading it.
@@ -23,7 +25,7 @@ type Inspection struct {
 	Formats     []string          `json:"formats"` // all that the release was pushed as
 	Annotations map[string]string `json:"annotations,omitempty"`
 	Boots       []Boot            `json:"boots"`
-	Packages    []Package         `json:"packages"`
+	Packages    []debian.Package  `json:"packages"`
 	Attached    []Attached        `json:"attached"`
 
 	// Files is the attached files: name → content.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/btw-img/btw-img/orchestrator/debian"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 )
 
@@ -33,7 +34,7 @@ type Release struct {
 	Disks        []Disk        // the first one is the release's own, others get tags of their format
 	Tested       bool
 	Boots        []Boot
-	Packages     []Package
+	Packages     []debian.Package
 	Annotations  map[string]string // OCI annotations from outside; they win
 }
 
@@ -55,16 +56,6 @@ type Boot struct {
 	Accel    string          `json:"accel,omitempty"`
 	Seconds  float64         `json:"seconds"`
 	Report   json.RawMessage `json:"report,omitempty"` // of the guest on itself
-}
-
-// Package is a Debian package in the image.
-type Package struct {
-	Name          string `json:"name"`
-	Version       string `json:"version"`
-	Architecture  string `json:"architecture"`
-	Source        string `json:"source"`
-	SourceVersion string `json:"source_version"`
-	InstalledSize int64  `json:"installed_size"` // KiB
 }
 
 // untested says why the release is not proved to boot, "" where it is.

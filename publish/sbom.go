@@ -12,6 +12,8 @@ import (
 	spdxjson "github.com/spdx/tools-golang/json"
 	"github.com/spdx/tools-golang/spdx/v2/common"
 	spdx "github.com/spdx/tools-golang/spdx/v2/v2_3"
+
+	"github.com/btw-img/btw-img/orchestrator/debian"
 )
 
 // sbom is an SPDX 2.3 document, in JSON, of the packages that the disk's dpkg
@@ -37,7 +39,7 @@ func sbom(r Release, d Disk) ([]byte, error) {
 		})},
 		Relationships: []*spdx.Relationship{relation("DOCUMENT", common.TypeRelationshipDescribe, image)},
 	}
-	packages := slices.SortedFunc(slices.Values(r.Packages), func(a, b Package) int {
+	packages := slices.SortedFunc(slices.Values(r.Packages), func(a, b debian.Package) int {
 		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Architecture, b.Architecture))
 	})
 	for _, p := range packages {
@@ -76,7 +78,7 @@ func idString(s string) string {
 
 // purl is the package URL of a Debian package
 // (package-url/purl-spec, types/deb).
-func purl(r Release, p Package) string {
+func purl(r Release, p debian.Package) string {
 	escape := func(s string) string { return strings.ReplaceAll(url.PathEscape(s), "+", "%2B") }
 	s := fmt.Sprintf("pkg:deb/debian/%s@%s?arch=%s", escape(p.Name), strings.ReplaceAll(escape(p.Version), ":", "%3A"), url.QueryEscape(p.Architecture))
 	if r.Version != "" {

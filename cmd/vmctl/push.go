@@ -146,7 +146,7 @@ func readRelease(folder string, annotations []string) (publish.Release, error) {
 	r := publish.Release{
 		Folder: folder, Name: built.Name, Description: built.Definition.Description, Version: built.Version,
 		Architecture: built.Architecture, BuildID: built.ID, Created: built.Created, Tool: "vmctl " + built.Vmctl,
-		RawDigest: sha256Digest(built.Disk.SHA256), Tested: built.Tested, Annotations: map[string]string{},
+		RawDigest: sha256Digest(built.Disk.SHA256), Tested: built.Tested, Packages: built.Packages, Annotations: map[string]string{},
 	}
 	for _, output := range built.Outputs {
 		d := publish.Disk{Name: output.Name, Format: output.Format, Size: output.Size, VirtualSize: output.VirtualSize, Digest: sha256Digest(output.SHA256)}
@@ -163,9 +163,6 @@ func readRelease(folder string, annotations []string) (publish.Release, error) {
 			}
 		}
 		r.Boots = append(r.Boots, boot)
-	}
-	for _, p := range built.Packages {
-		r.Packages = append(r.Packages, publish.Package(p))
 	}
 	for key, value := range map[string]string{ocispec.AnnotationRevision: built.Revision, ocispec.AnnotationSource: built.Repository} {
 		if value != "" {

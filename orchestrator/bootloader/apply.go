@@ -8,8 +8,10 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
+	"github.com/btw-img/btw-img/orchestrator/debian"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/host"
 )
@@ -75,15 +77,17 @@ func Apply(ctx context.Context, h host.Host, p Plan, t Target) error {
 
 // ensurePackages installs what the source did not bring.
 func ensurePackages(ctx context.Context, h host.Host, p Plan, root string) error {
-	var missing []string
-	for _, name := range p.Packages() {
-		if err := h.Run(ctx, host.Cmd("dpkg-query", "--status", name).In(root)); err != nil {
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			missing = append(missing, name)
-		}
+	out, err := h.Output(ctx, host.Cmd("dpkg-query", debian.QueryArgs...).In(root))
+	if err != nil {
+		return err
 	}
+	installed, err := debian.Installed(out)
+	if err != nil {
+		return err
+	}
+	missing := slices.DeleteFunc(p.Packages(), func(name string) bool {
+		return slices.ContainsFunc(installed, func(p debian.Package) bool { return p.Name == name })
+	})
 	if len(missing) == 0 {
 		return nil
 	}

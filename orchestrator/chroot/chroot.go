@@ -35,7 +35,7 @@ dpkg-divert --quiet --local --rename --divert /usr/sbin/update-initramfs.deferre
 
 // DeferInitramfsHook does the same for a tree at $1 that is being
 // bootstrapped.
-const DeferInitramfsHook = "chroot \"$1\" /bin/sh <<'END'\n" + deferInitramfs + "\nEND"
+const DeferInitramfsHook = "unset TMPDIR\nchroot \"$1\" /bin/sh <<'END'\n" + deferInitramfs + "\nEND"
 
 const (
 	policyFile   = "/usr/sbin/policy-rc.d"
@@ -145,7 +145,8 @@ func Devices(h host.Host, dir string) (release func() error, err error) {
 			return nil, err
 		}
 	}
-	if err := os.Mkdir(filepath.Join(dir, "shm"), 0o1777); err != nil {
+	shm := filepath.Join(dir, "shm") // its mode is set apart, since mkdir(2) obeys the umask
+	if err := errors.Join(os.Mkdir(shm, 0o755), os.Chmod(shm, os.ModeSticky|0o777)); err != nil {
 		return nil, err
 	}
 	return stack.Close, mountOn(h, pts(dir), &stack)

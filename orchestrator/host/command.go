@@ -69,19 +69,20 @@ func needsQuote(r rune) bool {
 
 const adminPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+// passedOn is what of the caller's environment reaches tools: how the network is
+// reached, and the time that reproducible-builds.org says to use.
 var passedOn = []string{
-	"SOURCE_DATE_EPOCH", "TMPDIR",
+	"SOURCE_DATE_EPOCH",
 	"http_proxy", "https_proxy", "ftp_proxy", "no_proxy",
 	"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
 }
 
-// CleanEnv is the environment that every tool gets: a PATH with the system
-// folders, a fixed locale, and from the caller's environment the proxies,
-// TMPDIR and SOURCE_DATE_EPOCH alone, so that no secret of a CI job reaches a
-// maintainer script.
+// CleanEnv is the environment that every tool gets, in the tree and outside: one
+// fixed PATH, home and locale, and from the caller's environment passedOn alone. So
+// no secret of a CI job and no habit of a shell reaches a maintainer script.
 func CleanEnv() []string {
 	env := []string{
-		"PATH=" + searchPath(os.Getenv("PATH")),
+		"PATH=" + adminPath,
 		"HOME=/root", "USER=root", "LOGNAME=root", "SHELL=/bin/sh",
 		"LANG=C.UTF-8", "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive",
 	}
@@ -104,7 +105,8 @@ func searchPath(path string) string {
 	return strings.Join(folders, ":")
 }
 
-// Find looks a tool up in the PATH of CleanEnv; "" means that it is missing.
+// Find looks a tool up in the caller's PATH and the system's folders; "" means that
+// it is missing.
 func Find(tool string) string {
 	if filepath.IsAbs(tool) {
 		return executable(tool)

@@ -123,6 +123,22 @@ func TestTreeStaysInside(t *testing.T) {
 	}
 }
 
+func TestGlobsMayHaveWildcardsInEveryElement(t *testing.T) {
+	tree := host.Tree(t.TempDir())
+	for _, name := range []string{"/boot/a/x/seed", "/boot/b/x/seed", "/boot/c/y/seed", "/boot/file"} {
+		if err := tree.Write(name, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for pattern, want := range map[string]string{
+		"/boot/*/x/seed": "/boot/a/x/seed /boot/b/x/seed", "/*/[bc]/?/seed": "/boot/b/x/seed /boot/c/y/seed", "/boot/file/*": "", "/no/*": "", "/boot/f*": "/boot/file",
+	} {
+		if names, err := tree.Glob(pattern); err != nil || strings.Join(names, " ") != want {
+			t.Errorf("%s: %v, %v", pattern, names, err)
+		}
+	}
+}
+
 func TestTreeReplacesAndRemovesLinksThemselves(t *testing.T) {
 	root := t.TempDir()
 	tree := host.Tree(root)

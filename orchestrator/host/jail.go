@@ -48,7 +48,8 @@ func RunJail(ctx context.Context, args []string, request any, log *os.File, onEv
 	cmd := Tied(ctx, "/proc/self/exe", args...)
 	cmd.SysProcAttr.Cloneflags = unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
 	cmd.ExtraFiles = []*os.File{requestRead, eventsWrite, log}
-	cmd.Env = CleanEnv()
+	cmd.Env = append(CleanEnv(), "PATH="+searchPath(os.Getenv("PATH"))) // to find tools, not for them
+	cmd.Dir = "/"
 	last := &tail{keep: tailLines}
 	cmd.Stderr = io.MultiWriter(log, last)
 	cmd.Cancel = requestWrite.Close
@@ -114,14 +115,21 @@ type Jail struct {
 	events  *os.File
 }
 
+// treeUmask is the umask of all that is done to an image, whoever builds it.
+const treeUmask = 0o022
+
 // EnterJail reads the request into request and closes the jail's doors: mounts
 // are private, /proc shows this PID namespace, the host name is the one given
-// by hostname once the request is read, and syncing is suppressed.
+// by hostname once the request is read, the umask is fixed, and syncing is
+// suppressed.
 func EnterJail(request any, hostname func() string) (*Jail, error) {
 	if os.Getpid() != 1 {
 		return nil, fail.New(fail.Usage, "", "use 'vmctl build'", "this command is vmctl's own and cannot be called directly")
 	}
-	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	// The parent decides when to stop. A signal that is caught has its default
+	// action again in what the jail starts; one that is ignored stays so.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	unix.Umask(treeUmask)
 	ctx, cancel := context.WithCancel(context.Background())
 	jail := &Jail{Context: ctx, Log: os.NewFile(fdLog, "log"), events: os.NewFile(fdEvents, "events")}
 	for fd := fdRequest; fd <= fdLog; fd++ {

@@ -99,11 +99,19 @@ func (l *Local) log() io.Writer {
 	return l.Log
 }
 
-// Tied prepares a process in its own process group, which dies as a whole when
-// ctx ends and with its parent, however that one ends.
+// Tied is a Grouped process that also dies with its parent, however that one ends.
+// It must be started with RunTied.
 func Tied(ctx context.Context, path string, args ...string) *exec.Cmd {
+	cmd := Grouped(ctx, path, args...)
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	return cmd
+}
+
+// Grouped prepares a process in its own process group, which is killed as a whole
+// when ctx ends. It has no standard input.
+func Grouped(ctx context.Context, path string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error {
 		err := syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 		if errors.Is(err, syscall.ESRCH) {

@@ -5,8 +5,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	securejoin "github.com/cyphar/filepath-securejoin"
+	"golang.org/x/sys/unix"
 )
 
 // Tree is the root of an image's file system, seen from the host. Its methods
@@ -37,6 +39,15 @@ func (t Tree) Exists(name string) bool {
 	}
 	_, err = os.Lstat(path)
 	return err == nil
+}
+
+// Lstat describes name itself, a link where it is one.
+func (t Tree) Lstat(name string) (os.FileInfo, error) {
+	path, err := t.entry(name)
+	if err != nil {
+		return nil, err
+	}
+	return os.Lstat(path)
 }
 
 // Read is the content of name.
@@ -124,16 +135,34 @@ func (t Tree) Remove(patterns ...string) error {
 	return errors.Join(problems...)
 }
 
-// Glob is the names in the tree that match the pattern. Only its last element
-// may hold wildcards.
+// Glob is the names in the tree that match the pattern (filepath.Match), sorted.
+// Each of its elements may hold wildcards; links to folders are followed inside
+// the tree.
 func (t Tree) Glob(pattern string) ([]string, error) {
-	dir := filepath.Dir(pattern)
-	path, err := t.Path(dir)
+	names := []string{"/"}
+	for element := range strings.SplitSeq(strings.Trim(filepath.Clean("/"+pattern), "/"), "/") {
+		var below []string
+		for _, folder := range names {
+			found, err := t.matching(folder, element)
+			if err != nil {
+				return nil, err
+			}
+			below = append(below, found...)
+		}
+		names = below
+	}
+	return names, nil
+}
+
+// matching is the names in a folder of the tree that match one element of a
+// pattern. What is no folder holds none.
+func (t Tree) matching(folder, element string) ([]string, error) {
+	path, err := t.Path(folder)
 	if err != nil {
 		return nil, err
 	}
 	entries, err := os.ReadDir(path)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
 		return nil, nil
 	}
 	if err != nil {
@@ -141,12 +170,12 @@ func (t Tree) Glob(pattern string) ([]string, error) {
 	}
 	var names []string
 	for _, entry := range entries {
-		match, err := filepath.Match(filepath.Base(pattern), entry.Name())
+		match, err := filepath.Match(element, entry.Name())
 		if err != nil {
 			return nil, err
 		}
 		if match {
-			names = append(names, filepath.Join(dir, entry.Name()))
+			names = append(names, filepath.Join(folder, entry.Name()))
 		}
 	}
 	return names, nil

@@ -11,15 +11,13 @@ import (
 	"path/filepath"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/btw-img/btw-img/orchestrator/host"
 )
 
 // removed is what an image must not carry, in terms of host.Tree.Remove.
 var removed = []string{
 	"/etc/ssh/ssh_host_*_key", "/etc/ssh/ssh_host_*_key.pub",
-	"/var/lib/dbus/machine-id", "/var/lib/systemd/random-seed", "/var/lib/systemd/credential.secret", "/boot/*/random-seed",
+	"/var/lib/dbus/machine-id", "/var/lib/systemd/random-seed", "/var/lib/systemd/credential.secret", "/boot/loader/random-seed", "/boot/*/loader/random-seed", "/efi/loader/random-seed",
 	"/var/lib/apt/lists/*", "/var/cache/apt/*.bin", "/var/cache/apt/archives/*.deb", "/var/cache/apt/archives/partial/*",
 	"/var/cache/debconf/*-old", "/var/lib/dpkg/*-old", "/var/cache/ldconfig/aux-cache", "/var/cache/man/*",
 	"/var/backups/*", "/etc/passwd-", "/etc/group-", "/etc/shadow-", "/etc/gshadow-", "/etc/subuid-", "/etc/subgid-",
@@ -64,7 +62,7 @@ const (
 )
 
 // Apply seals the tree at root, which must no longer be entered.
-func Apply(root, hostname, fstab string) error {
+func Apply(root string) error {
 	tree := host.Tree(root)
 	if err := tree.Remove(removed...); err != nil {
 		return err
@@ -73,9 +71,6 @@ func Apply(root, hostname, fstab string) error {
 		return err
 	}
 	for _, f := range []struct{ path, content string }{
-		{"/etc/hostname", hostname + "\n"},
-		{"/etc/hosts", hosts(hostname)},
-		{"/etc/fstab", fstab},
 		{machineID, "uninitialized\n"}, // machine-id(5)
 		// systemd-update-done.service(8): nothing under /usr is newer than the
 		// caches, so the first boot need not make them again.
@@ -111,15 +106,6 @@ func removeBytecode(tree host.Tree) error {
 		}
 		return nil
 	})
-}
-
-func hosts(hostname string) string {
-	name, _, qualified := strings.Cut(hostname, ".")
-	names := hostname
-	if qualified {
-		names += " " + name
-	}
-	return fmt.Sprintf("127.0.0.1\tlocalhost\n127.0.1.1\t%s\n\n::1\tlocalhost ip6-localhost ip6-loopback\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n", names)
 }
 
 // FirstBoot installs what makes the image's secrets anew, and keeps the units
@@ -162,32 +148,25 @@ func preset(listing string) string {
 }
 
 // emptyLogs removes what the build logged and keeps the folders, whose owners
-// the packages chose.
+// the packages chose. A link goes, and what it leads to stays.
 func emptyLogs(tree host.Tree) error {
 	names, err := tree.Glob("/var/log/*")
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
-		path, err := tree.Path(name)
+		info, err := tree.Lstat(name)
 		if err != nil {
 			return err
 		}
-		if isFolder(path) {
-			err = tree.Remove(name + "/*")
-		} else {
-			err = tree.Remove(name)
+		if info.IsDir() {
+			name += "/*"
 		}
-		if err != nil {
+		if err := tree.Remove(name); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-func isFolder(path string) bool {
-	var info unix.Stat_t
-	return unix.Lstat(path, &info) == nil && info.Mode&unix.S_IFMT == unix.S_IFDIR
 }
 
 // sealResolver leaves no name server of the builder behind: a link to

@@ -1,6 +1,7 @@
 package seal
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -14,6 +15,7 @@ func TestApplyLeavesNothingOfTheBuilder(t *testing.T) {
 		"/etc/ssh/ssh_host_rsa_key", "/etc/ssh/ssh_host_rsa_key.pub", "/var/lib/systemd/random-seed",
 		"/var/lib/apt/lists/mirror_dists", "/var/cache/apt/archives/a.deb", "/var/log/dpkg.log", "/var/log/apt/term.log",
 		"/root/.ansible/x", "/var/tmp/.hidden", "/etc/shadow-", "/usr/lib/python3/x/__pycache__/y.pyc",
+		"/boot/efi/loader/random-seed",
 	} {
 		if err := tree.Write(name, []byte("secret"), 0o600); err != nil {
 			t.Fatal(err)
@@ -27,7 +29,10 @@ func TestApplyLeavesNothingOfTheBuilder(t *testing.T) {
 	if err := tree.Write("/etc/resolv.conf", []byte("nameserver 10.0.0.1\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := Apply(string(tree), "web.example.org", "UUID=1 / ext4 defaults 0 1\n"); err != nil {
+	if err := errors.Join(tree.MkdirAll("/srv/spool"), tree.Write("/srv/spool/kept", []byte("keep"), 0o644), tree.Symlink("/srv/spool", "/var/log/linked")); err != nil {
+		t.Fatal(err)
+	}
+	if err := Apply(string(tree)); err != nil {
 		t.Fatal(err)
 	}
 	err := filepath.WalkDir(string(tree), func(path string, entry os.DirEntry, err error) error {
@@ -44,8 +49,7 @@ func TestApplyLeavesNothingOfTheBuilder(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]string{
-		"/etc/machine-id": "uninitialized\n", "/etc/hostname": "web.example.org\n", "/etc/ssh/sshd_config": "keep",
-		"/usr/lib/python3/x/y.py": "keep", "/etc/fstab": "UUID=1 / ext4 defaults 0 1\n",
+		"/etc/machine-id": "uninitialized\n", "/etc/ssh/sshd_config": "keep", "/usr/lib/python3/x/y.py": "keep", "/srv/spool/kept": "keep",
 	} {
 		if got, err := tree.Read(name); err != nil || string(got) != want {
 			t.Errorf("%s is %q, %v", name, got, err)

@@ -4,6 +4,7 @@ package source
 
 import (
 	"context"
+	"os"
 	"slices"
 	"strings"
 
@@ -15,6 +16,7 @@ import (
 type Options struct {
 	Packages      []string // needed by later stages
 	EssentialHook string   // shell script; $1 is the tree, with the essential packages in it
+	Scratch       string   // folder for temporary files
 }
 
 // ansiblePackages is what Ansible's modules need inside the image.
@@ -66,10 +68,18 @@ func Command(s spec.Source, root string, o Options) host.Command {
 	if b.Mirror != "" {
 		args = append(args, b.Mirror)
 	}
-	return host.Cmd("mmdebstrap", args...)
+	c := host.Cmd("mmdebstrap", args...)
+	c.Env = []string{"TMPDIR=" + o.Scratch} // mmdebstrap keeps it from the tree's own programs
+	return c
 }
 
 // Apply fills the tree at root.
 func Apply(ctx context.Context, h host.Host, s spec.Source, root string, o Options) error {
-	return h.Run(ctx, Command(s, root, o))
+	if err := os.MkdirAll(o.Scratch, 0o755); err != nil {
+		return err
+	}
+	if err := h.Run(ctx, Command(s, root, o)); err != nil || s.Bootstrap == nil {
+		return err
+	}
+	return writeSources(host.Tree(root), s.Bootstrap.Keyring)
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/btw-img/btw-img/orchestrator/debian"
 	"github.com/btw-img/btw-img/publish"
 	"github.com/btw-img/btw-img/publish/catalogue"
 )
@@ -27,7 +28,7 @@ func fill(t *testing.T, root, name string) publish.Release {
 		Created: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Tool: "vmctl test", Tested: true,
 		Disks:    []publish.Disk{{Name: filepath.Base(name) + ".qcow2", Format: "qcow2", Size: int64(len(disk)), VirtualSize: 1 << 30, Digest: digest.FromBytes(disk)}},
 		Boots:    []publish.Boot{{Firmware: "uefi", Passed: true, Proof: "report", Accel: "kvm", Seconds: 7}},
-		Packages: []publish.Package{{Name: "bash", Version: "5.2", Architecture: "arm64", Source: "bash", SourceVersion: "5.2"}},
+		Packages: []debian.Package{{Name: "bash", Version: "5.2", Architecture: "arm64", Source: "bash", SourceVersion: "5.2"}},
 	}
 	packages, err := json.Marshal(r.Packages)
 	if err != nil {

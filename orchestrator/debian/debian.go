@@ -1,0 +1,49 @@
+// Package debian is what several packages have to know of Debian itself: its
+// releases, and how dpkg describes what is installed. It runs nothing.
+package debian
+
+import (
+	"fmt"
+	"strings"
+)
+
+// ReleaseNumber is the number of the release that the suite's code name stands
+// for, "" for one that has none.
+func ReleaseNumber(suite string) string {
+	return map[string]string{"bookworm": "12", "trixie": "13", "forky": "14"}[suite]
+}
+
+// Package is an installed Debian package.
+type Package struct {
+	Name          string `json:"name"`
+	Version       string `json:"version"`
+	Architecture  string `json:"architecture"`
+	Source        string `json:"source"`
+	SourceVersion string `json:"source_version"`
+	InstalledSize int64  `json:"installed_size"` // KiB
+}
+
+// QueryArgs is the arguments of dpkg-query(1) whose output Installed reads.
+var QueryArgs = []string{
+	"--show",
+	`--showformat=${db:Status-Status}\t${Package}\t${Version}\t${Architecture}\t${source:Package}\t${source:Version}\t${Installed-Size}\n`,
+}
+
+// Installed is the packages in the output of dpkg-query with QueryArgs, less those
+// that were removed and have left their configuration.
+func Installed(output []byte) ([]Package, error) {
+	packages := []Package{}
+	for line := range strings.Lines(string(output)) {
+		fields := strings.Split(strings.TrimSuffix(line, "\n"), "\t")
+		if len(fields) != 7 {
+			return nil, fmt.Errorf("dpkg-query printed %q", line)
+		}
+		if fields[0] != "installed" {
+			continue
+		}
+		p := Package{Name: fields[1], Version: fields[2], Architecture: fields[3], Source: fields[4], SourceVersion: fields[5]}
+		_, _ = fmt.Sscan(fields[6], &p.InstalledSize) // missing for virtual packages
+		packages = append(packages, p)
+	}
+	return packages, nil
+}

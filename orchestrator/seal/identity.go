@@ -1,0 +1,161 @@
+package seal
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/host"
+)
+
+const (
+	hostnameFile = "/etc/hostname"
+	hostsFile    = "/etc/hosts"
+	fstabFile    = "/etc/fstab"
+)
+
+// Identity is what the definition says of the machine and its disk, as /etc tells
+// it to the running system.
+type Identity struct {
+	Hostname string
+	FSTab    string
+}
+
+// Begin writes the identity into a tree that has no layers yet, in place of what
+// the source says of another machine.
+func (i Identity) Begin(root string) error {
+	tree := host.Tree(root)
+	return errors.Join(
+		tree.Write(hostnameFile, []byte(i.Hostname+"\n"), 0o644),
+		tree.Write(hostsFile, []byte(hosts(i.Hostname)), 0o644),
+		tree.Write(fstabFile, []byte(i.FSTab), 0o644),
+	)
+}
+
+// Settle merges the identity with what the layers made of those files: lines of
+// theirs stay, lines that the image needs come back. What contradicts the
+// definition is an error.
+func (i Identity) Settle(root string) error {
+	tree := host.Tree(root)
+	for _, file := range []struct {
+		path  string
+		merge func(found string) (string, error)
+	}{
+		{hostnameFile, func(found string) (string, error) { return found, sameHostname(i.Hostname, found) }},
+		{hostsFile, func(found string) (string, error) { return mergeHosts(hosts(i.Hostname), found), nil }},
+		{fstabFile, func(found string) (string, error) { return mergeFSTab(i.FSTab, found) }},
+	} {
+		found, err := tree.Read(file.path)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		merged, err := file.merge(string(found))
+		if err != nil {
+			return err
+		}
+		if merged == string(found) {
+			continue // its mode and owner stay, too
+		}
+		if err := tree.Write(file.path, []byte(merged), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sameHostname refuses another name. A file without any is the choice of those who
+// get the name from the network.
+func sameHostname(hostname, found string) error {
+	for _, name := range lineFields(found) {
+		if name[0] != hostname {
+			return fail.New(fail.Build, hostnameFile, "write 'hostname: "+name[0]+"' into the definition instead", "a layer names the machine %q, the definition %q", name[0], hostname)
+		}
+	}
+	return nil
+}
+
+// lineFields is the words of each line that is neither empty nor a comment.
+func lineFields(text string) [][]string {
+	var lines [][]string
+	for line := range strings.Lines(text) {
+		line, _, _ = strings.Cut(line, "#")
+		if fields := strings.Fields(line); len(fields) > 0 {
+			lines = append(lines, fields)
+		}
+	}
+	return lines
+}
+
+// ownAddress is where Debian puts the machine's own name (Debian Reference, 5.1.1).
+const ownAddress = "127.0.1.1"
+
+func hosts(hostname string) string {
+	name, _, qualified := strings.Cut(hostname, ".")
+	names := hostname
+	if qualified {
+		names += " " + name
+	}
+	return fmt.Sprintf("127.0.0.1\tlocalhost\n%s\t%s\n\n::1\tlocalhost ip6-localhost ip6-loopback\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n", ownAddress, names)
+}
+
+// mergeHosts is what was found, after those lines of ours whose address it lacks. The
+// machine's own name may have any address.
+func mergeHosts(ours, found string) string {
+	var missing strings.Builder
+	there := lineFields(found)
+	for line := range strings.Lines(ours) {
+		for _, fields := range lineFields(line) {
+			known := slices.ContainsFunc(there, func(other []string) bool {
+				return other[0] == fields[0] || fields[0] == ownAddress && slices.Contains(other[1:], fields[1])
+			})
+			if !known {
+				missing.WriteString(line)
+			}
+		}
+	}
+	return missing.String() + found
+}
+
+// mount is a line of fstab(5).
+type mount struct {
+	line  string
+	spec  string // UUID=… or the like
+	point string
+}
+
+func mounts(text string) (found []mount) {
+	for line := range strings.Lines(text) {
+		fields := strings.Fields(line)
+		if len(fields) >= 2 && !strings.HasPrefix(fields[0], "#") {
+			found = append(found, mount{strings.TrimSuffix(line, "\n") + "\n", fields[0], path.Clean(fields[1])})
+		}
+	}
+	return found
+}
+
+// mergeFSTab is what was found, after those lines of ours that it lacks. A line with
+// other options for what we mount is the layer's choice; another file system on our
+// mount point is refused.
+func mergeFSTab(ours, found string) (string, error) {
+	var missing strings.Builder
+	there := mounts(found)
+	for _, own := range mounts(ours) {
+		known := false
+		for _, other := range there {
+			switch {
+			case other.spec == own.spec && other.point == own.point:
+				known = true
+			case other.point == own.point && strings.HasPrefix(own.point, "/"):
+				return "", fail.New(fail.Build, fstabFile, "mount it elsewhere, or change disk.layout", "a layer mounts %s on %s, where the definition has a partition of the disk", other.spec, other.point)
+			}
+		}
+		if !known {
+			missing.WriteString(own.line)
+		}
+	}
+	return missing.String() + found, nil
+}
