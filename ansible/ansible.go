@@ -27,16 +27,24 @@ type Run struct {
 	Scratch   string         // folder for inventory, variables and Ansible's own files
 	Playbooks fs.FS          // holds layer.yml and what it includes
 	Roles     string         // folder of the user's roles
-	Variables map[string]any // extra variables; layer among them
+	Layer     any            // what is applied; layer.yml says how it is read
+	Variables map[string]any // of the play: a role's vars beat them, they beat its defaults
+	Command   Commander      // makes the process of ansible-playbook
 	Env       []string       // KEY=VALUE, the environment of ansible-playbook
 	Log       io.Writer      // gets everything that Ansible prints
 	OnEvent   func(Event)    // is told what happens, as it happens
 }
 
+// Commander makes a process that is killed with all that it has started when ctx
+// ends.
+type Commander func(ctx context.Context, name string, args ...string) *exec.Cmd
+
 const (
 	playbookFile  = "layer.yml"
 	inventoryFile = "inventory.yml"
-	variablesFile = "variables.json"
+	layerFile     = "layer.json"
+	variablesFile = "playbooks/variables.json" // where layer.yml names it
+	layerVariable = "vmctl_layer"
 	configFile    = "ansible.cfg"
 	callback      = "ansible.posix.jsonl" // prints one JSON document per event
 	plugin        = "community.general.chroot"
@@ -49,9 +57,11 @@ func (r Run) Apply(ctx context.Context) error {
 		return err
 	}
 	defer os.Remove(filepath.Join(r.Scratch, variablesFile))
+	defer os.Remove(filepath.Join(r.Scratch, layerFile))
 
 	events := newStream(r.Log, r.OnEvent)
-	runner := &processes{env: r.environment(), dir: r.Scratch}
+	events.roles = filepath.Dir(r.Roles)
+	runner := &processes{start: r.Command, env: r.environment(), dir: r.Scratch}
 	executor := execute.NewDefaultExecute(
 		execute.WithCmd(r.command()),
 		execute.WithExecutable(runner),
@@ -78,7 +88,7 @@ func (r Run) command() *playbook.AnsiblePlaybookCmd {
 		playbook.WithPlaybooks(filepath.Join(r.Scratch, "playbooks", playbookFile)),
 		playbook.WithPlaybookOptions(&playbook.AnsiblePlaybookOptions{
 			Inventory:     filepath.Join(r.Scratch, inventoryFile),
-			ExtraVarsFile: []string{"@" + filepath.Join(r.Scratch, variablesFile)},
+			ExtraVarsFile: []string{"@" + filepath.Join(r.Scratch, layerFile)},
 		}),
 	)
 }
@@ -103,10 +113,15 @@ func (r Run) prepare() error {
 	if err != nil {
 		return fmt.Errorf("write the variables for Ansible: %w", err)
 	}
+	layer, err := json.Marshal(map[string]any{layerVariable: r.Layer})
+	if err != nil {
+		return fmt.Errorf("write the layer for Ansible: %w", err)
+	}
 	return errors.Join(
 		os.WriteFile(filepath.Join(r.Scratch, configFile), []byte("[defaults]\n"), 0o600),
 		os.WriteFile(filepath.Join(r.Scratch, inventoryFile), inventory, 0o600),
 		os.WriteFile(filepath.Join(r.Scratch, variablesFile), variables, 0o600),
+		os.WriteFile(filepath.Join(r.Scratch, layerFile), layer, 0o600),
 	)
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -14,6 +15,7 @@ import (
 	"github.com/btw-img/btw-img/ansible"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/golden"
+	"github.com/btw-img/btw-img/orchestrator/host"
 )
 
 func TestInventory(t *testing.T) {
@@ -35,7 +37,9 @@ func fakeAnsible(t *testing.T, script string) ansible.Run {
 	return ansible.Run{
 		Root: "/tree", Scratch: filepath.Join(t.TempDir(), "scratch"), Env: []string{"PATH=" + os.Getenv("PATH")},
 		Playbooks: fstest.MapFS{"layer.yml": {Data: []byte("[]")}},
+		Layer:     map[string]any{"name": "x", "secret": "hunter2"},
 		Variables: map[string]any{"password": "hunter2"},
+		Command:   host.Grouped,
 	}
 }
 
@@ -96,6 +100,41 @@ exit 2`)
 	}
 }
 
+// What modules print when they break is for the log; a program that a task ran is
+// for the screen, where it says more than the message.
+func TestAFailureIsToldOnce(t *testing.T) {
+	const traceback = `Traceback (most recent call last):\n  File \"x.py\", line 1\nModuleNotFoundError: No module named 'apt'\n`
+	for name, tc := range map[string]struct{ result, task, message, tail string }{
+		"exception":      {`"msg":"Destination /x not writable","exception":"` + traceback + `"`, "", "Destination /x not writable", ""},
+		"module failure": {`"msg":"MODULE FAILURE\nSee stdout/stderr for the exact error","rc":1,"module_stderr":"` + traceback + `"`, "", "ModuleNotFoundError: No module named 'apt' (exit status 1)", ""},
+		"apt":            {`"msg":"'apt-get install' failed: E: no such package\n","rc":100,"stderr":"E: no such package\n"`, "", "'apt-get install' failed: E: no such package (exit status 100)", ""},
+		"command":        {`"msg":"non-zero return code","rc":1,"stderr":"","stdout":"one\ntwo\n"`, "", "non-zero return code (exit status 1)", "one\ntwo"},
+		"task of a role": {`"msg":"no"`, "/defs/roles/stamp/tasks/main.yml:3", "no", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := fakeAnsible(t, `cat <<'EOF'
+`+start+`
+{"_event":"v2_runner_on_failed","hosts":{"image":{"failed":true,`+tc.result+`}},"task":{"name":"stamp : Stamp","path":"`+tc.task+`"}}
+EOF
+exit 2`)
+			r.Roles = "/defs/roles"
+			var log bytes.Buffer
+			r.Log = &log
+			err := r.Apply(t.Context())
+			want := "install.d/x.yml:7: stamp : Stamp: " + tc.message
+			if tc.task != "" {
+				want = "install.d/x.yml:7: stamp : Stamp (roles/stamp/tasks/main.yml:3): " + tc.message
+			}
+			if err == nil || err.Error() != want || fail.Tail(err) != tc.tail {
+				t.Errorf("error %q, tail %q, want %q", err, fail.Tail(err), want)
+			}
+			if strings.Contains(tc.result, "Traceback") && !strings.Contains(log.String(), "Traceback") {
+				t.Errorf("the log lacks the traceback: %s", &log)
+			}
+		})
+	}
+}
+
 // go-ansible's own reader blocks for ever on both of these.
 func TestLongEventsAndNoiseDoNotBlock(t *testing.T) {
 	r := fakeAnsible(t, `echo "[WARNING]: not JSON" >&2
@@ -134,7 +173,8 @@ func TestVariablesStayOffTheCommandLine(t *testing.T) {
 	seen := filepath.Join(t.TempDir(), "seen")
 	r := fakeAnsible(t, `printf '%s\n' "$@" >`+seen+`
 env >>`+seen+`
-for a; do case $a in @*) stat -c %a "${a#@}" >>`+seen+`;; *=@*) stat -c %a "${a#*@}" >>`+seen+`;; esac; done`)
+for a; do case $a in @*) stat -c %a "${a#@}" >>`+seen+`;; *=@*) stat -c %a "${a#*@}" >>`+seen+`;; esac; done
+stat -c %a playbooks/variables.json >>`+seen)
 	if err := r.Apply(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -145,11 +185,11 @@ for a; do case $a in @*) stat -c %a "${a#@}" >>`+seen+`;; *=@*) stat -c %a "${a#
 	if strings.Contains(string(content), "hunter2") {
 		t.Error("a value is on the command line or in the environment")
 	}
-	if !strings.Contains(string(content), "\n600\n") {
-		t.Errorf("the variables file is not private: %s", content)
+	if strings.Count(string(content), "\n600\n")+strings.Count(string(content), "\n600\n600\n") != 2 {
+		t.Errorf("the files of values are not private: %s", content)
 	}
-	if left, _ := filepath.Glob(filepath.Join(r.Scratch, "variables*")); len(left) > 0 {
-		t.Errorf("%v is left", left)
+	if out, err := exec.Command("grep", "-r", "hunter2", r.Scratch).Output(); err == nil {
+		t.Errorf("left is %s", out)
 	}
 }
 

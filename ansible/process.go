@@ -2,24 +2,19 @@ package ansible
 
 import (
 	"context"
-	"errors"
 	"os/exec"
-	"syscall"
-	"time"
 
 	goexec "github.com/apenella/go-ansible/v2/pkg/execute/exec"
 )
 
-const killGrace = 3 * time.Second
-
-// processes starts what go-ansible asks for: in a process group of its own
-// that is killed as a whole, without standard input, with our environment. It
-// keeps the result of the last process, since go-ansible's errors do not
-// unwrap and would print the environment.
+// processes starts what go-ansible asks for, with our environment. It keeps the
+// result of the last process, since go-ansible's errors do not unwrap and would
+// print the environment.
 type processes struct {
-	env  []string
-	dir  string
-	last *process
+	start Commander
+	env   []string
+	dir   string
+	last  *process
 }
 
 // process is a goexec.Cmder whose Wait always succeeds, so that go-ansible
@@ -34,17 +29,8 @@ func (p *processes) Command(name string, args ...string) goexec.Cmder {
 }
 
 func (p *processes) CommandContext(ctx context.Context, name string, args ...string) goexec.Cmder {
-	cmd := exec.CommandContext(ctx, name, args...)
+	cmd := p.start(ctx, name, args...)
 	cmd.Env, cmd.Dir = p.env, p.dir
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error {
-		err := syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-		if errors.Is(err, syscall.ESRCH) {
-			return nil
-		}
-		return err
-	}
-	cmd.WaitDelay = killGrace
 	p.last = &process{Cmd: cmd}
 	return p.last
 }

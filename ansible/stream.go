@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
@@ -32,6 +33,7 @@ type stream struct {
 	mu      sync.Mutex
 	log     io.Writer
 	onEvent func(Event)
+	roles   string // folder that holds the user's roles and definitions
 	origin  string // of the last task that named one, for tasks of roles
 	failure error  // first task that failed
 	lines   []string
@@ -68,6 +70,7 @@ type document struct {
 	Event string `json:"_event"`
 	Task  struct {
 		Name string `json:"name"`
+		Path string `json:"path"` // file:line of the task itself
 	} `json:"task"`
 	Hosts map[string]outcome `json:"hosts"`
 }
@@ -113,6 +116,8 @@ func (s *stream) document(d document) {
 	task := d.Task.Name
 	if parts := originPattern.FindStringSubmatch(task); parts != nil {
 		s.origin, task = parts[1], parts[2]
+	} else if place, err := filepath.Rel(s.roles, d.Task.Path); err == nil && filepath.IsLocal(place) {
+		task += " (" + place + ")" // of a role
 	}
 	switch d.Event {
 	case "v2_playbook_on_task_start":
@@ -136,9 +141,9 @@ func (s *stream) outcome(event, task string, o outcome) {
 		status = "changed"
 	}
 	fmt.Fprintf(s.log, "%s: [%s] %s\n", status, s.origin, task)
-	for _, text := range []string{o.Stdout, o.Stderr} {
+	for _, text := range []string{o.Stdout, o.Stderr, o.ModuleStdout, o.ModuleStderr, o.Exception} {
 		if text != "" {
-			fmt.Fprintln(s.log, text)
+			fmt.Fprintln(s.log, strings.TrimRight(text, "\n"))
 		}
 	}
 	if strings.Contains(event, "item") {
@@ -169,12 +174,27 @@ func taskFailure(origin, task string, o outcome) error {
 			Hint: "run it once with no_log: false, with values that are no secrets",
 		}
 	}
-	what := cmp.Or(text(o.Message), o.Reason, "the task failed")
+	what := strings.TrimSpace(cmp.Or(text(o.Message), o.Reason, "the task failed"))
+	if strings.HasPrefix(what, "MODULE FAILURE") {
+		what = cmp.Or(lastLines(o.ModuleStderr+o.ModuleStdout, 1), lastLines(o.Exception, 1), what)
+	}
 	if o.Return != nil {
 		what = fmt.Sprintf("%s (exit status %d)", strings.TrimSuffix(what, "."), *o.Return)
 	}
-	output := cmp.Or(strings.TrimSpace(o.Stderr), strings.TrimSpace(o.ModuleStderr), strings.TrimSpace(o.Stdout), strings.TrimSpace(o.ModuleStdout), strings.TrimSpace(o.Exception))
-	return &fail.Error{Kind: fail.Build, Op: strings.TrimPrefix(origin+": "+task, ": "), Tail: lastLines(output, keptLines), Err: errors.New(strings.TrimSpace(what))}
+	return &fail.Error{Kind: fail.Build, Op: strings.TrimPrefix(origin+": "+task, ": "), Tail: o.tail(what), Err: errors.New(what)}
+}
+
+// tail is the last lines of the program that the task ran, where they say more than
+// the message does. What a module itself printed, such as a traceback, is in the log.
+func (o outcome) tail(message string) string {
+	if o.Exception != "" || o.ModuleStderr != "" {
+		return ""
+	}
+	output := cmp.Or(strings.TrimSpace(o.Stderr), strings.TrimSpace(o.Stdout))
+	if strings.Contains(message, output) {
+		return ""
+	}
+	return lastLines(output, keptLines)
 }
 
 // text is a message, which modules give as a string or as any other value.
@@ -187,7 +207,7 @@ func text(raw json.RawMessage) string {
 }
 
 func lastLines(text string, n int) string {
-	lines := strings.Split(text, "\n")
+	lines := strings.Split(strings.TrimSpace(text), "\n")
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }
 

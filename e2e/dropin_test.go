@@ -56,15 +56,17 @@ func TestTwoFilesAddABuild(t *testing.T) {
 	uri, key := archive(t)
 	folder := t.TempDir()
 	user := callSudo(t, folder)
-	write(t, filepath.Join(folder, "install.d/greeter/page.j2"), "{{ vars.greeting }} from {{ build.name }} on {{ build.suite }}\n")
+	write(t, filepath.Join(folder, "install.d/greeter/page.j2"), "{{ greeting }} from {{ build.name }} on {{ build.suite }}\n")
 	write(t, filepath.Join(folder, "install.d/greeter/motd"), "{{ not a template }}\n")
 	tool(t, "cp", key, filepath.Join(folder, "install.d/greeter/archive.asc"))
-	write(t, filepath.Join(folder, "roles/stamp/tasks/main.yml"), "- name: Stamp\n  ansible.builtin.copy: {dest: /etc/stamp, content: 'by {{ inventory_hostname }}'}\n")
+	write(t, filepath.Join(folder, "roles/stamp/tasks/main.yml"), "- name: Stamp\n  ansible.builtin.copy: {dest: /etc/stamp, content: 'by {{ inventory_hostname }} {{ ink }} {{ paper }} {{ pen }}'}\n")
+	write(t, filepath.Join(folder, "roles/stamp/defaults/main.yml"), "ink: the role's default\npen: the role's default\n")
+	write(t, filepath.Join(folder, "roles/stamp/vars/main.yml"), "paper: the role's\n")
 	write(t, filepath.Join(folder, "install.d/greeter.yml"), `
 extends: debian
 firmware: [bios]
 outputs: [raw]
-vars: {greeting: Good morning}
+vars: {greeting: Good morning, answer: "{{ 6 * 7 }}", ink: black, paper: white}
 install:
   - name: Greeting
     debconf: [{package: greeting, question: greeting/who, type: string, value: "{{ build.hostname }}"}]
@@ -86,7 +88,11 @@ install:
 commands:
   - name: Environment and folder
     run: |
-      false || echo "$WHO in $(pwd) says {{ vars.greeting }}" > said
+      false || echo "$WHO in $(pwd) says {{ greeting }} {{ answer }}" > said
+      echo 'tmpfs /srv/ram tmpfs size=1M,noauto 0 0' >> /etc/fstab
+      echo '192.0.2.1 printer' > /etc/hosts
+      apt-get -q -y remove cron
+      test "$(umask)" = 0022 && test "$(stat -c %a /dev/shm)" = 1777
     chdir: /srv
     environment: {WHO: "{{ build.name }}"}
   - name: Not twice
@@ -112,18 +118,31 @@ commands:
 
 	d := openDisk(t, filepath.Join(folder, "images/greeter/greeter-13-amd64.raw"))
 	for path, want := range map[string]string{
-		"/usr/share/greeting/text":       "hello debian\n",
+		"/usr/share/greeting/text":       "hello greeter\n",
 		"/etc/motd":                      "{{ not a template }}\n",
 		"/srv/deep/er/secret":            "Good evening",
 		"/srv/page.html":                 "Good evening from greeter on trixie\n",
-		"/srv/said":                      "greeter in /srv says Good evening\n",
-		"/etc/stamp":                     "by image",
+		"/srv/said":                      "greeter in /srv says Good evening 42\n",
+		"/etc/stamp":                     "by image black the role's the role's default",
+		"/etc/hostname":                  "greeter\n",
 		"/etc/sudoers.d/bob":             "bob ALL=(ALL:ALL) NOPASSWD: ALL\n",
 		"/home/bob/.ssh/authorized_keys": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIE2eqqFVuNxmEuAyFpHPKUkOGyMSW0ZZtEIXqkKOsJYz bob\n",
 	} {
 		if got := d.cat(path); got != want {
 			t.Errorf("%s is %q, want %q", path, got, want)
 		}
+	}
+	if hosts := d.cat("/etc/hosts"); !strings.Contains(hosts, "127.0.1.1\tgreeter\n") || !strings.HasSuffix(hosts, "192.0.2.1 printer\n") {
+		t.Errorf("hosts: %s", hosts)
+	}
+	if fstab := d.cat("/etc/fstab"); !strings.Contains(fstab, " / ext4 ") || !strings.HasSuffix(fstab, "tmpfs /srv/ram tmpfs size=1M,noauto 0 0\n") {
+		t.Errorf("fstab: %s", fstab)
+	}
+	if packages := tool(t, "cat", filepath.Join(folder, "images/greeter/packages.json")); strings.Contains(packages, `"name": "cron"`) || !strings.Contains(packages, `"name": "greeting"`) {
+		t.Error("packages.json lists a package that was removed, or lacks one")
+	}
+	if sources := d.cat("/etc/apt/sources.list.d/debian.sources"); !strings.Contains(sources, "Suites: trixie trixie-updates\n") || !strings.Contains(sources, "Signed-By: /usr/share/keyrings/") {
+		t.Errorf("Debian's own sources: %s", sources)
 	}
 	if sources := d.cat("/etc/apt/sources.list.d/greetings.sources"); !strings.Contains(sources, "Signed-By: /etc/apt/keyrings/greetings.asc") {
 		t.Errorf("sources: %s", sources)
@@ -143,6 +162,38 @@ commands:
 	if names := d.ls("/srv"); !strings.Contains(strings.Join(names, "|"), "a b $HOME") {
 		t.Errorf("/srv holds %v", names)
 	}
+}
+
+// TestTheCallerDoesNotShowInTheTree builds debian once more, for somebody with other
+// habits, and compares the two trees.
+func TestTheCallerDoesNotShowInTheTree(t *testing.T) {
+	folder := t.TempDir()
+	cmd := exec.Command("sh", "-c", `umask 077; exec "$0" "$@"`, vmctl, "build", "debian", "--no-test", "--format", "raw")
+	cmd.Dir = folder
+	cmd.Env = []string{
+		"PATH=" + os.Getenv("PATH"), "TMPDIR=/nowhere", "HOME=/nowhere", "LC_ALL=de_DE.UTF-8", "LANGUAGE=de", "TZ=Asia/Tokyo",
+		"ANSIBLE_GATHERING=explicit", "ANSIBLE_BECOME=1", "PYTHONPATH=/nowhere", "GNUPGHOME=/nowhere", "APT_CONFIG=/nowhere", "DPKG_ROOT=/nowhere",
+	}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	want, got := listing(t, debian(t).image("raw")), listing(t, filepath.Join(folder, "images/debian/debian-13-amd64.raw"))
+	if want != got {
+		write(t, filepath.Join(folder, "want"), want)
+		write(t, filepath.Join(folder, "got"), got)
+		diff, _ := exec.Command("diff", filepath.Join(folder, "want"), filepath.Join(folder, "got")).Output()
+		t.Errorf("the trees differ:\n%s", diff)
+	}
+}
+
+// listing is the name, type, permissions, owner and link target of all that is in the
+// root file system of a raw image.
+func listing(t *testing.T, raw string) string {
+	t.Helper()
+	dir := t.TempDir()
+	tool(t, "mount", "-o", "ro,loop,offset="+itoa(partitions(t, raw)["root"].Start), raw, dir)
+	defer tool(t, "umount", dir)
+	return tool(t, "sh", "-c", `cd "$0" && find . -printf '%p %y %m %U %G %l\n' | LC_ALL=C sort`, dir)
 }
 
 // sudoUser is somebody without privileges in whose name vmctl runs as root.

@@ -167,7 +167,7 @@ type BootOptions struct {
 	Timeout  time.Duration
 	Systemd  int    // version in the image; 0 for unknown
 	Logs     string // folder that gets boot-FIRMWARE.log
-	Scratch  string // folder for what the guests write; "" for vm.LargeTemp
+	Scratch  string // folder for what the guests write; "" for host.LargeTemp
 	Task     func(status, text string)
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/btw-img/btw-img/orchestrator"
 	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/host"
 	"github.com/btw-img/btw-img/orchestrator/spec"
 	"github.com/btw-img/btw-img/orchestrator/vm"
 )
@@ -155,7 +156,7 @@ func planBuilds(o buildOptions) (plans []orchestrator.Plan, cleanup func(), err 
 	}
 	extract := func(name string, content []byte) (string, error) {
 		if temporary == "" {
-			if temporary, err = os.MkdirTemp("", "vmctl-files-"); err != nil {
+			if temporary, err = os.MkdirTemp(host.Temp(), "vmctl-files-"); err != nil {
 				return "", err
 			}
 		}

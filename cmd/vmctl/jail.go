@@ -11,6 +11,7 @@ import (
 	"github.com/btw-img/btw-img/ansible"
 	"github.com/btw-img/btw-img/orchestrator"
 	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/host"
 )
 
 // jailVerb is how vmctl calls itself for the work that needs root.
@@ -41,10 +42,10 @@ func (provisioner) Provision(ctx context.Context, p orchestrator.Provision) erro
 	if b := d.Source.Bootstrap; b != nil {
 		build["suite"] = b.Suite
 	}
-	variables["build"], variables["layer"] = build, p.Layer
+	variables["build"] = build
 	err = ansible.Run{
 		Root: p.Root, Scratch: p.Scratch, Playbooks: playbooks, Roles: p.Roles,
-		Variables: variables, Env: p.Env, Log: p.Log,
+		Layer: p.Layer, Variables: variables, Command: host.Grouped, Env: p.Env, Log: p.Log,
 		OnEvent: func(e ansible.Event) { p.Task(e.Status, e.Origin+" "+e.Task) },
 	}.Apply(ctx)
 	return fail.Wrap(fail.Build, "build "+d.Name, err)

@@ -30,7 +30,7 @@ func CanUnshare() error {
 // CanLoop is why this process cannot ask for loop devices, or nil. The node
 // that it may need is made in a folder of its own.
 func CanLoop() error {
-	dir, err := os.MkdirTemp("", "vmctl-loop-")
+	dir, err := os.MkdirTemp(Temp(), "vmctl-loop-")
 	if err != nil {
 		return err
 	}

@@ -100,7 +100,7 @@ func probeKVM(ctx context.Context) (smm bool, problem error) {
 	}
 	supported, _, errno := unix.Syscall(unix.SYS_IOCTL, device.Fd(), kvmCheckExtension, kvmCapSMM)
 	device.Close()
-	dir, err := os.MkdirTemp("", "vmctl-kvm-")
+	dir, err := os.MkdirTemp(host.Temp(), "vmctl-kvm-")
 	if err != nil {
 		return false, err
 	}

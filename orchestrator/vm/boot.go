@@ -34,7 +34,7 @@ type Test struct {
 	Systemd int
 	Console string // file that gets the console's text and stays
 	// Scratch is the folder for what the guest writes, which may become as large
-	// as its disk; "" means $TMPDIR or /var/tmp.
+	// as its disk; "" means host.LargeTemp.
 	Scratch string
 }
 
@@ -76,7 +76,7 @@ func (t Test) limits() limits {
 // kind Boot with the console's last lines; the result is valid then too.
 func Boot(ctx context.Context, h host.Host, t Test) (Result, error) {
 	result := Result{Firmware: t.Firmware, Accel: t.Accel}
-	dir, err := os.MkdirTemp(cmp.Or(t.Scratch, LargeTemp()), "vmctl-boot-")
+	dir, err := os.MkdirTemp(cmp.Or(t.Scratch, host.LargeTemp()), "vmctl-boot-")
 	if err != nil {
 		return result, &fail.Error{Kind: fail.Host, Err: err, Hint: "name another folder for temporary files in TMPDIR"}
 	}
@@ -100,10 +100,6 @@ func Boot(ctx context.Context, h host.Host, t Test) (Result, error) {
 	}
 	return result, nil
 }
-
-// LargeTemp is the folder for large temporary files (file-hierarchy(7)): /tmp may
-// be memory.
-func LargeTemp() string { return cmp.Or(os.Getenv("TMPDIR"), "/var/tmp") }
 
 // prepare makes what the machine writes to: the overlay, the UEFI variables.
 func (t Test) prepare(ctx context.Context, h host.Host, dir string) (Machine, error) {
