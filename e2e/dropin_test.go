@@ -71,7 +71,7 @@ install:
   - name: Greeting
     debconf: [{package: greeting, question: greeting/who, type: string, value: "{{ build.hostname }}"}]
     repositories: [{name: greetings, uris: ["`+uri+`"], suites: ["./"], key: greeter/archive.asc}]
-    packages: [greeting, cron]
+    packages: [greeting, cron, logrotate]
     files:
       - {path: /etc/motd, source: greeter/motd}
       - {path: /srv/deep/er/secret, content: "{{ greeting }}", mode: "0600", owner: alice, group: staff}
@@ -91,7 +91,7 @@ commands:
       false || echo "$WHO in $(pwd) says {{ greeting }} {{ answer }}" > said
       echo 'tmpfs /srv/ram tmpfs size=1M,noauto 0 0' >> /etc/fstab
       echo '192.0.2.1 printer' > /etc/hosts
-      apt-get -q -y remove cron
+      apt-get -q -y remove logrotate
       test "$(umask)" = 0022 && test "$(stat -c %a /dev/shm)" = 1777
     chdir: /srv
     environment: {WHO: "{{ build.name }}"}
@@ -138,7 +138,7 @@ commands:
 	if fstab := d.cat("/etc/fstab"); !strings.Contains(fstab, " / ext4 ") || !strings.HasSuffix(fstab, "tmpfs /srv/ram tmpfs size=1M,noauto 0 0\n") {
 		t.Errorf("fstab: %s", fstab)
 	}
-	if packages := tool(t, "cat", filepath.Join(folder, "images/greeter/packages.json")); strings.Contains(packages, `"name": "cron"`) || !strings.Contains(packages, `"name": "greeting"`) {
+	if packages := tool(t, "cat", filepath.Join(folder, "images/greeter/packages.json")); strings.Contains(packages, `"name": "logrotate"`) || !strings.Contains(packages, `"name": "greeting"`) {
 		t.Error("packages.json lists a package that was removed, or lacks one")
 	}
 	if sources := d.cat("/etc/apt/sources.list.d/debian.sources"); !strings.Contains(sources, "Suites: trixie trixie-updates\n") || !strings.Contains(sources, "Signed-By: /usr/share/keyrings/") {

@@ -275,10 +275,11 @@ func TestInterrupts(t *testing.T) {
 
 func TestASecondBuildIsToldThatTheFolderIsLocked(t *testing.T) {
 	folder := smallBuild(t)
+	write(t, filepath.Join(folder, "images/small.failed/build.log"), "of an older build")
 	b := start(t, folder, "--no-test")
 	b.after("File systems")
 	r := run(t, folder, "build", "small", "--no-test")
-	if r.code != 3 || !strings.Contains(r.stderr, "is locked") || r.took > 5*time.Second {
+	if r.code != 3 || !strings.Contains(r.stderr, "is locked") || strings.Contains(r.stderr, "build.log") || r.took > 5*time.Second {
 		t.Errorf("exit code %d after %s\n%s", r.code, r.took, r.stderr)
 	}
 	if code := b.code(); code != 0 {
