@@ -7,7 +7,8 @@ export PATH := $(PATH):/usr/local/go/bin
 export CGO_ENABLED := 0
 
 GO      ?= go
-VERSION := $(shell git -c safe.directory='*' describe --tags --always --dirty 2>/dev/null)
+# --dirty compares files, for which git runs what the repository configures: not as root.
+VERSION := $(shell git describe --tags --always $$(test "$$(id -u)" = 0 || echo --dirty) 2>/dev/null)
 SOURCES := $(shell find cmd ansible orchestrator publish commands.d install.d embed.go go.mod go.sum -type f 2>/dev/null)
 LINT    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.5.0
 

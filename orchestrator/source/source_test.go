@@ -1,6 +1,7 @@
 package source_test
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/btw-img/btw-img/orchestrator/golden"
@@ -18,7 +19,10 @@ func TestCommands(t *testing.T) {
 		"tarball": {Tarball: &spec.Tarball{Path: "/srv/root.tar.zst"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := source.Command(s, "/work/root", source.Options{Packages: []string{"grub-pc"}, EssentialHook: "true"})
+			c := source.Command(s, "/work/root", source.Options{Packages: []string{"grub-pc"}, EssentialHook: "true", Scratch: "/work/tmp"})
+			if s.Bootstrap != nil && !slices.Equal(c.Env, []string{"TMPDIR=/work/tmp"}) {
+				t.Errorf("an interrupted mmdebstrap leaves files outside the scratch folder: %v", c.Env)
+			}
 			golden.Equal(t, name+".golden", c.String()+"\n")
 		})
 	}

@@ -1,0 +1,91 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// repositoryOf is a repository whose configuration runs a program for all that git
+// offers to run, with one definition in it. The program leaves a file behind.
+func repositoryOf(t *testing.T) (dir, evidence string) {
+	t.Helper()
+	dir, evidence = t.TempDir(), filepath.Join(t.TempDir(), "evidence")
+	for _, variable := range []string{"CI_COMMIT_SHA", "SUDO_UID"} {
+		t.Setenv(variable, "")
+	}
+	script := filepath.Join(t.TempDir(), "run")
+	if err := os.WriteFile(script, []byte("#!/bin/sh\necho \"$@\" >>"+evidence+"\ncat\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	commands := `set -e
+git init -q .
+git config user.name a; git config user.email a@example.org
+mkdir install.d
+echo 'extends: debian' >install.d/x.yml
+git add . && git commit -q -m one
+git config remote.origin.url https://alice:hunter2@git.example/defs
+for kind in clean smudge process; do git config filter.x.$kind ` + script + `; done
+echo '* filter=x' >.git/info/attributes
+git config core.fsmonitor ` + script + `
+git config diff.external ` + script + `
+git config core.sshCommand ` + script + `
+git config core.pager ` + script + `
+for hook in post-index-change fsmonitor-watchman; do cp ` + script + ` .git/hooks/$hook; done`
+	cmd := exec.Command("sh", "-c", commands)
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return dir, evidence
+}
+
+func TestTheOriginRunsNothingThatARepositoryConfigures(t *testing.T) {
+	dir, evidence := repositoryOf(t)
+	file := filepath.Join(dir, "install.d", "x.yml")
+	for _, change := range []struct{ name, content, ending string }{
+		{"touched", "extends: debian\n", ""}, {"changed", "extends: webserver\n", "-dirty"},
+	} {
+		if err := os.WriteFile(file, []byte(change.content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		repository, revision := origin(t.Context(), dir)
+		if repository != "https://git.example/defs" || len(strings.TrimSuffix(revision, change.ending)) != 40 {
+			t.Errorf("%s: %q, %q", change.name, repository, revision)
+		}
+	}
+	if err := os.WriteFile(file, []byte("extends: debian\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "install.d", "new.yml"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, revision := origin(t.Context(), dir); !strings.HasSuffix(revision, "-dirty") {
+		t.Errorf("with a file more: %q", revision)
+	}
+	if ran, err := os.ReadFile(evidence); err == nil {
+		t.Errorf("the repository's own programs ran:\n%s", ran)
+	}
+}
+
+func TestTheOriginOfARepositoryOfSomebodyElseIsUnknown(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("giving a repository to somebody else needs root; make test runs it as root")
+	}
+	dir, _ := repositoryOf(t)
+	if out, err := exec.Command("chown", "-R", "12345:12345", dir).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	below := filepath.Join(dir, "install.d")
+	for _, folder := range []string{dir, below} {
+		if repository, revision := origin(t.Context(), folder); repository != "" || revision != "" {
+			t.Errorf("%s: %q, %q", folder, repository, revision)
+		}
+	}
+	t.Setenv("SUDO_UID", "12345")
+	if _, revision := origin(t.Context(), dir); revision == "" {
+		t.Error("a repository of who called sudo is unknown, too")
+	}
+}
