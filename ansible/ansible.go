@@ -28,6 +28,7 @@ type Run struct {
 	Playbooks fs.FS          // holds layer.yml and what it includes
 	Roles     string         // folder of the user's roles
 	Layer     any            // what is applied; layer.yml says how it is read
+	Origins   []string       // file:line of the entries; the layer names them by their number
 	Variables map[string]any // of the play: a role's vars beat them, they beat its defaults
 	Command   Commander      // makes the process of ansible-playbook
 	Env       []string       // KEY=VALUE, the environment of ansible-playbook
@@ -60,7 +61,7 @@ func (r Run) Apply(ctx context.Context) error {
 	defer os.Remove(filepath.Join(r.Scratch, layerFile))
 
 	events := newStream(r.Log, r.OnEvent)
-	events.roles = filepath.Dir(r.Roles)
+	events.roles, events.origins = filepath.Dir(r.Roles), r.Origins
 	runner := &processes{start: r.Command, env: r.environment(), dir: r.Scratch}
 	executor := execute.NewDefaultExecute(
 		execute.WithCmd(r.command()),

@@ -39,14 +39,15 @@ func fakeAnsible(t *testing.T, script string) ansible.Run {
 		Playbooks: fstest.MapFS{"layer.yml": {Data: []byte("[]")}},
 		Layer:     map[string]any{"name": "x", "secret": "hunter2"},
 		Variables: map[string]any{"password": "hunter2"},
+		Origins:   []string{"install.d/x.yml:7", "install.d/x.yml:9"},
 		Command:   host.Grouped,
 	}
 }
 
 const (
-	start  = `{"_event":"v2_playbook_on_task_start","hosts":{},"task":{"name":"[install.d/x.yml:7] Web: packages nginx"}}`
-	okLine = `{"_event":"v2_runner_on_ok","hosts":{"image":{"changed":true}},"task":{"name":"[install.d/x.yml:7] Web: packages nginx"}}`
-	failed = `{"_event":"v2_runner_on_failed","hosts":{"image":{"failed":true,"msg":"non-zero return code","rc":100,"stderr":"E: no such package\nE: give up"}},"task":{"name":"[install.d/x.yml:7] Web: packages nginx"}}`
+	start  = `{"_event":"v2_playbook_on_task_start","hosts":{},"task":{"name":"[0] Web: packages nginx"}}`
+	okLine = `{"_event":"v2_runner_on_ok","hosts":{"image":{"changed":true}},"task":{"name":"[0] Web: packages nginx"}}`
+	failed = `{"_event":"v2_runner_on_failed","hosts":{"image":{"failed":true,"msg":"non-zero return code","rc":100,"stderr":"E: no such package\nE: give up"}},"task":{"name":"[0] Web: packages nginx"}}`
 )
 
 func TestEventsAreToldAsTheyCome(t *testing.T) {
@@ -81,7 +82,7 @@ exit 2`)
 
 func TestTheItemThatFailedSpeaksForItsLoop(t *testing.T) {
 	r := fakeAnsible(t, `cat <<'EOF'
-{"_event":"v2_runner_on_failed","hosts":{"image":{"failed":true,"msg":"One or more items failed","results":[{"failed":false},{"failed":true,"msg":"no such file /x"}]}},"task":{"name":"[install.d/x.yml:9] files"}}
+{"_event":"v2_runner_on_failed","hosts":{"image":{"failed":true,"msg":"One or more items failed","results":[{"failed":false},{"failed":true,"msg":"no such file /x"}]}},"task":{"name":"[1] files"}}
 EOF
 exit 2`)
 	if err := r.Apply(t.Context()); err == nil || err.Error() != "install.d/x.yml:9: files: no such file /x" {
@@ -91,7 +92,7 @@ exit 2`)
 
 func TestAHiddenTaskStaysHidden(t *testing.T) {
 	r := fakeAnsible(t, `cat <<'EOF'
-{"_event":"v2_runner_on_failed","hosts":{"image":{"failed":true,"censored":"the output has been hidden"}},"task":{"name":"[install.d/x.yml:9] files"}}
+{"_event":"v2_runner_on_failed","hosts":{"image":{"failed":true,"censored":"the output has been hidden"}},"task":{"name":"[1] files"}}
 EOF
 exit 2`)
 	err := r.Apply(t.Context())

@@ -11,6 +11,7 @@ import (
 	"io"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -33,9 +34,10 @@ type stream struct {
 	mu      sync.Mutex
 	log     io.Writer
 	onEvent func(Event)
-	roles   string // folder that holds the user's roles and definitions
-	origin  string // of the last task that named one, for tasks of roles
-	failure error  // first task that failed
+	roles   string   // folder that holds the user's roles
+	origins []string // of the entries
+	origin  string   // of the last task that named one, for tasks of roles
+	failure error    // first task that failed
 	lines   []string
 }
 
@@ -109,13 +111,15 @@ func (s *stream) line(line []byte) {
 	s.document(d)
 }
 
-var originPattern = regexp.MustCompile(`^(?:.* : )?\[([^\]]+)\] (.*)$`)
+// originPattern is the start of the names of our own tasks: the entry's number. Its
+// file and line would be rendered as a template there.
+var originPattern = regexp.MustCompile(`^(?:.* : )?\[([0-9]+)\] (.*)$`)
 
 // document turns an event of Ansible into one of ours.
 func (s *stream) document(d document) {
 	task := d.Task.Name
 	if parts := originPattern.FindStringSubmatch(task); parts != nil {
-		s.origin, task = parts[1], parts[2]
+		s.origin, task = s.originOf(parts[1]), parts[2]
 	} else if place, err := filepath.Rel(s.roles, d.Task.Path); err == nil && filepath.IsLocal(place) {
 		task += " (" + place + ")" // of a role
 	}
@@ -128,6 +132,14 @@ func (s *stream) document(d document) {
 			s.outcome(d.Event, task, o)
 		}
 	}
+}
+
+func (s *stream) originOf(number string) string {
+	n, err := strconv.Atoi(number)
+	if err != nil || n >= len(s.origins) {
+		return number
+	}
+	return s.origins[n]
 }
 
 func (s *stream) outcome(event, task string, o outcome) {

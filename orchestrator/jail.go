@@ -46,8 +46,10 @@ func RunInJail(provisioner Provisioner) error {
 	if err != nil {
 		return err
 	}
-	j.Plan.locate()
 	h := &host.Local{Log: jail.Log, Devices: j.Devices}
+	if err := j.stage(h); err != nil {
+		return jail.Send(message{Failure: newFailure(fail.Wrap(fail.Host, "enter the jail", err))})
+	}
 	s := &stages{ctx: jail.Context, tell: func(e Event) { _ = jail.Send(message{Event: &e}) }}
 	facts, err := buildDisk(s, h, provisioner, j, jail.Log)
 	if err != nil {

@@ -54,15 +54,6 @@ func NewPlan(d spec.Definition, newUUID func(of string) string) (Plan, error) {
 	return Plan{Definition: d, Disk: layout, Boot: boot, FSTab: layout.FSTab()}, nil
 }
 
-// locate puts the paths of the assets into the definition.
-func (p Plan) locate() {
-	for _, asset := range p.Definition.Assets() {
-		if path, ok := p.Assets[*asset]; ok {
-			*asset = path
-		}
-	}
-}
-
 func (p Plan) identity() seal.Identity {
 	return seal.Identity{Hostname: p.Definition.Hostname, FSTab: p.FSTab}
 }

@@ -6,12 +6,15 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"slices"
+	"strconv"
 
 	btwimg "github.com/btw-img/btw-img"
 	"github.com/btw-img/btw-img/ansible"
 	"github.com/btw-img/btw-img/orchestrator"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/host"
+	"github.com/btw-img/btw-img/orchestrator/spec"
 )
 
 // jailVerb is how vmctl calls itself for the work that needs root.
@@ -43,10 +46,29 @@ func (provisioner) Provision(ctx context.Context, p orchestrator.Provision) erro
 		build["suite"] = b.Suite
 	}
 	variables["build"] = build
+	layer, origins := numbered(p.Layer)
 	err = ansible.Run{
 		Root: p.Root, Scratch: p.Scratch, Playbooks: playbooks, Roles: p.Roles,
-		Layer: p.Layer, Variables: variables, Command: host.Grouped, Env: p.Env, Log: p.Log,
+		Layer: layer, Origins: origins, Variables: variables, Command: host.Grouped, Env: p.Env, Log: p.Log,
 		OnEvent: func(e ansible.Event) { p.Task(e.Status, e.Origin+" "+e.Task) },
 	}.Apply(ctx)
 	return fail.Wrap(fail.Build, "build "+d.Name, err)
+}
+
+// numbered is the layer with a number in place of each entry's origin, which may hold
+// the name of any folder and must not be rendered.
+func numbered(layer spec.Layer) (spec.Layer, []string) {
+	var origins []string
+	number := func(origin *string) {
+		origins = append(origins, *origin)
+		*origin = strconv.Itoa(len(origins) - 1)
+	}
+	layer.Install, layer.Commands = slices.Clone(layer.Install), slices.Clone(layer.Commands)
+	for i := range layer.Install {
+		number(&layer.Install[i].Origin)
+	}
+	for i := range layer.Commands {
+		number(&layer.Commands[i].Origin)
+	}
+	return layer, origins
 }

@@ -1,0 +1,125 @@
+package orchestrator
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/btw-img/btw-img/orchestrator/host"
+)
+
+// stageFolder is where the jail sees all that it works with, whatever the folders of
+// the builder are called: tools and Ansible expand, split and render names.
+const stageFolder = "/run/vmctl"
+
+// plainName is a file name in which nothing is expanded.
+var plainName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.+@-]*$`)
+
+// stage binds the work folder, the roles and the assets into stageFolder and changes
+// the job to speak of them there. The mounts are the jail's own and end with it.
+func (j *job) stage(h host.Host) error {
+	s := stager{h: h, root: stageFolder, folders: map[string]string{}}
+	if err := s.mount(host.Mount{Source: "tmpfs", Target: s.root, Type: "tmpfs", Flags: unix.MS_NOSUID | unix.MS_NODEV, Data: "mode=0755"}); err != nil {
+		return err
+	}
+	var err error
+	if j.Work, err = s.folder(j.Work, "work"); err != nil {
+		return err
+	}
+	if j.Plan.Roles, err = s.roles(j.Plan.Roles); err != nil {
+		return err
+	}
+	for _, asset := range j.Plan.Definition.Assets() {
+		if path, ok := j.Plan.Assets[*asset]; ok {
+			if *asset, err = s.asset(path); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+type stager struct {
+	h       host.Host
+	root    string
+	folders map[string]string // of the builder → in the stage
+}
+
+func (s *stager) mount(m host.Mount) error {
+	if err := os.MkdirAll(m.Target, 0o755); err != nil {
+		return err
+	}
+	_, err := s.h.Mount(m)
+	return err
+}
+
+// folder binds a folder under a name of its own.
+func (s *stager) folder(path, name string) (string, error) {
+	target := filepath.Join(s.root, name)
+	return target, s.mount(host.Mount{Source: path, Target: target, Flags: unix.MS_BIND | unix.MS_REC})
+}
+
+// roles binds each role by itself, since roles are often links to elsewhere.
+func (s *stager) roles(path string) (string, error) {
+	target := filepath.Join(s.root, "roles")
+	if err := os.MkdirAll(target, 0o755); err != nil {
+		return "", err
+	}
+	entries, err := os.ReadDir(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return target, nil
+	}
+	if err != nil {
+		return "", err
+	}
+	for _, entry := range entries {
+		role, err := filepath.EvalSymlinks(filepath.Join(path, entry.Name()))
+		if err != nil {
+			continue // nothing that a definition can name
+		}
+		if info, err := os.Stat(role); err != nil || !info.IsDir() || !plainName.MatchString(entry.Name()) {
+			continue
+		}
+		if _, err := s.folder(role, filepath.Join("roles", entry.Name())); err != nil {
+			return "", err
+		}
+	}
+	return target, nil
+}
+
+// asset binds the folder of a file, so that a template finds what it includes. A file
+// whose own name is not plain is bound under another one.
+func (s *stager) asset(path string) (string, error) {
+	path, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return "", err
+	}
+	name := strconv.Itoa(len(s.folders))
+	if base := filepath.Base(path); plainName.MatchString(base) {
+		folder := filepath.Dir(path)
+		if _, known := s.folders[folder]; !known {
+			if s.folders[folder], err = s.folder(folder, filepath.Join("assets", name)); err != nil {
+				return "", err
+			}
+		}
+		return filepath.Join(s.folders[folder], base), nil
+	}
+	s.folders[path] = filepath.Join(s.root, "assets", name, "file")
+	if extension := filepath.Ext(path); plainName.MatchString("x" + extension) {
+		s.folders[path] += extension // it tells armoured keys from others
+	}
+	target := s.folders[path]
+	if err := errors.Join(os.MkdirAll(filepath.Dir(target), 0o755), os.WriteFile(target, nil, 0o600)); err != nil {
+		return "", err
+	}
+	if _, err := s.h.Mount(host.Bind(path, target, false)); err != nil {
+		return "", fmt.Errorf("bind %s: %w", path, err)
+	}
+	return target, nil
+}
