@@ -47,7 +47,7 @@ of its name below the output folder; it appears whole or not at all.
 		Example: `  sudo vmctl build debian
   sudo vmctl build --all --jobs 2 --format raw,qcow2
   vmctl build webserver --dry-run --set disk.size=4G`,
-		Args: func(cmd *cobra.Command, args []string) error { return o.check(cmd, args) },
+		Args: o.check,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.defs, o.names = *defs, args
 			return runBuild(cmd, o)
@@ -66,7 +66,7 @@ of its name below the output folder; it appears whole or not at all.
 }
 
 // check wants names or --all.
-func (o buildOptions) check(cmd *cobra.Command, args []string) error {
+func (o *buildOptions) check(cmd *cobra.Command, args []string) error {
 	switch {
 	case !o.all:
 		return arguments(cmd, args)

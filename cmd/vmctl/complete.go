@@ -1,8 +1,10 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,6 +15,7 @@ import (
 	"oras.land/oras-go/v2/content/oci"
 
 	"github.com/btw-img/btw-img/orchestrator"
+	"github.com/btw-img/btw-img/orchestrator/spec"
 	"github.com/btw-img/btw-img/publish"
 	"github.com/btw-img/btw-img/publish/catalogue"
 )
@@ -69,7 +72,7 @@ func addCompletions(root *cobra.Command, defs *definitions) {
 		"serve":   {paths()},
 		"help":    {func(*cobra.Command, string) []string { return verbs(root) }},
 	}
-	values := map[string]candidates{"output": paths(), "logs": paths(), "definitions": paths(), "extends": builds}
+	values := map[string]candidates{"output": paths(), "logs": paths(), "definitions": paths(), "extends": builds, "set": settings}
 	for name, known := range choices {
 		values[name] = func(*cobra.Command, string) []string { return known }
 	}
@@ -110,15 +113,15 @@ func completeValue(f *pflag.Flag, words candidates) cobra.CompletionFunc {
 	}
 }
 
-// offer is the words that begin as typed and are not taken. After a folder the
-// path can go on, so that no space follows.
+// offer is the words that begin as typed and are not taken. No space follows a
+// folder or a key: the word goes on.
 func offer(words []string, before, typed string, taken []string) ([]string, cobra.ShellCompDirective) {
 	directive := cobra.ShellCompDirectiveNoFileComp
 	var fitting []string
 	for _, word := range words {
 		if strings.HasPrefix(before+word, typed) && !slices.Contains(taken, word) {
 			fitting = append(fitting, before+word)
-			if strings.HasSuffix(word, "/") {
+			if strings.HasSuffix(word, "/") || strings.HasSuffix(word, "=") {
 				directive |= cobra.ShellCompDirectiveNoSpace
 			}
 		}
@@ -128,6 +131,36 @@ func offer(words []string, before, typed string, taken []string) ([]string, cobr
 
 func both(a, b candidates) candidates {
 	return func(cmd *cobra.Command, typed string) []string { return append(a(cmd, typed), b(cmd, typed)...) }
+}
+
+// settings is the keys of a definition.
+func settings(*cobra.Command, string) []string {
+	content, err := spec.InstallSchema()
+	if err != nil {
+		return nil
+	}
+	var top schema
+	if err := json.Unmarshal(content, &top); err != nil {
+		return nil
+	}
+	return top.keys("")
+}
+
+// schema is as much of a JSON schema as tells the keys.
+type schema struct {
+	Properties map[string]schema `json:"properties"`
+}
+
+func (s schema) keys(prefix string) []string {
+	var keys []string
+	for _, name := range slices.Sorted(maps.Keys(s.Properties)) {
+		if below := s.Properties[name].keys(prefix + name + "."); len(below) > 0 {
+			keys = append(keys, below...)
+			continue
+		}
+		keys = append(keys, prefix+name+"=")
+	}
+	return keys
 }
 
 // imagesFolder is the output folder of cmd, or the one that is usual.

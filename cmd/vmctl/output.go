@@ -100,7 +100,7 @@ func (o *output) document(verb string, err error) ([]byte, error) {
 	}
 	d := document{Result: json.RawMessage(result)}
 	if err != nil {
-		d.Error = &failure{Message: err.Error(), Hint: fail.Hint(err), ExitCode: fail.ExitCode(err), Problems: problemsOf(err)}
+		d.Error = &failure{Message: err.Error(), Hint: hintsOf(err), ExitCode: fail.ExitCode(err), Problems: problemsOf(err)}
 	}
 	return encoded(d)
 }
@@ -125,6 +125,17 @@ func problemsOf(err error) spec.Problems {
 		}
 	}
 	return all
+}
+
+// hintsOf is what can be done about err, a line for each failure's.
+func hintsOf(err error) string {
+	var hints []string
+	for _, one := range each(err) {
+		if hint := fail.Hint(one); hint != "" && !slices.Contains(hints, hint) {
+			hints = append(hints, hint)
+		}
+	}
+	return strings.Join(hints, "\n")
 }
 
 // report prints what failed, the last lines of the tool, and what to do, for
