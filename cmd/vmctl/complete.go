@@ -116,6 +116,9 @@ func completeValue(f *pflag.Flag, words candidates) cobra.CompletionFunc {
 // offer is the words that begin as typed and are not taken. No space follows a
 // folder or a key: the word goes on.
 func offer(words []string, before, typed string, taken []string) ([]string, cobra.ShellCompDirective) {
+	if strings.HasPrefix(typed, "~") {
+		return nil, cobra.ShellCompDirectiveDefault // the shell knows where home is
+	}
 	directive := cobra.ShellCompDirectiveNoFileComp
 	var fitting []string
 	for _, word := range words {

@@ -61,10 +61,13 @@ func runServe(cmd *cobra.Command, o serveOptions) error {
 	if (o.cert == "") != (o.key == "") {
 		return fail.New(fail.Usage, "", "give both, or neither", "--tls-cert and --tls-key go together")
 	}
+	var encryption tls.Config
 	if o.cert != "" {
-		if _, err := tls.LoadX509KeyPair(o.cert, o.key); err != nil {
+		pair, err := tls.LoadX509KeyPair(o.cert, o.key)
+		if err != nil {
 			return fail.New(fail.Usage, "--tls-cert, --tls-key", "give a certificate and its private key, both in PEM", "%w", err)
 		}
+		encryption.Certificates = []tls.Certificate{pair}
 	}
 	ctx, stderr := cmd.Context(), cmd.ErrOrStderr()
 	shelf, err := openShelf(ctx, o.folder, stderr)
@@ -76,11 +79,11 @@ func runServe(cmd *cobra.Command, o serveOptions) error {
 		return &fail.Error{Kind: fail.Host, Err: err, Hint: "choose another address with --listen"}
 	}
 	pages := catalogue.New(shelf.root)
-	server := &http.Server{Handler: pages, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
+	server := &http.Server{Handler: pages, TLSConfig: &encryption, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
 	ended := make(chan error, 1)
 	go func() {
 		if o.cert != "" {
-			ended <- server.ServeTLS(listener, o.cert, o.key)
+			ended <- server.ServeTLS(listener, "", "")
 			return
 		}
 		ended <- server.Serve(listener)

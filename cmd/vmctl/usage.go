@@ -1,7 +1,6 @@
 package main
 
 import (
-	"crypto/x509"
 	"errors"
 	"net"
 	"os"
@@ -109,7 +108,7 @@ var choices = map[string][]string{
 // flagChecks is what the values of other flags must be, in all verbs that have
 // them.
 var flagChecks = map[string]func(value string) error{
-	"ca-file":  certificates,
+	"ca-file":  file,
 	"cpus":     atLeastOne,
 	"jobs":     atLeastOne,
 	"key":      file,
@@ -192,6 +191,7 @@ func address(value string) error {
 	return nil
 }
 
+// file takes what can be read once, such as a pipe from another process, too.
 func file(value string) error {
 	info, err := os.Stat(value)
 	switch {
@@ -201,17 +201,6 @@ func file(value string) error {
 		return fail.New(fail.Usage, "", "", "%w", err)
 	case info.IsDir():
 		return fail.New(fail.Usage, "", "name a file", "%s is a folder", value)
-	}
-	return nil
-}
-
-func certificates(value string) error {
-	content, err := os.ReadFile(value)
-	if err != nil {
-		return file(value)
-	}
-	if !x509.NewCertPool().AppendCertsFromPEM(content) {
-		return fail.New(fail.Usage, "", "give a file of PEM certificates", "%s holds no certificate", value)
 	}
 	return nil
 }
