@@ -143,7 +143,7 @@ func hintsOf(err error) string {
 func report(w io.Writer, err error) {
 	for _, one := range each(err) {
 		text := cut(one.Error())
-		if len(problemsOf(one)) == 0 && !strings.Contains(text, "\n") { // else lines of their own, which editors find
+		if !strings.Contains(text, "\n") {
 			text = "vmctl: " + text
 		}
 		fmt.Fprintln(w, text)
