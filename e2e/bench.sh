@@ -67,7 +67,7 @@ for ((i = 0; i < rounds; i++)); do # in turn, the best of each
   t=$(seconds vmdb2 peer.vmdb --output "peer-$i.img" --rootfs-tarball "peer-$i.tar.gz" --log peer.log)
   peers=$(printf '%s\n' "$peers" "$t" | sort -g | head -n 1)
   rm -f "peer-$i.img" "peer-$i.tar.gz"
-  t=$(seconds "$vmctl" build debian --no-test --output-format raw -o raw)
+  t=$(seconds "$vmctl" build debian --no-test --format raw -o raw)
   ours=$(printf '%s\n' "$ours" "$t" | sort -g | head -n 1)
 done
 echo "cold build to a raw disk: vmctl $ours s, vmdb2 $peers s, ratio $(ratio "$ours" "$peers")"
@@ -78,7 +78,7 @@ awk -F'[:,]' '
   /"seconds"/ && stage { if (stage !~ /^(Source|Layer.*|Bootloader|Boottest)$/) own += $2; stage = "" }
   END { printf "stages of vmctl itself: %.1f s\n", own }' raw/debian/build.json
 # The peak of vmctl's own two processes, not of the tools that they run.
-"$vmctl" build debian --no-test --output-format raw -o memory >>log 2>&1 &
+"$vmctl" build debian --no-test --format raw -o memory >>log 2>&1 &
 build=$!
 peak=0
 while kill -0 "$build" 2>/dev/null; do

@@ -56,6 +56,15 @@ type result struct {
 	took           time.Duration
 }
 
+// read reads what --json printed.
+func (r result) read(t *testing.T, into any) {
+	t.Helper()
+	document := struct{ Result any }{into}
+	if err := json.Unmarshal([]byte(r.stdout), &document); err != nil {
+		t.Fatalf("%v\n%s", err, r.stdout)
+	}
+}
+
 func command(dir string, args ...string) *exec.Cmd {
 	cmd := exec.Command(vmctl, args...)
 	cmd.Dir = dir
@@ -139,7 +148,7 @@ func (b built) image(format string) string {
 }
 
 var debianOnce = sync.OnceValues(func() (built, error) {
-	cmd := command(shared, "build", "debian", "--output-format", "raw,qcow2,vmdk", "-o", shared)
+	cmd := command(shared, "build", "debian", "--format", "raw,qcow2,vmdk", "-o", shared)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	start := time.Now()

@@ -54,9 +54,7 @@ func (r registry) good(t *testing.T, args ...string) result {
 func pushed(t *testing.T, res result) []publish.Pushed {
 	t.Helper()
 	var p []publish.Pushed
-	if err := json.Unmarshal([]byte(res.stdout), &p); err != nil {
-		t.Fatalf("%v\n%s", err, res.stdout)
-	}
+	res.read(t, &p)
 	return p
 }
 
@@ -361,9 +359,7 @@ func TestKilledPushAndPull(t *testing.T) {
 	}
 	have := part()
 	var p publish.Pulled
-	if err := json.Unmarshal([]byte(r.good(t, "pull", ref, "--format", "raw", "-o", dir, "--json").stdout), &p); err != nil {
-		t.Fatal(err)
-	}
+	r.good(t, "pull", ref, "--format", "raw", "-o", dir, "--json").read(t, &p)
 	t.Logf("%d MB were there, %d MB were fetched", have/1e6, p.Received/1e6)
 	if p.Received != p.Size-have || have == 0 {
 		t.Errorf("of %d bytes, %d were there and %d were fetched", p.Size, have, p.Received)

@@ -143,8 +143,6 @@ func TestServeOffersBuildsToClientsAndBrowsers(t *testing.T) {
 
 func inspection(t *testing.T, r registry, ref string) (in publish.Inspection) {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "inspection")
-	write(t, path, r.good(t, "inspect", ref, "--json").stdout)
-	readJSON(t, path, &in)
+	r.good(t, "inspect", ref, "--json").read(t, &in)
 	return in
 }

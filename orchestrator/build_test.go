@@ -39,7 +39,7 @@ func TestDescribeShowsNothingThatABuildWouldChooseAnew(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	golden.Equal(t, "webserver-plan.golden", unidentified.Describe("images", &vm.Accelerator{}))
+	golden.Equal(t, "webserver-plan.golden", unidentified.Describe("images", &vm.Accelerator{}).String())
 }
 
 func TestBaseNames(t *testing.T) {

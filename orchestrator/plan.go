@@ -91,13 +91,30 @@ func (p Plan) Unidentified() (Plan, error) {
 	return plan, err
 }
 
+// PlannedStep is a part of a plan in the words of the tools that will do it.
+type PlannedStep struct {
+	Title string `json:"title"`
+	Text  string `json:"text"`
+}
+
+// Description is a plan's steps in their order.
+type Description []PlannedStep
+
+func (d Description) String() string {
+	var b strings.Builder
+	for _, step := range d {
+		fmt.Fprintf(&b, "# %s\n%s\n\n", step.Title, step.Text)
+	}
+	return b.String()
+}
+
 // Describe is the plan in full, for --dry-run: nothing in it has been done. accel
 // is what the boot test will use, nil for no test.
-func (p Plan) Describe(folder string, accel *vm.Accelerator) string {
-	var b strings.Builder
+func (p Plan) Describe(folder string, accel *vm.Accelerator) Description {
+	var steps Description
 	d := p.Definition
 	const root = "ROOT"
-	section := func(title, text string) { fmt.Fprintf(&b, "# %s\n%s\n\n", title, strings.TrimSpace(text)) }
+	section := func(title, text string) { steps = append(steps, PlannedStep{title, strings.TrimSpace(text)}) }
 	section("Build", d.Name+": "+d.Description)
 	section("Partition table (sfdisk)", p.Disk.Script())
 	var mkfs strings.Builder
@@ -124,7 +141,7 @@ func (p Plan) Describe(folder string, accel *vm.Accelerator) string {
 			section("Boot test on "+firmware, m.Command().String())
 		}
 	}
-	return b.String()
+	return steps
 }
 
 func describeLayer(layer spec.Layer) string {

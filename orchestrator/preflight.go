@@ -18,14 +18,15 @@ import (
 
 // Needs is what a job needs of the host.
 type Needs struct {
-	Build       bool     // make disks; else only boot them
-	Test        bool     // boot disks
-	Tests       bool     // run the project's own tests
-	Bench       bool     // run the project's own benchmark
-	Filesystems []string // of the disks to be made
-	Firmware    []string // of the boot tests
-	Keyring     bool     // Debian's, to check the archive's signatures
-	Folder      string   // where images go; "" for not yet known
+	Build       bool      // make disks; else only boot them
+	Test        bool      // boot disks
+	Tests       bool      // run the project's own tests
+	Bench       bool      // run the project's own benchmark
+	Filesystems []string  // of the disks to be made
+	Firmware    []string  // of the boot tests
+	Keyring     bool      // Debian's, to check the archive's signatures
+	Folder      string    // where images go; "" for not yet known
+	Memory      spec.Size // of the largest guest; 0 for not yet known
 }
 
 // EverythingNeeded is what all verbs together can need.
@@ -46,7 +47,7 @@ func NeedsOf(d spec.Definition, test bool, folder string) Needs {
 		}
 	}
 	if test {
-		n.Firmware = d.Firmware
+		n.Firmware, n.Memory = d.Firmware, d.Test.Memory
 	}
 	return n
 }
@@ -129,6 +130,9 @@ func Preflight(n Needs) []Check {
 	if n.Folder != "" {
 		checks = append(checks, checkSpace(n.Folder))
 	}
+	if n.Memory > 0 {
+		checks = append(checks, checkMemory(n.Memory))
+	}
 	for i, c := range checks {
 		if c.Package != "" {
 			checks[i].Fix = "apt-get install " + c.Package
@@ -200,6 +204,14 @@ func checkKernel(filesystems []string) []Check {
 		checks = append(checks, check)
 	}
 	return checks
+}
+
+func checkMemory(guest spec.Size) Check {
+	check := Check{What: fmt.Sprintf("memory for a guest of %s", guest)}
+	if free := spec.Size(host.AvailableMemory()); free > 0 && free < guest {
+		check.Problem, check.Fix = fmt.Sprintf("%d MiB free", free/spec.MiB), "free some, or give the guest less"
+	}
+	return check
 }
 
 const leastSpace = 2 * spec.GiB

@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -19,6 +19,9 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/vm"
 )
 
+// defaultFolder gets the results of builds.
+const defaultFolder = "images"
+
 type buildOptions struct {
 	defs     definitions
 	names    []string
@@ -30,7 +33,6 @@ type buildOptions struct {
 	settings []string
 	jobs     int
 	accel    string
-	json     bool
 }
 
 func newBuild(defs *definitions) *cobra.Command {
@@ -42,7 +44,10 @@ func newBuild(defs *definitions) *cobra.Command {
 of its name below the output folder; it appears whole or not at all.
 
 ` + exitCodes,
-		Args: cobra.ArbitraryArgs, ValidArgsFunction: defs.complete,
+		Example: `  sudo vmctl build debian
+  sudo vmctl build --all --jobs 2 --format raw,qcow2
+  vmctl build webserver --dry-run --set disk.size=4G`,
+		Args: o.check,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.defs, o.names = *defs, args
 			return runBuild(cmd, o)
@@ -50,15 +55,25 @@ of its name below the output folder; it appears whole or not at all.
 	}
 	flags := cmd.Flags()
 	flags.BoolVar(&o.all, "all", false, "build everything that 'vmctl list' shows")
-	flags.StringVarP(&o.folder, "output", "o", "images", "folder that gets a folder per build")
-	flags.StringSliceVar(&o.formats, "output-format", nil, "image formats to write instead of the definition's: qcow2, raw, vmdk, vhdx, vdi")
+	flags.StringVarP(&o.folder, "output", "o", defaultFolder, "folder that gets a folder per build")
+	flags.StringSliceVar(&o.formats, "format", nil, "image formats to write instead of the definition's: qcow2, raw, vmdk, vhdx, vdi")
 	flags.BoolVar(&o.noTest, "no-test", false, "do not boot the image; build.json says so")
 	flags.BoolVar(&o.dryRun, "dry-run", false, "print the whole plan and touch nothing")
 	flags.IntVar(&o.jobs, "jobs", 1, "builds that run at the same time")
 	flags.StringVar(&o.accel, "accel", "auto", "accelerator of the boot test: auto, kvm or tcg")
-	flags.BoolVar(&o.json, "json", false, "print the manifests of the builds as JSON")
 	setFlag(cmd, &o.settings)
 	return cmd
+}
+
+// check wants names or --all.
+func (o *buildOptions) check(cmd *cobra.Command, args []string) error {
+	switch {
+	case !o.all:
+		return arguments(cmd, args)
+	case len(args) > 0:
+		return misused(cmd, "give names or --all", "--all and names exclude each other")
+	}
+	return nil
 }
 
 func runBuild(cmd *cobra.Command, o buildOptions) error {
@@ -72,7 +87,7 @@ func runBuild(cmd *cobra.Command, o buildOptions) error {
 		return err
 	}
 	if o.dryRun {
-		return describe(cmd.OutOrStdout(), o, plans, accel)
+		return describe(cmd, o, plans, accel)
 	}
 	var checks []orchestrator.Check
 	for _, plan := range plans {
@@ -82,8 +97,8 @@ func runBuild(cmd *cobra.Command, o buildOptions) error {
 		return err
 	}
 	manifests, err := buildAll(cmd, o, plans, accel)
-	if o.json {
-		return errors.Join(err, printJSON(cmd.OutOrStdout(), manifests))
+	if asJSON(cmd, manifests) {
+		return err
 	}
 	for _, m := range manifests {
 		for _, output := range m.Outputs {
@@ -103,13 +118,26 @@ func accelerator(ctx context.Context, o buildOptions) (*vm.Accelerator, error) {
 	return &accel, err
 }
 
-func describe(w io.Writer, o buildOptions, plans []orchestrator.Plan, accel *vm.Accelerator) error {
-	for _, plan := range plans {
+// planned is a build that --dry-run tells of.
+type planned struct {
+	orchestrator.Plan
+	Steps orchestrator.Description `json:"steps"`
+}
+
+func describe(cmd *cobra.Command, o buildOptions, plans []orchestrator.Plan, accel *vm.Accelerator) error {
+	described := make([]planned, len(plans))
+	for i, plan := range plans {
 		plan, err := plan.Unidentified()
 		if err != nil {
 			return err
 		}
-		fmt.Fprint(w, plan.Describe(o.folder, accel))
+		described[i] = planned{plan, plan.Describe(o.folder, accel)}
+	}
+	if asJSON(cmd, described) {
+		return nil
+	}
+	for _, p := range described {
+		fmt.Fprint(cmd.OutOrStdout(), p.Steps)
 	}
 	return nil
 }
@@ -140,15 +168,8 @@ func planBuilds(o buildOptions) (plans []orchestrator.Plan, cleanup func(), err 
 		return nil, cleanup, err
 	}
 	names := o.names
-	switch {
-	case o.all && len(names) > 0:
-		return nil, cleanup, fail.New(fail.Usage, "", "give names or --all", "--all and names exclude each other")
-	case o.all:
+	if o.all {
 		names = library.Names()
-	case len(names) == 0:
-		return nil, cleanup, fail.New(fail.Usage, "", "name builds, or give --all; 'vmctl list' shows them", "nothing to build: no name is given")
-	case o.jobs < 1:
-		return nil, cleanup, fail.New(fail.Usage, "", "give 1 or more", "--jobs is %d", o.jobs)
 	}
 	settings := o.settings
 	if len(o.formats) > 0 {
@@ -163,12 +184,31 @@ func planBuilds(o buildOptions) (plans []orchestrator.Plan, cleanup func(), err 
 		path := filepath.Join(temporary, filepath.FromSlash(name))
 		return path, errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, content, 0o600))
 	}
-	var problems []error
+	var failures []error
 	for _, name := range names {
 		plan, err := planBuild(library, o.defs.dir, name, settings, extract)
-		plans, problems = append(plans, plan), append(problems, err)
+		plans, failures = append(plans, plan), append(failures, err)
 	}
-	return plans, cleanup, joined(problems)
+	return plans, cleanup, joined(toldOnce(failures))
+}
+
+// toldOnce is the failures without mistakes of definitions that are told before:
+// builds share those of the build that they extend.
+func toldOnce(failures []error) []error {
+	var told spec.Problems
+	var once []error
+	for _, err := range failures {
+		problems, ok := errors.AsType[spec.Problems](err)
+		if !ok {
+			once = append(once, err)
+			continue
+		}
+		fresh := slices.DeleteFunc(slices.Clone(problems), func(p spec.Problem) bool { return slices.Contains(told, p) })
+		if len(fresh) > 0 {
+			told, once = append(told, fresh...), append(once, &fail.Error{Kind: fail.Usage, Err: fresh})
+		}
+	}
+	return once
 }
 
 func planBuild(library *spec.Library, dir, name string, settings []string, extract func(string, []byte) (string, error)) (orchestrator.Plan, error) {

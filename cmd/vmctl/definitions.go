@@ -1,8 +1,6 @@
 package main
 
 import (
-	"encoding/json"
-	"io"
 	"os"
 	"path/filepath"
 
@@ -29,22 +27,6 @@ func (d definitions) library() (*spec.Library, error) {
 	return spec.NewLibrary(os.DirFS(d.dir), prefix, btwimg.Files), nil
 }
 
-// complete offers the names of builds to the shell.
-func (d *definitions) complete(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-	library, err := d.library()
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	return library.Names(), cobra.ShellCompDirectiveNoFileComp
-}
-
 func setFlag(cmd *cobra.Command, settings *[]string) {
 	cmd.Flags().StringArrayVar(settings, "set", nil, "set a key of the definition, as in --set disk.size=4G or --set vars.timezone=Europe/Berlin; may be repeated")
-}
-
-func printJSON(w io.Writer, v any) error {
-	encoder := json.NewEncoder(w)
-	encoder.SetIndent("", "  ")
-	encoder.SetEscapeHTML(false)
-	return encoder.Encode(v)
 }

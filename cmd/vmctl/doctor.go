@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"text/tabwriter"
 
@@ -19,7 +20,6 @@ type doctorOptions struct {
 	install bool
 	tests   bool
 	bench   bool
-	json    bool
 }
 
 func newDoctor() *cobra.Command {
@@ -27,20 +27,24 @@ func newDoctor() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Say what this host can and cannot do, and how to mend it",
-		Args:  usage(cobra.NoArgs),
-		RunE:  func(cmd *cobra.Command, _ []string) error { return runDoctor(cmd, o) },
+		Example: `  vmctl doctor
+  sudo vmctl doctor --install-missing
+  vmctl doctor --json`,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runDoctor(cmd, o) },
 	}
 	flags := cmd.Flags()
 	flags.BoolVar(&o.install, "install-missing", false, "install the Debian packages that are missing")
 	flags.BoolVar(&o.tests, "tests", false, "also what the project's own tests need")
 	flags.BoolVar(&o.bench, "bench", false, "also what the project's own benchmark needs")
-	flags.BoolVar(&o.json, "json", false, "print JSON")
 	return cmd
 }
 
 func runDoctor(cmd *cobra.Command, o doctorOptions) error {
 	needs := orchestrator.EverythingNeeded()
 	needs.Tests, needs.Bench = o.tests, o.bench
+	if o.install && os.Geteuid() != 0 {
+		return fail.New(fail.Host, "--install-missing", "use sudo", "only root can install packages")
+	}
 	checks := orchestrator.Preflight(needs)
 	if o.install {
 		if err := installMissing(cmd.Context(), cmd.ErrOrStderr(), checks); err != nil {
@@ -48,11 +52,7 @@ func runDoctor(cmd *cobra.Command, o doctorOptions) error {
 		}
 		checks = orchestrator.Preflight(needs)
 	}
-	if o.json {
-		if err := printJSON(cmd.OutOrStdout(), checks); err != nil {
-			return err
-		}
-	} else {
+	if !asJSON(cmd, checks) {
 		printChecks(cmd, checks)
 	}
 	if slices.ContainsFunc(checks, func(c orchestrator.Check) bool { return !c.OK() }) {

@@ -18,7 +18,6 @@ type inspectOptions struct {
 	registry  registryFlags
 	selection publish.Selection
 	file      string
-	json      bool
 }
 
 func newInspect() *cobra.Command {
@@ -29,11 +28,12 @@ func newInspect() *cobra.Command {
 		Long: `Tell what a published image is, how it booted and what is attached to it. The disk
 itself is not fetched. --file prints an attached file, such as boot-bios.log.
 ` + registryHelp + exitCodes,
-		Args: usage(cobra.ExactArgs(1)),
+		Example: `  vmctl inspect oci:images/oci/debian
+  vmctl inspect oci:images/oci/debian --file boot-bios.log
+  vmctl inspect registry.example/lab/debian:13 --json`,
 		RunE: func(cmd *cobra.Command, args []string) error { return runInspect(cmd, o, args[0]) },
 	}
 	cmd.Flags().StringVar(&o.file, "file", "", "print this attached file instead")
-	cmd.Flags().BoolVar(&o.json, "json", false, "print JSON")
 	selectionFlags(cmd, &o.selection)
 	o.registry.add(cmd)
 	return cmd
@@ -54,10 +54,13 @@ func runInspect(cmd *cobra.Command, o inspectOptions, arg string) error {
 		if !ok {
 			return fail.New(fail.Usage, "--file", "attached are "+strings.Join(in.FileNames(), ", "), "%s has no file %s", ref, o.file)
 		}
+		if asJSON(cmd, string(content)) {
+			return nil
+		}
 		_, err = cmd.OutOrStdout().Write(content)
 		return err
-	case o.json:
-		return printJSON(cmd.OutOrStdout(), in)
+	case asJSON(cmd, in):
+		return nil
 	default:
 		printInspection(cmd.OutOrStdout(), in)
 		return nil

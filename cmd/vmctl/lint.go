@@ -12,20 +12,16 @@ import (
 )
 
 func newLint(defs *definitions) *cobra.Command {
-	var asJSON bool
-	cmd := &cobra.Command{
+	return &cobra.Command{
 		Use:   "lint [NAME…]",
 		Short: "Report every mistake of the definitions with file and line",
-		Args:  cobra.ArbitraryArgs, ValidArgsFunction: defs.complete,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return runLint(cmd, *defs, args, asJSON)
-		},
+		Example: `  vmctl lint
+  vmctl lint webserver --json`,
+		RunE: func(cmd *cobra.Command, args []string) error { return runLint(cmd, *defs, args) },
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print the mistakes as JSON on standard output")
-	return cmd
 }
 
-func runLint(cmd *cobra.Command, defs definitions, names []string, asJSON bool) error {
+func runLint(cmd *cobra.Command, defs definitions, names []string) error {
 	library, err := defs.library()
 	if err != nil {
 		return err
@@ -47,19 +43,10 @@ func runLint(cmd *cobra.Command, defs definitions, names []string, asJSON bool) 
 			}
 		}
 	}
-	if asJSON {
-		if err := printJSON(cmd.OutOrStdout(), problems); err != nil {
-			return err
-		}
-	}
+	asJSON(cmd, problems)
 	if len(problems) > 0 {
-		if asJSON {
-			return fail.New(fail.Usage, "lint", "", "%d mistakes", len(problems))
-		}
 		return &fail.Error{Kind: fail.Usage, Err: problems}
 	}
-	if !asJSON {
-		fmt.Fprintf(cmd.ErrOrStderr(), "%d builds, no mistakes\n", len(names))
-	}
+	fmt.Fprintf(cmd.ErrOrStderr(), "%d builds, no mistakes\n", len(names))
 	return nil
 }

@@ -8,17 +8,12 @@ import (
 )
 
 func newList(defs *definitions) *cobra.Command {
-	var asJSON bool
-	cmd := &cobra.Command{
-		Use:   "list",
-		Short: "List the builds",
-		Args:  usage(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return runList(cmd, *defs, asJSON)
-		},
+	return &cobra.Command{
+		Use:     "list",
+		Short:   "List the builds",
+		Example: "  vmctl list\n  vmctl list --json",
+		RunE:    func(cmd *cobra.Command, _ []string) error { return runList(cmd, *defs) },
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	return cmd
 }
 
 type listed struct {
@@ -27,7 +22,7 @@ type listed struct {
 	Broken      bool   `json:"broken,omitempty"`
 }
 
-func runList(cmd *cobra.Command, defs definitions, asJSON bool) error {
+func runList(cmd *cobra.Command, defs definitions) error {
 	library, err := defs.library()
 	if err != nil {
 		return err
@@ -42,8 +37,8 @@ func runList(cmd *cobra.Command, defs definitions, asJSON bool) error {
 		}
 		rows = append(rows, row)
 	}
-	if asJSON {
-		return printJSON(cmd.OutOrStdout(), rows)
+	if asJSON(cmd, rows) {
+		return nil
 	}
 	table := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 	for _, row := range rows {

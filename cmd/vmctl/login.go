@@ -19,7 +19,8 @@ in the credential helper that it names. The password is asked for, or read from
 standard input with --password-stdin.
 
 ` + exitCodes,
-		Args: usage(cobra.ExactArgs(1)),
+		Example: `  vmctl login registry.example --username alice
+  vmctl login registry.example --username alice --password-stdin < password`,
 		RunE: func(cmd *cobra.Command, args []string) error { return runLogin(cmd, registry, args[0]) },
 	}
 	registry.add(cmd)
@@ -53,9 +54,9 @@ func runLogin(cmd *cobra.Command, registry registryFlags, host string) error {
 
 func newLogout() *cobra.Command {
 	return &cobra.Command{
-		Use:   "logout HOST",
-		Short: "Forget the credential of a registry",
-		Args:  usage(cobra.ExactArgs(1)),
+		Use:     "logout HOST",
+		Short:   "Forget the credential of a registry",
+		Example: "  vmctl logout registry.example",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := publish.Logout(cmd.Context(), args[0]); err != nil {
 				return err

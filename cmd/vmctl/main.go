@@ -8,13 +8,13 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 
 	"github.com/hashicorp/go-multierror"
 	"github.com/spf13/cobra"
 
 	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/scope"
 )
 
 func main() {
@@ -28,12 +28,15 @@ func main() {
 func run(args []string, stdout, stderr io.Writer) int {
 	ctx, stop := interruptible(stderr)
 	defer stop()
-	root := newRoot(stdout, stderr)
+	out := &output{w: stdout}
+	root := newRoot(out, stderr)
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	verb, err := root.ExecuteContextC(ctx)
 	if ctx.Err() != nil && err != nil {
 		err = &fail.Error{Kind: fail.Interrupted, Err: errors.New("interrupted")}
 	}
+	out.json = out.json || err != nil && wantsJSON(args)
+	err = out.finish(verb.Name(), err)
 	report(stderr, err)
 	return fail.ExitCode(err)
 }
@@ -62,37 +65,18 @@ func interruptible(stderr io.Writer) (context.Context, func()) {
 	}
 }
 
-// report prints what failed, the last lines of the tool, and what to do.
-func report(w io.Writer, err error) {
-	if err == nil {
-		return
-	}
-	text := err.Error()
-	if strings.Contains(text, "\n") {
-		fmt.Fprintln(w, text)
-	} else {
-		fmt.Fprintln(w, "vmctl:", text)
-	}
-	if tail := fail.Tail(err); tail != "" {
-		fmt.Fprintln(w, "  | "+strings.ReplaceAll(tail, "\n", "\n  | "))
-	}
-	if hint := fail.Hint(err); hint != "" {
-		fmt.Fprintln(w, "hint:", hint)
-	}
-}
-
 // joined is all failures as one error; a single one stays as it is.
-func joined(failures []error) error {
-	var all *multierror.Error
-	for _, err := range failures {
-		if err != nil {
-			all = multierror.Append(all, err)
-		}
+func joined(failures []error) error { return scope.Join(failures...) }
+
+// each is the failures that were joined to err; for any other it is err alone.
+func each(err error) []error {
+	if err == nil {
+		return nil
 	}
-	if all != nil && len(all.Errors) == 1 {
-		return all.Errors[0]
+	if several, ok := err.(*multierror.Error); ok { //nolint:errorlint // one further down is a part of one failure
+		return several.Errors
 	}
-	return all.ErrorOrNil()
+	return []error{err}
 }
 
 const exitCodes = `Exit codes:
@@ -105,7 +89,7 @@ const exitCodes = `Exit codes:
   6    a registry failed
   130  interrupted`
 
-func newRoot(stdout, stderr io.Writer) *cobra.Command {
+func newRoot(stdout *output, stderr io.Writer) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "vmctl",
 		Short: "Build Debian machine images that are proved to boot",
@@ -113,47 +97,63 @@ func newRoot(stdout, stderr io.Writer) *cobra.Command {
 and commands.d/NAME.yml, customises them with Ansible, and boots them on BIOS,
 UEFI and Secure Boot before it calls them good.
 
+` + jsonHelp + `
+
 ` + exitCodes,
+		Example: `  sudo vmctl build debian
+  vmctl new web --extends debian
+  vmctl lint`,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
-		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 		Version:           version(),
 		Args:              unknownVerb,
+		PersistentPreRunE: checkFlags,
 		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return &fail.Error{Kind: fail.Usage, Err: err, Hint: "see '" + cmd.CommandPath() + " --help'"}
-	})
+	root.SetFlagErrorFunc(wrongFlag)
 	var defs definitions
 	root.PersistentFlags().StringVar(&defs.dir, "definitions", ".", "folder that holds install.d and commands.d")
+	help := newHelp()
+	root.SetHelpCommand(help)
 	root.AddCommand(
-		newBuild(&defs), newTest(&defs),
+		help,
+		newBuild(&defs), newTest(),
 		newList(&defs), newShow(&defs), newLint(&defs), newSchema(), newNew(&defs),
-		newPush(&defs), newPull(), newInspect(), newVerify(), newServe(), newLogin(), newLogout(),
-		newDoctor(),
+		newPush(), newPull(), newInspect(), newVerify(), newServe(), newLogin(), newLogout(),
+		newDoctor(), newCompletion(),
 	)
+	for _, verb := range root.Commands() {
+		if verb.Args == nil {
+			verb.Args = arguments
+		}
+		if _, ok := resultVerbs[verb.Name()]; ok {
+			verb.Flags().BoolVar(&stdout.json, "json", false, "print the result as JSON: see 'vmctl --help'")
+		}
+	}
+	addCompletions(root, &defs)
+	root.SetGlobalNormalizationFunc(alias)
 	return root
 }
 
-func unknownVerb(cmd *cobra.Command, args []string) error {
-	if len(args) == 0 {
-		return nil
-	}
-	hint := "see 'vmctl --help'"
-	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-		hint = fmt.Sprintf("did you mean %q?", near[0])
-	}
-	return fail.New(fail.Usage, "", hint, "unknown command %q", args[0])
-}
-
-// usage makes cobra's complaints about arguments end with exit code 2.
-func usage(check cobra.PositionalArgs) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		if err := check(cmd, args); err != nil {
-			return &fail.Error{Kind: fail.Usage, Err: err, Hint: "see '" + cmd.CommandPath() + " --help'"}
-		}
-		return nil
+func newHelp() *cobra.Command {
+	return &cobra.Command{
+		Use:     "help [VERB]",
+		Short:   "Tell about a verb",
+		Example: "  vmctl help build",
+		Args:    arguments,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			verb, rest, err := cmd.Root().Find(args)
+			if err != nil {
+				return err
+			}
+			if err := unknownVerb(cmd.Root(), rest); err != nil {
+				return err
+			}
+			verb.InitDefaultHelpFlag()
+			return verb.Help()
+		},
 	}
 }

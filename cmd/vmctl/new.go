@@ -18,7 +18,8 @@ func newNew(defs *definitions) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "new NAME",
 		Short: "Write the two files of a new build to start from",
-		Args:  usage(cobra.ExactArgs(1)),
+		Example: `  vmctl new web
+  vmctl new old-web --extends debian-12`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runNew(cmd, *defs, args[0], extends)
 		},

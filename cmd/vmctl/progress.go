@@ -102,7 +102,7 @@ func (p *progress) clear() {
 
 func (p *progress) line(format string, args ...any) {
 	p.clear()
-	fmt.Fprintf(p.w, format+"\n", args...)
+	fmt.Fprintln(p.w, cut(fmt.Sprintf(format, args...)))
 }
 
 // note shows a line that belongs to no step.

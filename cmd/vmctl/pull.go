@@ -14,7 +14,6 @@ type pullOptions struct {
 	folder    string
 	overwrite bool
 	key       string
-	json      bool
 }
 
 func newPull() *cobra.Command {
@@ -26,14 +25,14 @@ func newPull() *cobra.Command {
 it is whole and has the digest that the registry promised; an interrupted pull goes
 on where it stopped. Without a tag, latest is meant.
 ` + registryHelp + exitCodes,
-		Args: usage(cobra.ExactArgs(1)),
+		Example: `  vmctl pull oci:images/oci/debian:13 -o pulled
+  vmctl pull registry.example/lab/debian --format raw --key cosign.pub`,
 		RunE: func(cmd *cobra.Command, args []string) error { return runPull(cmd, o, args[0]) },
 	}
 	flags := cmd.Flags()
 	flags.StringVarP(&o.folder, "output", "o", ".", "folder that gets the file")
 	flags.BoolVar(&o.overwrite, "overwrite", false, "replace a file of the same name that holds something else")
 	flags.StringVar(&o.key, "key", "", "public key (PEM): refuse an image that its owner did not sign")
-	flags.BoolVar(&o.json, "json", false, "print what was pulled as JSON")
 	selectionFlags(cmd, &o.selection)
 	o.registry.add(cmd)
 	return cmd
@@ -56,8 +55,8 @@ func runPull(cmd *cobra.Command, o pullOptions, arg string) error {
 	if err != nil {
 		return err
 	}
-	if o.json {
-		return printJSON(cmd.OutOrStdout(), pulled)
+	if asJSON(cmd, pulled) {
+		return nil
 	}
 	fmt.Fprintln(cmd.OutOrStdout(), pulled.Path)
 	return nil

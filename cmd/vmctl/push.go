@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -26,10 +25,9 @@ type pushOptions struct {
 	containerDisk bool
 	signKey       string
 	annotations   []string
-	json          bool
 }
 
-func newPush(defs *definitions) *cobra.Command {
+func newPush() *cobra.Command {
 	var o pushOptions
 	cmd := &cobra.Command{
 		Use:   "push NAME|DIR [REF…]",
@@ -45,16 +43,17 @@ they are TAG-DATE.N and TAG. Formats beside the first get tags that end in
 $VMCTL_REGISTRY/NAME where that variable is set, and else to the OCI layout
 oci:images/` + layoutsFolder + `/NAME, which 'vmctl serve' offers to a network.
 ` + registryHelp + exitCodes,
-		Args: usage(cobra.MinimumNArgs(1)), ValidArgsFunction: defs.complete,
+		Example: `  vmctl push debian
+  vmctl push debian oci:layouts/debian:edge --annotation org.opencontainers.image.licenses=MIT
+  vmctl push debian registry.example/lab/debian --sign-key cosign.key --container-disk`,
 		RunE: func(cmd *cobra.Command, args []string) error { return runPush(cmd, o, args[0], args[1:]) },
 	}
 	flags := cmd.Flags()
-	flags.StringVarP(&o.folder, "output", "o", "images", "folder with the builds, where a NAME is given")
+	flags.StringVarP(&o.folder, "output", "o", defaultFolder, "folder with the builds, where a NAME is given")
 	flags.BoolVar(&o.forceUntested, "force-untested", false, "publish an image that is not proved to boot; its annotations say so")
 	flags.BoolVar(&o.containerDisk, "container-disk", false, "also push a container image for KubeVirt, as VERSION-containerdisk")
 	flags.StringVar(&o.signKey, "sign-key", "", "private key (PEM) to sign with; 'cosign verify --key KEY --new-bundle-format --insecure-ignore-tlog' checks it")
 	flags.StringArrayVar(&o.annotations, "annotation", nil, "OCI annotation, as in --annotation org.opencontainers.image.licenses=MIT; may be repeated")
-	flags.BoolVar(&o.json, "json", false, "print what was pushed as JSON")
 	o.registry.add(cmd)
 	return cmd
 }
@@ -97,8 +96,8 @@ func runPush(cmd *cobra.Command, o pushOptions, target string, args []string) er
 		}
 	}
 	err = joined(failures)
-	if o.json {
-		return errors.Join(err, printJSON(cmd.OutOrStdout(), pushed))
+	if asJSON(cmd, pushed) {
+		return err
 	}
 	for _, p := range pushed {
 		fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", p.Reference, p.Digest)

@@ -14,7 +14,8 @@ func newSchema() *cobra.Command {
 with the YAML language server uses it when the file starts with
 
   # yaml-language-server: $schema=PATH`,
-		Args:      usage(cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs)),
+		Example: `  vmctl schema install > install.schema.json
+  vmctl schema commands`,
 		ValidArgs: []string{"install", "commands"},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			schema := spec.InstallSchema

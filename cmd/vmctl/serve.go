@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -28,7 +29,7 @@ type serveOptions struct {
 }
 
 func newServe() *cobra.Command {
-	o := serveOptions{folder: "images"}
+	o := serveOptions{folder: defaultFolder}
 	cmd := &cobra.Command{
 		Use:   "serve [DIR]",
 		Short: "Offer the built images to a network, as a registry and as web pages",
@@ -39,7 +40,9 @@ one is built anew. A DIR that holds OCI layouts and no builds is offered as it i
 Interrupting it is its normal end.
 
 ` + exitCodes,
-		Args: usage(cobra.MaximumNArgs(1)),
+		Example: `  vmctl serve
+  vmctl serve images --listen 127.0.0.1:8080
+  vmctl serve --tls-cert server.crt --tls-key server.key`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 1 {
 				o.folder = args[0]
@@ -58,6 +61,14 @@ func runServe(cmd *cobra.Command, o serveOptions) error {
 	if (o.cert == "") != (o.key == "") {
 		return fail.New(fail.Usage, "", "give both, or neither", "--tls-cert and --tls-key go together")
 	}
+	var encryption tls.Config
+	if o.cert != "" {
+		pair, err := tls.LoadX509KeyPair(o.cert, o.key)
+		if err != nil {
+			return fail.New(fail.Usage, "--tls-cert, --tls-key", "give a certificate and its private key, both in PEM", "%w", err)
+		}
+		encryption.Certificates = []tls.Certificate{pair}
+	}
 	ctx, stderr := cmd.Context(), cmd.ErrOrStderr()
 	shelf, err := openShelf(ctx, o.folder, stderr)
 	if err != nil {
@@ -68,11 +79,11 @@ func runServe(cmd *cobra.Command, o serveOptions) error {
 		return &fail.Error{Kind: fail.Host, Err: err, Hint: "choose another address with --listen"}
 	}
 	pages := catalogue.New(shelf.root)
-	server := &http.Server{Handler: pages, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
+	server := &http.Server{Handler: pages, TLSConfig: &encryption, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
 	ended := make(chan error, 1)
 	go func() {
 		if o.cert != "" {
-			ended <- server.ServeTLS(listener, o.cert, o.key)
+			ended <- server.ServeTLS(listener, "", "")
 			return
 		}
 		ended <- server.Serve(listener)
@@ -83,7 +94,7 @@ func runServe(cmd *cobra.Command, o serveOptions) error {
 	for {
 		select {
 		case err := <-ended:
-			return errors.Join(&fail.Error{Kind: fail.Host, Op: "serve", Err: err, Hint: "check the certificate and its key"}, pages.Close())
+			return errors.Join(&fail.Error{Kind: fail.Host, Op: "serve", Err: err}, pages.Close())
 		case <-ctx.Done():
 			grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 			defer cancel()

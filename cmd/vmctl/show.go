@@ -6,22 +6,21 @@ import (
 )
 
 func newShow(defs *definitions) *cobra.Command {
-	var asJSON bool
 	var settings []string
 	cmd := &cobra.Command{
 		Use:   "show NAME",
 		Short: "Print a build's effective definition, after extends, drop-ins and defaults",
-		Args:  usage(cobra.ExactArgs(1)), ValidArgsFunction: defs.complete,
+		Example: `  vmctl show debian
+  vmctl show webserver --json --set disk.size=4G`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return runShow(cmd, *defs, args[0], settings, asJSON)
+			return runShow(cmd, *defs, args[0], settings)
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	setFlag(cmd, &settings)
 	return cmd
 }
 
-func runShow(cmd *cobra.Command, defs definitions, name string, settings []string, asJSON bool) error {
+func runShow(cmd *cobra.Command, defs definitions, name string, settings []string) error {
 	library, err := defs.library()
 	if err != nil {
 		return err
@@ -30,8 +29,8 @@ func runShow(cmd *cobra.Command, defs definitions, name string, settings []strin
 	if err != nil {
 		return err
 	}
-	if asJSON {
-		return printJSON(cmd.OutOrStdout(), definition)
+	if asJSON(cmd, definition) {
+		return nil
 	}
 	out, err := yaml.Dump(definition)
 	if err != nil {

@@ -2,12 +2,10 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -28,10 +26,9 @@ type testOptions struct {
 	cpus     int
 	timeout  time.Duration
 	logs     string
-	json     bool
 }
 
-func newTest(defs *definitions) *cobra.Command {
+func newTest() *cobra.Command {
 	var o testOptions
 	cmd := &cobra.Command{
 		Use:   "test IMAGE|NAME",
@@ -41,68 +38,58 @@ The image is not changed. A guest whose systemd is 256 or newer reports on
 itself; for an older one the login prompt on the serial console counts.
 
 ` + exitCodes,
-		Args: usage(cobra.ExactArgs(1)), ValidArgsFunction: defs.complete,
+		Example: `  vmctl test debian
+  vmctl test images/debian/debian-13-amd64.qcow2 --firmware bios,uefi --json
+  vmctl test disk.vmdk --accel tcg --memory 2G --timeout 20m --logs consoles`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.target = args[0]
 			return runTest(cmd, o)
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVarP(&o.folder, "output", "o", "images", "folder with the builds, where a NAME is given")
+	flags.StringVarP(&o.folder, "output", "o", defaultFolder, "folder with the builds, where a NAME is given")
 	flags.StringSliceVar(&o.firmware, "firmware", nil, "firmware to boot on: bios, uefi, secureboot (default: what the build asks for, else all)")
 	flags.StringVar(&o.accel, "accel", "auto", "accelerator: auto, kvm or tcg")
 	flags.StringVar(&o.memory, "memory", "1G", "memory of the guest")
 	flags.IntVar(&o.cpus, "cpus", 2, "processors of the guest under KVM; emulation has one")
 	flags.DurationVar(&o.timeout, "timeout", 10*time.Minute, "how long the guest may take")
 	flags.StringVar(&o.logs, "logs", "", "folder that gets the consoles as boot-FIRMWARE.log (default: a temporary one)")
-	flags.BoolVar(&o.json, "json", false, "print the results as JSON")
 	return cmd
 }
 
 func runTest(cmd *cobra.Command, o testOptions) error {
 	memory, err := spec.ParseSize(o.memory)
-	if err != nil || memory < 64*spec.MiB || o.cpus < 1 || o.timeout <= 0 {
-		return fail.New(fail.Usage, "", "give --memory 64M or more, --cpus 1 or more, and a positive --timeout", "this is no machine to boot on")
+	if err != nil {
+		return err
 	}
 	image, build, err := findImage(o)
 	if err != nil {
 		return err
 	}
-	all := []string{spec.FirmwareBIOS, spec.FirmwareUEFI, spec.FirmwareSecureBoot}
 	if len(o.firmware) == 0 {
-		o.firmware = all
+		o.firmware = choices["firmware"]
 		if build.Name != "" {
 			o.firmware = build.Definition.Firmware
 		}
 	}
-	for _, firmware := range o.firmware {
-		if !slices.Contains(all, firmware) {
-			return fail.New(fail.Usage, "--firmware", "known: bios, uefi, secureboot", "unknown firmware %q", firmware)
-		}
-	}
-	if err := orchestrator.Refusal(orchestrator.Preflight(orchestrator.Needs{Test: true, Firmware: o.firmware})); err != nil {
+	needs := orchestrator.Needs{Test: true, Firmware: o.firmware, Memory: memory}
+	if err := orchestrator.Refusal(orchestrator.Preflight(needs)); err != nil {
 		return err
 	}
 	accel, err := vm.ChooseAccelerator(cmd.Context(), o.accel)
 	if err != nil {
 		return err
 	}
-	if o.logs == "" {
-		if o.logs, err = os.MkdirTemp("", "vmctl-test-"); err != nil {
-			return err
-		}
-		defer fmt.Fprintln(cmd.ErrOrStderr(), "consoles:", o.logs)
-	} else if err := os.MkdirAll(o.logs, 0o755); err != nil {
+	closeLogs, err := openLogs(&o)
+	if err != nil {
 		return err
 	}
 	results, err := bootImage(cmd.Context(), cmd.ErrOrStderr(), o, accel, image, int64(memory), build.Systemd())
-	if o.json {
-		return errors.Join(err, printJSON(cmd.OutOrStdout(), results))
+	err = closeLogs(err)
+	if asJSON(cmd, results) {
+		return err
 	}
 	for _, r := range results {
-		if r.Firmware == "" {
-			continue
-		}
 		verdict := "passed"
 		if !r.Passed {
 			verdict = "failed"
@@ -110,6 +97,26 @@ func runTest(cmd *cobra.Command, o testOptions) error {
 		fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", r.Firmware, verdict)
 	}
 	return err
+}
+
+// openLogs makes the folder for the consoles. One that nobody named stays only
+// where a console tells why the boot failed.
+func openLogs(o *testOptions) (closeLogs func(error) error, err error) {
+	temporary := o.logs == ""
+	if temporary {
+		o.logs, err = os.MkdirTemp("", "vmctl-test-")
+	} else {
+		err = os.MkdirAll(o.logs, 0o755)
+	}
+	return func(err error) error {
+		if fail.ExitCode(err) == fail.Boot.ExitCode() {
+			return &fail.Error{Kind: fail.Boot, Err: err, Hint: "the consoles are in " + o.logs}
+		}
+		if temporary {
+			err = joined([]error{err, os.RemoveAll(o.logs)})
+		}
+		return err
+	}, err
 }
 
 func bootImage(ctx context.Context, stderr io.Writer, o testOptions, accel vm.Accelerator, path string, memory int64, systemd int) ([]vm.Result, error) {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -13,7 +12,6 @@ type verifyOptions struct {
 	registry  registryFlags
 	selection publish.Selection
 	key       string
-	json      bool
 }
 
 func newVerify() *cobra.Command {
@@ -25,11 +23,11 @@ func newVerify() *cobra.Command {
 together: digests, the boot report, the build record, the checksums, the list of
 packages, and with --key the signature over all of them.
 ` + registryHelp + exitCodes,
-		Args: usage(cobra.ExactArgs(1)),
+		Example: `  vmctl verify oci:images/oci/debian:13
+  vmctl verify registry.example/lab/debian --key cosign.pub`,
 		RunE: func(cmd *cobra.Command, args []string) error { return runVerify(cmd, o, args[0]) },
 	}
 	cmd.Flags().StringVar(&o.key, "key", "", "public key (PEM) that must have signed the image")
-	cmd.Flags().BoolVar(&o.json, "json", false, "print JSON")
 	selectionFlags(cmd, &o.selection)
 	o.registry.add(cmd)
 	return cmd
@@ -47,8 +45,8 @@ func runVerify(cmd *cobra.Command, o verifyOptions, arg string) error {
 	show := newProgress(cmd.ErrOrStderr(), false)
 	checks, err := publish.Verify(cmd.Context(), src, ref, publish.VerifyOptions{Selection: o.selection, Key: key, Tell: show.transfer})
 	show.close()
-	if o.json {
-		return errors.Join(err, printJSON(cmd.OutOrStdout(), checks))
+	if asJSON(cmd, checks) {
+		return err
 	}
 	for _, c := range checks {
 		switch {

@@ -5,6 +5,7 @@ package scope
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/hashicorp/go-multierror"
 )
@@ -30,23 +31,32 @@ func (s *Stack) Push(what string, do func() error) {
 func (s *Stack) Close() error {
 	releases := s.releases
 	s.releases = nil
-	var problems *multierror.Error
+	var problems []error
 	for _, r := range slices.Backward(releases) {
 		if err := r.do(); err != nil {
-			problems = multierror.Append(problems, fmt.Errorf("%s: %w", r.what, err))
+			problems = append(problems, fmt.Errorf("%s: %w", r.what, err))
 		}
 	}
-	return problems.ErrorOrNil()
+	return Join(problems...)
 }
 
 // CloseInto closes the stack and joins what fails to *err; for use in defer.
-func (s *Stack) CloseInto(err *error) {
-	closing := s.Close()
-	switch {
-	case closing == nil:
-	case *err == nil:
-		*err = closing
-	default:
-		*err = multierror.Append(*err, closing)
+func (s *Stack) CloseInto(err *error) { *err = Join(*err, s.Close()) }
+
+// Join is all errors as one that tells each on a line of its own. A single one
+// stays as it is, and none at all is nil.
+func Join(errs ...error) error {
+	all := multierror.Append(&multierror.Error{ErrorFormat: lines}, errs...)
+	if len(all.Errors) == 1 {
+		return all.Errors[0]
 	}
+	return all.ErrorOrNil()
+}
+
+func lines(errs []error) string {
+	texts := make([]string, len(errs))
+	for i, err := range errs {
+		texts[i] = err.Error()
+	}
+	return strings.Join(texts, "\n")
 }

@@ -35,3 +35,26 @@ func TestCloseRunsEverythingInReverseAndJoinsErrors(t *testing.T) {
 		t.Errorf("second Close ran again: %v %v", err, ran)
 	}
 }
+
+func TestSeveralErrorsAreTextOnALineEach(t *testing.T) {
+	busy, gone := errors.New("busy"), errors.New("gone")
+	for want, errs := range map[string][]error{
+		"busy":             {nil, busy, nil},
+		"busy\ngone":       {busy, gone},
+		"busy\ngone\nbusy": {scope.Join(busy, gone), busy},
+	} {
+		if got := scope.Join(errs...).Error(); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	if err := scope.Join(nil, nil); err != nil {
+		t.Errorf("none: %v", err)
+	}
+	var stack scope.Stack
+	stack.Push("unmount /boot", func() error { return busy })
+	err := gone
+	stack.CloseInto(&err)
+	if got := err.Error(); got != "gone\nunmount /boot: busy" {
+		t.Errorf("closed into: %q", got)
+	}
+}
