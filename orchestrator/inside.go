@@ -42,6 +42,7 @@ type job struct {
 	Plan    Plan   `json:"plan"`
 	Work    string `json:"work"`    // the build's work folder
 	Devices string `json:"devices"` // the jail's /dev
+	Scratch string `json:"-"`       // folder in memory, gone with the jail, for what may be secret
 }
 
 const rawDiskName = "disk.raw"
@@ -128,7 +129,7 @@ func buildDisk(s *stages, h host.Host, provisioner Provisioner, j job, log io.Wr
 		return facts, err
 	}
 	sealed, err := step(s, "Seal", func(ctx context.Context) (sealedDisk, error) {
-		return sealDisk(ctx, h, bootable, j)
+		return sealDisk(ctx, h, bootable)
 	})
 	if err != nil {
 		return facts, err
@@ -229,7 +230,7 @@ func applyLayer(ctx context.Context, s *stages, provisioner Provisioner, tree la
 		return tree, nil
 	}
 	return tree, provisioner.Provision(ctx, Provision{
-		Root: tree.root, Scratch: filepath.Join(j.Work, "ansible"), Definition: &j.Plan.Definition, Layer: layer,
+		Root: tree.root, Scratch: filepath.Join(j.Scratch, "ansible"), Definition: &j.Plan.Definition, Layer: layer,
 		Roles: j.Plan.Roles, Env: host.CleanEnv(), Log: log,
 		Task: func(status, text string) { s.task("Layer "+layer.Name, status, "%s", text) },
 	})
@@ -246,7 +247,7 @@ func makeBootable(ctx context.Context, h host.Host, tree settledTree, j job) (bo
 	return bootableTree(tree), bootloader.Apply(ctx, h, j.Plan.Boot, target)
 }
 
-func sealDisk(ctx context.Context, h host.Host, tree bootableTree, j job) (sealedDisk, error) {
+func sealDisk(ctx context.Context, h host.Host, tree bootableTree) (sealedDisk, error) {
 	if err := seal.FirstBoot(ctx, h, tree.root); err != nil {
 		return sealedDisk{}, err
 	}

@@ -28,6 +28,7 @@ func (j *job) stage(h host.Host) error {
 	if err := s.mount(host.Mount{Source: "tmpfs", Target: s.root, Type: "tmpfs", Flags: unix.MS_NOSUID | unix.MS_NODEV, Data: "mode=0755"}); err != nil {
 		return err
 	}
+	j.Scratch = s.root
 	var err error
 	if j.Work, err = s.folder(j.Work, "work"); err != nil {
 		return err
