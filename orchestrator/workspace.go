@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/files"
 	"github.com/btw-img/btw-img/orchestrator/image"
 )
 
@@ -33,7 +33,7 @@ type workspace struct {
 	failed string // NAME.failed
 	work   string // .NAME.work
 	out    string // .NAME.work/out: what becomes NAME
-	owner  owner
+	owner  files.Owner
 	log    *os.File
 	lock   *flock.Flock
 }
@@ -46,12 +46,12 @@ func openWorkspace(folder, name string) (*workspace, error) {
 		return nil, err
 	}
 	w := &workspace{
-		owner: caller(),
+		owner: files.Caller(),
 		final: filepath.Join(folder, name), failed: filepath.Join(folder, name+".failed"),
 		work: filepath.Join(folder, "."+name+".work"), lock: flock.New(filepath.Join(folder, "."+name+".lock")),
 	}
 	w.out = filepath.Join(w.work, "out")
-	if err := w.makeFolder(folder); err != nil {
+	if err := w.owner.MakeFolders(folder); err != nil {
 		return nil, &fail.Error{Kind: fail.Host, Op: "output folder", Err: err, Hint: "choose another with -o"}
 	}
 	locked, err := w.lock.TryLock()
@@ -65,14 +65,6 @@ func openWorkspace(folder, name string) (*workspace, error) {
 		return nil, errors.Join(err, w.lock.Unlock())
 	}
 	return w, nil
-}
-
-// makeFolder makes the output folder where there is none.
-func (w *workspace) makeFolder(folder string) error {
-	if _, err := os.Stat(folder); !errors.Is(err, fs.ErrNotExist) {
-		return os.MkdirAll(folder, 0o755) // an error where it is no folder
-	}
-	return errors.Join(os.MkdirAll(folder, 0o755), w.owner.give(folder))
 }
 
 func (w *workspace) prepare() error {
@@ -105,7 +97,7 @@ func (w *workspace) publish(ctx context.Context, m Manifest, facts DiskFacts) er
 	if err := syncFiles(w.out); err != nil {
 		return err
 	}
-	if err := errors.Join(os.Chmod(w.out, 0o755), w.owner.give(w.out)); err != nil {
+	if err := errors.Join(os.Chmod(w.out, 0o755), w.owner.GiveFolder(w.out)); err != nil {
 		return err
 	}
 	err := unix.Renameat2(unix.AT_FDCWD, w.out, unix.AT_FDCWD, w.final, unix.RENAME_EXCHANGE)
@@ -123,7 +115,7 @@ func (w *workspace) publish(ctx context.Context, m Manifest, facts DiskFacts) er
 	if err != nil {
 		return err
 	}
-	return errors.Join(syncFolder(filepath.Dir(w.final)), os.RemoveAll(w.failed))
+	return errors.Join(files.Sync(filepath.Dir(w.final)), os.RemoveAll(w.failed))
 }
 
 // close ends the work. The logs of a build that failed are kept in NAME.failed,
@@ -155,7 +147,7 @@ func (w *workspace) keepLogs(failure error) error {
 			return err
 		}
 	}
-	return errors.Join(w.owner.give(kept), os.RemoveAll(w.failed), os.Rename(kept, w.failed))
+	return errors.Join(w.owner.GiveFolder(kept), os.RemoveAll(w.failed), os.Rename(kept, w.failed))
 }
 
 // LogPath is where the log of a build lies after it has ended.
@@ -226,17 +218,5 @@ func syncFiles(folder string) error {
 			return err
 		}
 	}
-	return syncFolder(folder)
-}
-
-func syncFolder(folder string) error {
-	f, err := os.Open(folder)
-	if err != nil {
-		return err
-	}
-	err = f.Sync()
-	if errors.Is(err, fs.ErrInvalid) || errors.Is(err, unix.EINVAL) { // not every file system can
-		err = nil
-	}
-	return errors.Join(err, f.Close())
+	return files.Sync(folder)
 }
