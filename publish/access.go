@@ -20,9 +20,10 @@ import (
 	"oras.land/oras-go/v2/registry/remote/credentials"
 
 	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/files"
 )
 
-// Access is how registries are reached. The zero value reaches them over TLS
+// Access is how registries are reached, and layouts written. The zero value reaches them over TLS
 // with the credentials of Docker's configuration.
 type Access struct {
 	PlainHTTP bool   // no TLS; loopback does without where the registry speaks none
@@ -31,6 +32,7 @@ type Access struct {
 	Password  string
 	UserAgent string
 	Patience  time.Duration // with a connection on which nothing moves; 0 means 5 min
+	Owner     files.Owner   // of what is written to layouts and archives
 }
 
 // repository is the registry's repository, with all that oras-go needs to know.
@@ -49,19 +51,9 @@ func (a Access) repository(ctx context.Context, r Reference) (*remote.Repository
 }
 
 func (a Access) client(ctx context.Context, host string) (_ *auth.Client, plain bool, err error) {
-	transport := http.DefaultTransport.(*http.Transport).Clone()
-	// Compressed answers save nothing on compressed disks, and HTTP/2 windows
-	// slow down a single large body.
-	transport.DisableCompression = true
-	transport.ForceAttemptHTTP2 = false
-	transport.WriteBufferSize, transport.ReadBufferSize = copyBuffer, copyBuffer
-	transport.DialContext = impatiently(transport.DialContext, a.Patience)
-	if a.CAFile != "" {
-		pool, err := a.pool()
-		if err != nil {
-			return nil, false, err
-		}
-		transport.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
+	transport, err := a.transport()
+	if err != nil {
+		return nil, false, err
 	}
 	credential, err := a.credential()
 	if err != nil {
@@ -73,6 +65,27 @@ func (a Access) client(ctx context.Context, host string) (_ *auth.Client, plain 
 	}
 	client.SetUserAgent(a.UserAgent)
 	return client, a.PlainHTTP || a.CAFile == "" && speaksPlain(ctx, host), nil
+}
+
+// transport speaks HTTP/1.1 and nothing else. HTTP/2 would put all requests on
+// one connection, where its windows slow down the single large body that a disk
+// is, and where one transfer that hangs could not be told from the others. Each
+// registry speaks HTTP/1.1, but one that is offered both in the TLS handshake
+// takes HTTP/2, and the default transport's TLS configuration offers both: so
+// this one has its own.
+func (a Access) transport() (*http.Transport, error) {
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.ForceAttemptHTTP2 = false
+	transport.TLSClientConfig = &tls.Config{NextProtos: []string{"http/1.1"}, MinVersion: tls.VersionTLS12}
+	transport.DisableCompression = true // it saves nothing on compressed disks
+	transport.WriteBufferSize, transport.ReadBufferSize = copyBuffer, copyBuffer
+	transport.DialContext = impatiently(transport.DialContext, a.Patience)
+	if a.CAFile == "" {
+		return transport, nil
+	}
+	var err error
+	transport.TLSClientConfig.RootCAs, err = a.pool()
+	return transport, err
 }
 
 func (a Access) pool() (*x509.CertPool, error) {

@@ -19,15 +19,18 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/fail"
 )
 
-// explain makes a failure of a registry one that says where and what to do. ref
-// is a reference or a host. URLs lose what may be secret in them, such as the
-// signatures of a storage service.
+// explain makes a failure of a registry, or of a file of this machine, one that
+// says where and what to do. ref is a reference or a host. URLs lose what may be
+// secret in them, such as the signatures of a storage service.
 func explain(ref string, err error) error {
 	if err == nil || errors.Is(err, context.Canceled) {
 		return err
 	}
 	if _, ok := errors.AsType[*fail.Error](err); ok {
 		return err
+	}
+	if _, local := failedPath(err); local {
+		return asLocal(err)
 	}
 	if request, ok := errors.AsType[*url.Error](err); ok {
 		full := request.URL
@@ -54,6 +57,8 @@ func hintFor(ref string, err error) string {
 	switch statusOf(err) {
 	case http.StatusUnauthorized:
 		return loginHint(host)
+	case http.StatusBadRequest:
+		return "check host and port; with --plain-http, the registry may want TLS"
 	case http.StatusForbidden:
 		return "the account may not do this in that repository: ask its owner for the right to push or pull"
 	case http.StatusNotFound:
@@ -68,14 +73,26 @@ func hintFor(ref string, err error) string {
 	if errors.Is(err, auth.ErrBasicCredentialNotFound) {
 		return loginHint(host)
 	}
+	return hintForConnection(err)
+}
+
+func hintForConnection(err error) string {
 	var unknownAuthority x509.UnknownAuthorityError
+	var certificate *tls.CertificateVerificationError
 	var notTLS tls.RecordHeaderError
 	dns, unknownHost := errors.AsType[*net.DNSError](err)
+	connection, connecting := errors.AsType[*net.OpError](err)
 	switch {
 	case errors.As(err, &unknownAuthority):
 		return "give the certificate of its authority with --ca-file"
-	case errors.As(err, &notTLS) || strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
+	case errors.As(err, &certificate):
+		return "the certificate is not for this host and time: check the name of the host and the clock, or tell the registry's owner"
+	case errors.As(err, &notTLS) || errors.Is(err, http.ErrSchemeMismatch):
 		return "the registry speaks no TLS: give --plain-http if that is meant"
+	case strings.Contains(err.Error(), "malformed HTTP response"):
+		return "what answers there speaks another protocol: check host and port; with --plain-http, the registry may want TLS"
+	case connecting && connection.Op == tlsAlert:
+		return "the registry refuses the TLS connection: check host and port, or tell its owner"
 	case unknownHost && dns.IsNotFound:
 		return "check the name of the host"
 	case errors.Is(err, syscall.ECONNREFUSED):
@@ -86,8 +103,6 @@ func hintFor(ref string, err error) string {
 		return "check the repository and the tag"
 	case strings.Contains(err.Error(), "bearer realm"):
 		return "the registry's token server has a private address; in GitLab jobs CI_SERVER_HOST names it, elsewhere set that variable"
-	case errors.Is(err, syscall.ENOSPC):
-		return "free some space"
 	}
 	return "check the reference and the connection, and try again"
 }

@@ -126,7 +126,7 @@ func TestConnectionsThatHangAreGivenUp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pulled, err := Pull(t.Context(), src, ref, PullOptions{Folder: t.TempDir(), Selection: Selection{Architecture: "amd64"}, Retry: quick})
+	pulled, err := Pull(t.Context(), src, ref, PullOptions{Folder: t.TempDir(), ReadOptions: ReadOptions{Selection: Selection{Architecture: "amd64"}, Retry: quick}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -274,7 +274,7 @@ func TestWrongBytesAreNotLeftBehind(t *testing.T) {
 	if names := folderNames(t, dir); len(names) != 0 {
 		t.Errorf("left are %v", names)
 	}
-	checks, err := Verify(t.Context(), source(t, ref), ref.With("13"), VerifyOptions{Selection: Selection{Architecture: "amd64"}, Retry: quick})
+	checks, err := Verify(t.Context(), source(t, ref), ref.With("13"), VerifyOptions{ReadOptions: ReadOptions{Selection: Selection{Architecture: "amd64"}, Retry: quick}})
 	if fail.ExitCode(err) != 6 || !strings.Contains(problems(checks), "disk "+r.Disks[0].Digest.String()) {
 		t.Errorf("%s, %v", problems(checks), err)
 	}
@@ -310,11 +310,11 @@ func TestInterruptedPullIsResumedByTheNext(t *testing.T) {
 	dir := t.TempDir()
 	ctx, cancel := context.WithCancel(t.Context())
 	var once sync.Once
-	_, err := pullWithin(ctx, t, ref.With("13"), PullOptions{Folder: dir, Tell: func(e Event) {
+	_, err := pullWithin(ctx, t, ref.With("13"), PullOptions{Folder: dir, ReadOptions: ReadOptions{Tell: func(e Event) {
 		if e.Done > 1<<20 {
 			once.Do(cancel)
 		}
-	}})
+	}}})
 	if !errors.Is(err, context.Canceled) {
 		t.Fatal(err)
 	}
@@ -365,7 +365,7 @@ func TestPulledDiskIsSparse(t *testing.T) {
 	r := newRelease(t, 1)
 	ref := in(t, registryWith(t, nil), "debian")
 	mustPush(t, ref, r, PushOptions{})
-	pulled, err := pullTo(t, ref.With("13"), PullOptions{Folder: t.TempDir(), Selection: Selection{Format: "raw"}})
+	pulled, err := pullTo(t, ref.With("13"), PullOptions{Folder: t.TempDir(), ReadOptions: ReadOptions{Selection: Selection{Format: "raw"}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -413,7 +413,7 @@ func TestPullNamesWhatIsMissing(t *testing.T) {
 		"tag":    {ref.With("12"), "", "not found"},
 		"format": {ref.With("13"), "vmdk", "only as qcow2"},
 	} {
-		_, err := pullTo(t, tc.ref, PullOptions{Folder: t.TempDir(), Selection: Selection{Format: tc.format}})
+		_, err := pullTo(t, tc.ref, PullOptions{Folder: t.TempDir(), ReadOptions: ReadOptions{Selection: Selection{Format: tc.format}}})
 		if fail.ExitCode(err) != 6 || !strings.Contains(err.Error(), tc.want) || fail.Hint(err) == "" {
 			t.Errorf("%s: %v", name, err)
 		}

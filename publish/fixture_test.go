@@ -183,7 +183,7 @@ func pushWith(t *testing.T, a Access, ref Reference, r Release, o PushOptions) (
 	if err != nil {
 		return nil, err
 	}
-	return pushed, dst.Commit()
+	return pushed, dst.Commit(t.Context())
 }
 
 func mustPush(t *testing.T, ref Reference, r Release, o PushOptions) []Pushed {

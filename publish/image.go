@@ -36,15 +36,30 @@ type Selection struct {
 	Format       string // "" for what the reference names
 }
 
-// reader reads images from one place.
-type reader struct {
-	ctx   context.Context
-	src   Source
-	retry Retry
-	tell  func(string)
+// ReadOptions is which image is read, and how.
+type ReadOptions struct {
+	Selection
+	Retry Retry
+	Tell  Tell
 }
 
-func (r reader) do(op func() error) error { return r.retry.do(r.ctx, nil, r.tell, op) }
+// reader reads images from one place.
+type reader struct {
+	ctx       context.Context
+	src       Source
+	retry     Retry
+	transfers *transfers
+}
+
+// openImage finds the image that a reference names, which is how everything that
+// reads one begins.
+func openImage(ctx context.Context, src Source, ref Reference, o ReadOptions) (reader, Image, error) {
+	r := reader{ctx: ctx, src: src, retry: o.Retry, transfers: newTransfers(o.Tell)}
+	image, err := r.find(ref, o.Selection)
+	return r, image, err
+}
+
+func (r reader) do(op func() error) error { return r.retry.do(r.ctx, nil, r.transfers.note, op) }
 
 func (r reader) resolve(name string) (desc ocispec.Descriptor, err error) {
 	err = r.do(func() error {
@@ -172,6 +187,9 @@ type referrer struct {
 var attachmentKinds = map[string]string{
 	artifactSBOM: "sbom", artifactBoot: "boot", artifactBuild: "build", artifactChecksums: "sums", artifactBundle: "sig",
 }
+
+// attachments is what is attached to the image.
+func (r reader) attachments(i Image) ([]referrer, error) { return r.referrers(i.Leaf, i.leafTag()) }
 
 // referrers is the attachments of a manifest: its referrers, or what the sibling
 // tags name where the registry knows of no referrers. tag is the manifest's own

@@ -50,13 +50,13 @@ type Attached struct {
 var tagFormats = []string{"qcow2", "raw", "vmdk", "vhdx", "vdi", formatContainerDisk}
 
 // Inspect tells of a disk and what is attached to it.
-func Inspect(ctx context.Context, src Source, ref Reference, s Selection, retry Retry) (Inspection, error) {
-	inspection, err := inspect(reader{ctx: ctx, src: src, retry: retry}, ref, s)
+func Inspect(ctx context.Context, src Source, ref Reference, o ReadOptions) (Inspection, error) {
+	inspection, err := inspect(ctx, src, ref, o)
 	return inspection, explain(ref.String(), err)
 }
 
-func inspect(r reader, ref Reference, s Selection) (Inspection, error) {
-	image, err := r.find(ref, s)
+func inspect(ctx context.Context, src Source, ref Reference, o ReadOptions) (Inspection, error) {
+	r, image, err := openImage(ctx, src, ref, o)
 	if err != nil {
 		return Inspection{}, err
 	}
@@ -77,7 +77,7 @@ func inspect(r reader, ref Reference, s Selection) (Inspection, error) {
 			}
 		}
 	}
-	referrers, err := r.referrers(image.Leaf, image.leafTag())
+	referrers, err := r.attachments(image)
 	if err != nil {
 		return Inspection{}, err
 	}
@@ -128,7 +128,7 @@ func IsRelease(ctx context.Context, src Source, name string) bool {
 }
 
 func indexOf(ctx context.Context, src Source, name string) (index ocispec.Index, err error) {
-	r := reader{ctx: ctx, src: src, retry: Retry{Attempts: 1}}
+	r := reader{ctx: ctx, src: src, retry: Retry{Attempts: 1}, transfers: newTransfers(nil)}
 	top, err := r.resolve(name)
 	if err != nil || top.MediaType != ocispec.MediaTypeImageIndex {
 		return index, err

@@ -10,23 +10,21 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/gofrs/flock"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
-	"oras.land/oras-go/v2/content"
 
 	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/files"
 )
 
 // PullOptions is how a disk is pulled.
 type PullOptions struct {
-	Selection
-	Folder    string    // gets the disk
-	Overwrite bool      // replace a file that holds something else
-	Key       *Verifier // refuse what it did not sign; may be nil
-	Retry     Retry
-	Tell      Tell
+	ReadOptions
+	Folder    string      // gets the disk
+	Owner     files.Owner // of the disk, and of the folder where there was none
+	Overwrite bool        // replace a file that holds something else
+	Key       *Verifier   // refuse what it did not sign; may be nil
 }
 
 // Pulled is a disk that was pulled.
@@ -44,19 +42,25 @@ type Pulled struct {
 // Pull writes a disk to a folder. Under its name it appears whole and verified,
 // or not at all; what an interrupted pull has received is used by the next one.
 func Pull(ctx context.Context, src Source, ref Reference, o PullOptions) (Pulled, error) {
-	t := newTransfers(o.Tell)
-	r := reader{ctx: ctx, src: src, retry: o.Retry, tell: t.note}
-	image, err := r.find(ref, o.Selection)
+	pulled, err := pull(ctx, src, ref, o)
 	if err != nil {
 		return Pulled{}, explain(ref.String(), err)
 	}
+	return pulled, nil
+}
+
+func pull(ctx context.Context, src Source, ref Reference, o PullOptions) (Pulled, error) {
+	r, image, err := openImage(ctx, src, ref, o.ReadOptions)
+	if err != nil {
+		return Pulled{}, err
+	}
 	if o.Key != nil {
-		attachments, err := r.referrers(image.Leaf, image.leafTag())
+		attachments, err := r.attachments(image)
 		if err == nil {
 			err = r.signedBy(image, attachments, o.Key)
 		}
 		if err != nil {
-			return Pulled{}, explain(ref.String(), err)
+			return Pulled{}, err
 		}
 	}
 	path := filepath.Join(o.Folder, image.Title())
@@ -69,18 +73,16 @@ func Pull(ctx context.Context, src Source, ref Reference, o PullOptions) (Pulled
 		return Pulled{}, err
 	}
 	if there {
-		t.end(image.Disk, true)
+		r.transfers.end(image.Disk, true)
 		return pulled, nil
 	}
 	if _, err := os.Lstat(path); err == nil && !o.Overwrite {
 		return Pulled{}, fail.New(fail.Usage, path, "give --overwrite, or another folder with -o", "the file is there and holds something else than %s", ref)
 	}
-	d := download{transfers: t, src: src, desc: image.Disk, path: path, retry: o.Retry}
-	if err := d.run(ctx); err != nil {
-		return Pulled{}, explain(ref.String(), err)
-	}
+	d := download{reader: r, desc: image.Disk, path: path, owner: o.Owner}
+	err = d.run()
 	pulled.Received = d.received
-	return pulled, nil
+	return pulled, err
 }
 
 // holds says whether the file is the blob already.
@@ -101,12 +103,11 @@ func holds(ctx context.Context, path string, d ocispec.Descriptor) (bool, error)
 
 // download is one blob on its way into a file.
 type download struct {
-	transfers *transfers
-	src       content.Fetcher
-	desc      ocispec.Descriptor
-	path      string
-	retry     Retry
-	received  int64
+	reader
+	desc     ocispec.Descriptor
+	path     string
+	owner    files.Owner
+	received int64
 }
 
 // part is where the blob is until it is whole. The digest in its name keeps
@@ -115,43 +116,36 @@ func (d *download) part() string {
 	return filepath.Join(filepath.Dir(d.path), "."+filepath.Base(d.path)+"."+d.desc.Digest.Encoded()[:16]+".part")
 }
 
-func (d *download) run(ctx context.Context) (err error) {
-	if err := os.MkdirAll(filepath.Dir(d.path), 0o755); err != nil {
-		return &fail.Error{Kind: fail.Host, Err: err, Hint: "choose another folder with -o"}
+func (d *download) run() error {
+	if err := d.owner.MakeFolders(filepath.Dir(d.path)); err != nil {
+		return err
 	}
-	lock := flock.New(d.part())
-	if locked, err := lock.TryLock(); err != nil {
-		return &fail.Error{Kind: fail.Host, Err: err, Hint: "choose another folder with -o"}
-	} else if !locked {
+	file, err := openLocked(d.part(), d.owner)
+	if errors.Is(err, errLocked) {
 		return fail.New(fail.Host, d.path, "wait for it", "another pull of it is running")
 	}
-	defer func() { err = errors.Join(err, lock.Unlock()) }()
-	file, err := os.OpenFile(d.part(), os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return err
 	}
-	defer file.Close()
-	fresh := false
-	for {
-		err := d.fill(ctx, file)
-		if errors.Is(err, errWrongBytes) && !fresh {
-			// What an earlier pull left may be at fault, or a cache on the way.
-			fresh = true
-			if err := file.Truncate(0); err != nil {
-				return err
-			}
-			d.transfers.note("the bytes do not have the digest " + d.desc.Digest.String() + "; again from the start")
-			continue
+	defer file.Close() // which unlocks it
+	err = d.fill(file)
+	if errors.Is(err, errWrongBytes) {
+		// What an earlier pull left may be at fault, or a cache on the way.
+		d.transfers.note("the bytes do not have the digest " + d.desc.Digest.String() + "; again from the start")
+		if err = file.Truncate(0); err == nil {
+			err = d.fill(file)
 		}
-		if err != nil {
-			if errors.Is(err, errWrongBytes) || errors.Is(err, unix.ENOSPC) || errors.Is(err, errNoSpace) {
-				os.Remove(d.part())
-			}
-			return err
-		}
-		break
+	}
+	if errors.Is(err, errWrongBytes) || errors.Is(err, unix.ENOSPC) || errors.Is(err, errNoSpace) {
+		os.Remove(d.part())
+	}
+	if err != nil {
+		return err
 	}
 	if err := errors.Join(file.Sync(), os.Rename(d.part(), d.path)); err != nil {
+		return err
+	}
+	if err := files.Sync(filepath.Dir(d.path)); err != nil {
 		return err
 	}
 	d.transfers.end(d.desc, false)
@@ -164,9 +158,9 @@ var (
 )
 
 // fill receives what the file lacks, and verifies all of it.
-func (d *download) fill(ctx context.Context, file *os.File) error {
+func (d *download) fill(file *os.File) error {
 	digester := d.desc.Digest.Algorithm().Digester()
-	have, err := copyInto(ctx, digester.Hash(), io.NewSectionReader(file, 0, math.MaxInt64))
+	have, err := copyInto(d.ctx, digester.Hash(), io.NewSectionReader(file, 0, math.MaxInt64))
 	if err != nil {
 		return err
 	}
@@ -184,9 +178,9 @@ func (d *download) fill(ctx context.Context, file *os.File) error {
 		progress = false
 		return was
 	}
-	err = d.retry.do(ctx, moved, d.transfers.note, func() error {
+	err = d.retry.do(d.ctx, moved, d.transfers.note, func() error {
 		before := out.offset
-		err := d.receive(ctx, out, digester.Hash())
+		err := d.receive(out, digester.Hash())
 		progress = out.offset > before
 		return err
 	})
@@ -215,34 +209,25 @@ func (d *download) room(file *os.File, need int64) error {
 	return nil
 }
 
-// receive fetches from where the file ends.
-func (d *download) receive(ctx context.Context, out *sparseFile, sum hash.Hash) error {
+// receive fetches from where the file ends, until the context does.
+func (d *download) receive(out *sparseFile, sum hash.Hash) error {
 	if out.offset == d.desc.Size {
 		return nil
 	}
-	rc, err := d.src.Fetch(ctx, d.desc)
+	rc, err := d.src.Fetch(d.ctx, d.desc)
 	if err != nil {
 		return err
 	}
 	defer rc.Close()
-	if out.offset > 0 {
-		if seeker, ok := rc.(io.Seeker); ok {
-			_, err = seeker.Seek(out.offset, io.SeekStart)
-		} else { // a registry without range requests
-			_, err = io.CopyN(io.Discard, rc, out.offset)
-		}
-		if err != nil {
-			return err
-		}
+	in := untilDone{d.ctx, rc}
+	if err := skip(in, rc, out.offset); err != nil {
+		return err
 	}
 	buffer := make([]byte, copyBuffer)
 	for out.offset < d.desc.Size {
-		n, err := io.ReadFull(rc, buffer[:min(int64(len(buffer)), d.desc.Size-out.offset)])
+		n, err := io.ReadFull(in, buffer[:min(int64(len(buffer)), d.desc.Size-out.offset)])
 		if n > 0 {
 			if _, err := out.Write(buffer[:n]); err != nil {
-				if errors.Is(err, unix.ENOSPC) {
-					return &fail.Error{Kind: fail.Host, Op: d.path, Err: err, Hint: "free some space, or choose another folder with -o"}
-				}
 				return err
 			}
 			sum.Write(buffer[:n])
@@ -256,8 +241,21 @@ func (d *download) receive(ctx context.Context, out *sparseFile, sum hash.Hash) 
 			return err
 		}
 	}
-	if n, _ := io.ReadFull(rc, buffer[:1]); n > 0 {
+	if n, _ := io.ReadFull(in, buffer[:1]); n > 0 {
 		return errWrongBytes
 	}
 	return nil
+}
+
+// skip goes on to an offset of the blob rc, which in reads.
+func skip(in io.Reader, rc io.ReadCloser, offset int64) error {
+	if offset == 0 {
+		return nil
+	}
+	if seeker, ok := rc.(io.Seeker); ok {
+		_, err := seeker.Seek(offset, io.SeekStart)
+		return err
+	}
+	_, err := io.CopyN(io.Discard, in, offset) // a registry without range requests
+	return err
 }

@@ -164,13 +164,13 @@ func TestArchitecturesShareAReference(t *testing.T) {
 	mustPush(t, ref, amd64, PushOptions{})
 	mustPush(t, ref, arm64, PushOptions{})
 	for architecture, r := range map[string]Release{"amd64": amd64, "arm64": arm64} {
-		pulled, err := pullTo(t, ref.With("13"), PullOptions{Selection: Selection{Architecture: architecture}, Folder: t.TempDir()})
+		pulled, err := pullTo(t, ref.With("13"), PullOptions{Folder: t.TempDir(), ReadOptions: ReadOptions{Selection: Selection{Architecture: architecture}}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		sameAsDisk(t, pulled.Path, r, 0)
 	}
-	_, err := pullTo(t, ref.With("13"), PullOptions{Selection: Selection{Architecture: "riscv64"}, Folder: t.TempDir()})
+	_, err := pullTo(t, ref.With("13"), PullOptions{Folder: t.TempDir(), ReadOptions: ReadOptions{Selection: Selection{Architecture: "riscv64"}}})
 	if fail.ExitCode(err) != 6 || !strings.Contains(err.Error(), "only for amd64, arm64") {
 		t.Errorf("riscv64: %v", err)
 	}
@@ -195,11 +195,11 @@ func TestUntestedIsRefusedUnlessForced(t *testing.T) {
 	r := newRelease(t, 1)
 	r.Tested, r.Boots = false, nil
 	mustPush(t, ref, r, PushOptions{ForceUntested: true})
-	got, err := Inspect(t.Context(), source(t, ref), ref.With("13"), Selection{Architecture: "amd64"}, quick)
+	got, err := Inspect(t.Context(), source(t, ref), ref.With("13"), ReadOptions{Selection: Selection{Architecture: "amd64"}, Retry: quick})
 	if err != nil || got.Annotations[AnnotationUntested] == "" || got.Config.Untested == "" {
 		t.Errorf("%+v, %v", got.Annotations, err)
 	}
-	checks, err := Verify(t.Context(), source(t, ref), ref.With("13"), VerifyOptions{Selection: Selection{Architecture: "amd64"}, Retry: quick})
+	checks, err := Verify(t.Context(), source(t, ref), ref.With("13"), VerifyOptions{ReadOptions: ReadOptions{Selection: Selection{Architecture: "amd64"}, Retry: quick}})
 	if fail.ExitCode(err) != 6 || !strings.Contains(problems(checks), "pushed by force") {
 		t.Errorf("%s, %v", problems(checks), err)
 	}

@@ -3,7 +3,6 @@ package publish
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"syscall"
 	"time"
 
@@ -98,32 +98,36 @@ func temporary(err error, status int) bool {
 	}
 }
 
+// temporaryConnection says whether a failure without an answer may pass. It has
+// to be one that is known to: what the other side says in another protocol, a
+// certificate that nobody trusts or a local file will be the same again.
 func temporaryConnection(err error) bool {
-	var unknownAuthority x509.UnknownAuthorityError
 	var certificate *tls.CertificateVerificationError
-	var notTLS tls.RecordHeaderError
-	if errors.As(err, &unknownAuthority) || errors.As(err, &certificate) || errors.As(err, &notTLS) {
+	if errors.As(err, &certificate) {
 		return false
 	}
 	if dns, ok := errors.AsType[*net.DNSError](err); ok {
 		return dns.IsTemporary || dns.IsTimeout
 	}
-	if _, ok := errors.AsType[*net.OpError](err); ok {
-		return true
+	if connection, ok := errors.AsType[*net.OpError](err); ok {
+		return connection.Op != tlsAlert
 	}
 	for _, passing := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE, syscall.ECONNREFUSED, net.ErrClosed} {
 		if errors.Is(err, passing) {
 			return true
 		}
 	}
-	if request, ok := errors.AsType[*url.Error](err); ok {
-		// http's own errors, such as a server that closed an idle connection,
-		// have no type; those of local files do.
-		_, local := errors.AsType[syscall.Errno](request.Err)
-		return request.Timeout() || !local
-	}
-	return false
+	request, ok := errors.AsType[*url.Error](err)
+	return ok && (request.Timeout() || slices.Contains(closedIdle, request.Err.Error()))
 }
+
+// tlsAlert is the operation of a *net.OpError in which the other side refuses
+// the TLS connection.
+const tlsAlert = "remote error"
+
+// closedIdle is how net/http says that a connection was closed before a request
+// was sent on it. The errors have no type and no name.
+var closedIdle = []string{"http: server closed idle connection", "http: persistConn.readLoop exiting"}
 
 // brief is the cause without the URLs around it.
 func brief(err error) string {

@@ -10,96 +10,16 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/gofrs/flock"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 	"oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/content/oci"
-	"oras.land/oras-go/v2/registry"
 
 	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/files"
 )
-
-// Kinds of places that hold images.
-const (
-	inRegistry = ""
-	inLayout   = "oci"
-	inArchive  = "oci-archive"
-)
-
-// Reference names an image: HOST/REPOSITORY[:TAG][@DIGEST], oci:DIR[:TAG], or
-// oci-archive:FILE[:TAG].
-type Reference struct {
-	kind string
-	path string             // of the layout or archive
-	repo registry.Reference // of the registry
-	Name string             // tag or digest; may be empty
-}
-
-// ParseReference reads a reference.
-func ParseReference(s string) (Reference, error) {
-	malformed := func(problem string) error {
-		return fail.New(fail.Usage, s, "write HOST/REPOSITORY[:TAG], oci:DIR[:TAG] or oci-archive:FILE[:TAG]", "%s", problem)
-	}
-	if kind, rest, ok := strings.Cut(s, ":"); ok && (kind == inLayout || kind == inArchive) {
-		path, name := rest, ""
-		if path, digest, found := strings.Cut(rest, "@"); found {
-			return Reference{kind: kind, path: path, Name: digest}, nil
-		}
-		if i := strings.LastIndex(rest, ":"); i > strings.LastIndex(rest, "/") {
-			path, name = rest[:i], rest[i+1:]
-		}
-		if path == "" {
-			return Reference{}, malformed("no path")
-		}
-		return Reference{kind: kind, path: path, Name: name}, nil
-	}
-	if _, rest, ok := strings.Cut(s, "://"); ok {
-		return Reference{}, malformed("a reference has no scheme; write " + strings.TrimPrefix(rest, "//"))
-	}
-	if host, _, ok := strings.Cut(s, "/"); ok && strings.Contains(host, "@") {
-		return Reference{}, fail.New(fail.Usage, "", "use --username and --password-stdin, or 'vmctl login'", "a reference holds no user and no password")
-	}
-	repo, err := registry.ParseReference(s)
-	if err != nil {
-		return Reference{}, malformed(err.Error())
-	}
-	return Reference{repo: repo, Name: repo.Reference}, nil
-}
-
-// String is the reference as ParseReference reads it.
-func (r Reference) String() string {
-	at := ":"
-	if r.digest() {
-		at = "@"
-	}
-	if r.Name == "" {
-		at = ""
-	}
-	if r.kind != inRegistry {
-		return r.kind + ":" + r.path + at + r.Name
-	}
-	return r.repo.Registry + "/" + r.repo.Repository + at + r.Name
-}
-
-// With is the reference to another tag or digest in the same place.
-func (r Reference) With(name string) Reference {
-	r.Name = name
-	return r
-}
-
-// Host is the registry's host and port, "" for a folder or archive.
-func (r Reference) Host() string { return r.repo.Registry }
-
-// Tag is the tag of a reference to push to, "" for none.
-func (r Reference) Tag() (string, error) {
-	if r.digest() {
-		return "", fail.New(fail.Usage, r.String(), "name a tag, or none", "a digest follows from what is pushed; it cannot be chosen")
-	}
-	return r.Name, nil
-}
-
-func (r Reference) digest() bool { return strings.Contains(r.Name, ":") }
 
 // Source is a place to read images from.
 type Source interface {
@@ -123,18 +43,11 @@ func (a Access) OpenSource(ctx context.Context, r Reference) (Source, error) {
 	}
 }
 
-func unreadable(r Reference, err error) error {
-	if err == nil {
-		return nil
-	}
-	return &fail.Error{Kind: fail.Registry, Op: r.String(), Err: err, Hint: "name an OCI image layout, as 'vmctl push' writes it"}
-}
-
 // Destination is a place to push to. Commit makes what was pushed visible,
 // where that does not happen at once; Close gives up what was not committed.
 type Destination interface {
 	oras.GraphTarget
-	Commit() error
+	Commit(ctx context.Context) error
 	Close() error
 }
 
@@ -142,9 +55,9 @@ type Destination interface {
 func (a Access) OpenDestination(ctx context.Context, r Reference) (Destination, error) {
 	switch r.kind {
 	case inArchive:
-		return openArchive(ctx, r.path)
+		return openArchive(ctx, r.path, a.Owner)
 	case inLayout:
-		return openLayout(ctx, r.path)
+		return openLayout(ctx, r.path, a.Owner)
 	default:
 		repository, err := a.repository(ctx, r)
 		if err != nil {
@@ -157,8 +70,8 @@ func (a Access) OpenDestination(ctx context.Context, r Reference) (Destination, 
 // direct is a destination that shows everything at once.
 type direct struct{ oras.GraphTarget }
 
-func (direct) Commit() error { return nil }
-func (direct) Close() error  { return nil }
+func (direct) Commit(context.Context) error { return nil }
+func (direct) Close() error                 { return nil }
 
 // layout is an OCI image layout. Its index is written in a folder beside the
 // blobs and renamed into place at the end, so that readers never see half a
@@ -167,7 +80,8 @@ type layout struct {
 	*oci.Store
 	dir   string
 	stage string
-	lock  *flock.Flock
+	lock  *os.File
+	owner files.Owner
 }
 
 const (
@@ -175,41 +89,28 @@ const (
 	lockName  = ".lock"
 )
 
-func openLayout(ctx context.Context, dir string) (_ *layout, err error) {
+func openLayout(ctx context.Context, dir string, owner files.Owner) (_ *layout, err error) {
 	if err := mayBeLayout(dir); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(filepath.Join(dir, ocispec.ImageBlobsDir), 0o755); err != nil {
-		return nil, &fail.Error{Kind: fail.Host, Err: err, Hint: "name a folder that can be written"}
+	l := &layout{dir: dir, stage: filepath.Join(dir, stageName), owner: owner}
+	if err := l.makeFolders(); err != nil {
+		return nil, asLocalBelow(dir, err)
 	}
-	l := &layout{dir: dir, stage: filepath.Join(dir, stageName), lock: flock.New(filepath.Join(dir, lockName))}
-	if locked, err := l.lock.TryLock(); err != nil {
-		return nil, err
-	} else if !locked {
-		return nil, fail.New(fail.Registry, "oci:"+dir, "wait for it", "another push is running")
+	l.lock, err = openLocked(filepath.Join(dir, lockName), owner)
+	if errors.Is(err, errLocked) {
+		return nil, fail.New(fail.Registry, inLayout+":"+dir, "wait for it", "another push is running")
+	}
+	if err != nil {
+		return nil, asLocalBelow(dir, err)
 	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, l.Close())
 		}
 	}()
-	if err := errors.Join(os.RemoveAll(l.stage), os.Mkdir(l.stage, 0o755)); err != nil {
-		return nil, err
-	}
-	for _, name := range []string{ocispec.ImageLayoutFile, ocispec.ImageIndexFile} {
-		before, err := os.ReadFile(filepath.Join(dir, name))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		if err := os.WriteFile(filepath.Join(l.stage, name), before, 0o644); err != nil {
-			return nil, err
-		}
-	}
-	if err := os.Symlink(filepath.Join("..", ocispec.ImageBlobsDir), filepath.Join(l.stage, ocispec.ImageBlobsDir)); err != nil {
-		return nil, err
+	if err := l.prepare(); err != nil {
+		return nil, asLocalBelow(dir, err)
 	}
 	l.Store, err = oci.NewWithContext(ctx, l.stage)
 	if err != nil {
@@ -219,6 +120,46 @@ func openLayout(ctx context.Context, dir string) (_ *layout, err error) {
 	return l, nil
 }
 
+// blobs is the folder that blobs of the algorithm lie in.
+func (l *layout) blobs(algorithm digest.Algorithm) string {
+	return filepath.Join(l.dir, ocispec.ImageBlobsDir, algorithm.String())
+}
+
+// makeFolders makes the folders of the layout, and sure that they can be written:
+// a push that finds out in its middle has sent a disk in vain.
+func (l *layout) makeFolders() error {
+	blobs := l.blobs(digest.Canonical)
+	if err := l.owner.MakeFolders(blobs); err != nil {
+		return err
+	}
+	for _, folder := range []string{l.dir, filepath.Dir(blobs), blobs} {
+		if err := unix.Faccessat(unix.AT_FDCWD, folder, unix.W_OK, unix.AT_EACCESS); err != nil {
+			return &fs.PathError{Op: "write to", Path: folder, Err: err}
+		}
+	}
+	return nil
+}
+
+// prepare makes the stage: a layout with the index as it was, and the blobs.
+func (l *layout) prepare() error {
+	if err := errors.Join(os.RemoveAll(l.stage), l.owner.MakeFolders(l.stage)); err != nil {
+		return err
+	}
+	for _, name := range []string{ocispec.ImageLayoutFile, ocispec.ImageIndexFile} {
+		before, err := os.ReadFile(filepath.Join(l.dir, name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(l.stage, name), before, 0o644); err != nil {
+			return err
+		}
+	}
+	return os.Symlink(filepath.Join("..", ocispec.ImageBlobsDir), filepath.Join(l.stage, ocispec.ImageBlobsDir))
+}
+
 // mayBeLayout refuses a folder that holds what is not ours. One without a
 // layout may hold what a killed first push left, and nothing else.
 func mayBeLayout(dir string) error {
@@ -226,8 +167,11 @@ func mayBeLayout(dir string) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err != nil {
+	if errors.Is(err, unix.ENOTDIR) {
 		return &fail.Error{Kind: fail.Usage, Err: err, Hint: "name a folder"}
+	}
+	if err != nil {
+		return asLocal(err)
 	}
 	names := map[string]bool{}
 	for _, e := range entries {
@@ -249,13 +193,18 @@ func mayBeLayout(dir string) error {
 // Push implements content.Pusher. Disks keep their holes, and all of it survives
 // a power failure that comes after Commit.
 func (l *layout) Push(ctx context.Context, d ocispec.Descriptor, r io.Reader) error {
-	path := filepath.Join(l.dir, ocispec.ImageBlobsDir, d.Digest.Algorithm().String(), d.Digest.Encoded())
+	path := filepath.Join(l.blobs(d.Digest.Algorithm()), d.Digest.Encoded())
 	if isManifest(d) || d.Size < copyBuffer {
 		if err := l.Store.Push(ctx, d, r); err != nil {
 			return err
 		}
-		return writeThrough(path)
+	} else if err := l.pushSparse(ctx, d, r, path); err != nil {
+		return err
 	}
+	return errors.Join(writeThrough(path), l.owner.Give(path))
+}
+
+func (l *layout) pushSparse(ctx context.Context, d ocispec.Descriptor, r io.Reader, path string) error {
 	file, err := os.CreateTemp(l.stage, "blob")
 	if err != nil {
 		return err
@@ -266,27 +215,53 @@ func (l *layout) Push(ctx context.Context, d ocispec.Descriptor, r io.Reader) er
 	if _, err := copyInto(ctx, out, verified); err != nil {
 		return err
 	}
-	if err := errors.Join(verified.Verify(), out.finish(), file.Chmod(0o444), file.Sync()); err != nil {
+	if err := errors.Join(verified.Verify(), out.finish(), file.Chmod(0o444)); err != nil {
 		return err
 	}
-	return errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.Rename(file.Name(), path))
+	return errors.Join(l.owner.MakeFolders(filepath.Dir(path)), os.Rename(file.Name(), path))
 }
 
-// Commit makes the push visible.
-func (l *layout) Commit() error {
+// Commit makes the push visible. Its blobs have their names for good before the
+// index names them.
+func (l *layout) Commit(ctx context.Context) error { return asLocal(l.commit(ctx)) }
+
+func (l *layout) commit(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := l.syncBlobs(); err != nil {
+		return err
+	}
 	if err := l.SaveIndex(); err != nil {
 		return err
 	}
 	for _, name := range []string{ocispec.ImageLayoutFile, ocispec.ImageIndexFile} {
 		staged := filepath.Join(l.stage, name)
-		if err := writeThrough(staged); err != nil {
+		if err := errors.Join(writeThrough(staged), l.owner.Give(staged)); err != nil {
 			return err
 		}
 		if err := os.Rename(staged, filepath.Join(l.dir, name)); err != nil {
 			return err
 		}
 	}
-	return nil
+	return files.Sync(l.dir)
+}
+
+// syncBlobs writes the names of the blobs through to the disk.
+func (l *layout) syncBlobs() error {
+	all := filepath.Join(l.dir, ocispec.ImageBlobsDir)
+	algorithms, err := os.ReadDir(all)
+	if err != nil {
+		return err
+	}
+	for _, algorithm := range algorithms {
+		if algorithm.IsDir() {
+			if err := files.Sync(filepath.Join(all, algorithm.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return files.Sync(all)
 }
 
 // writeThrough writes a file through to the disk.
@@ -302,11 +277,11 @@ func writeThrough(path string) error {
 func (l *layout) Close() error {
 	err := os.RemoveAll(l.stage)
 	if _, missing := os.Stat(filepath.Join(l.dir, ocispec.ImageLayoutFile)); missing != nil {
-		err = errors.Join(err, os.RemoveAll(filepath.Join(l.dir, ocispec.ImageBlobsDir)), os.Remove(filepath.Join(l.dir, lockName)), l.lock.Unlock())
+		err = errors.Join(err, os.RemoveAll(filepath.Join(l.dir, ocispec.ImageBlobsDir)), os.Remove(filepath.Join(l.dir, lockName)), l.lock.Close())
 		_ = os.Remove(l.dir) // fails where it holds what is not ours
 		return err
 	}
-	return errors.Join(err, l.lock.Unlock())
+	return errors.Join(err, l.lock.Close())
 }
 
 // archive is a layout in a tar file. It is written anew by each push.
@@ -315,15 +290,15 @@ type archive struct {
 	path string
 }
 
-func openArchive(ctx context.Context, path string) (*archive, error) {
+func openArchive(ctx context.Context, path string, owner files.Owner) (*archive, error) {
 	if _, err := os.Stat(path); err == nil {
 		return nil, fail.New(fail.Usage, path, "remove it, or name another file", "the archive exists already")
 	}
 	dir, err := os.MkdirTemp(filepath.Dir(path), "."+filepath.Base(path)+".")
 	if err != nil {
-		return nil, &fail.Error{Kind: fail.Host, Err: err, Hint: "name a file in a folder that can be written"}
+		return nil, asLocal(err)
 	}
-	l, err := openLayout(ctx, dir)
+	l, err := openLayout(ctx, dir, owner)
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
@@ -331,21 +306,28 @@ func openArchive(ctx context.Context, path string) (*archive, error) {
 }
 
 // Commit writes the archive.
-func (a *archive) Commit() error {
-	if err := a.layout.Commit(); err != nil {
+func (a *archive) Commit(ctx context.Context) error {
+	return asLocal(a.commit(ctx))
+}
+
+func (a *archive) commit(ctx context.Context) error {
+	if err := a.layout.commit(ctx); err != nil {
 		return err
 	}
 	part := filepath.Join(a.dir, ".tar")
-	if err := writeArchive(part, a.dir); err != nil {
+	if err := writeArchive(ctx, part, a.dir); err != nil {
 		return err
 	}
-	return os.Rename(part, a.path)
+	if err := errors.Join(a.owner.Give(part), os.Rename(part, a.path)); err != nil {
+		return err
+	}
+	return files.Sync(filepath.Dir(a.path))
 }
 
 // Close removes the folder that the archive was made of.
 func (a *archive) Close() error { return errors.Join(a.layout.Close(), os.RemoveAll(a.dir)) }
 
-func writeArchive(path, dir string) error {
+func writeArchive(ctx context.Context, path, dir string) error {
 	file, err := os.Create(path)
 	if err != nil {
 		return err
@@ -363,25 +345,29 @@ func writeArchive(path, dir string) error {
 			}
 			return nil
 		}
-		info, err := entry.Info()
-		if err != nil {
-			return err
-		}
-		header, err := tar.FileInfoHeader(info, "")
-		if err != nil {
-			return err
-		}
-		header.Name, header.Uid, header.Gid, header.Uname, header.Gname = filepath.ToSlash(inside), 0, 0, "", ""
-		if err := out.WriteHeader(header); err != nil || entry.IsDir() {
-			return err
-		}
-		blob, err := os.Open(name)
-		if err != nil {
-			return err
-		}
-		defer blob.Close()
-		_, err = io.Copy(out, blob)
-		return err
+		return addToArchive(ctx, out, name, inside, entry)
 	})
 	return errors.Join(err, out.Close(), file.Sync())
+}
+
+func addToArchive(ctx context.Context, out *tar.Writer, path, name string, entry fs.DirEntry) error {
+	info, err := entry.Info()
+	if err != nil {
+		return err
+	}
+	header, err := tar.FileInfoHeader(info, "")
+	if err != nil {
+		return err
+	}
+	header.Name, header.Uid, header.Gid, header.Uname, header.Gname = filepath.ToSlash(name), 0, 0, "", ""
+	if err := out.WriteHeader(header); err != nil || entry.IsDir() {
+		return err
+	}
+	blob, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer blob.Close()
+	_, err = copyInto(ctx, out, blob)
+	return err
 }

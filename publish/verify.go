@@ -23,28 +23,35 @@ type Check struct {
 
 // VerifyOptions is what is verified.
 type VerifyOptions struct {
-	Selection
-	Key   *Verifier // nil: signatures are not looked at
-	Retry Retry
-	Tell  Tell
+	ReadOptions
+	Key *Verifier // nil: signatures are not looked at
 }
 
 // Verify reads a disk and all that is attached to it, and checks that they
 // belong together. The error is of the registry, or says that a check failed.
 func Verify(ctx context.Context, src Source, ref Reference, o VerifyOptions) ([]Check, error) {
-	t := newTransfers(o.Tell)
-	r := reader{ctx: ctx, src: src, retry: o.Retry, tell: t.note}
-	image, err := r.find(ref, o.Selection)
+	checks, err := verify(ctx, src, ref, o)
 	if err != nil {
-		return nil, explain(ref.String(), err)
+		return checks, explain(ref.String(), err)
 	}
-	attachments, err := r.referrers(image.Leaf, image.leafTag())
+	if slices.ContainsFunc(checks, func(c Check) bool { return c.Problem != "" }) {
+		return checks, fail.New(fail.Registry, ref.String(), "do not use it; pull a release that verifies", "it does not verify")
+	}
+	return checks, nil
+}
+
+func verify(ctx context.Context, src Source, ref Reference, o VerifyOptions) ([]Check, error) {
+	r, image, err := openImage(ctx, src, ref, o.ReadOptions)
 	if err != nil {
-		return nil, explain(ref.String(), err)
+		return nil, err
+	}
+	attachments, err := r.attachments(image)
+	if err != nil {
+		return nil, err
 	}
 	evidence, err := r.evidence(attachments)
 	if err != nil {
-		return nil, explain(ref.String(), err)
+		return nil, err
 	}
 	checks := []Check{{What: "manifest " + image.Leaf.Digest.String()}}
 	check := func(what string, err error) {
@@ -54,9 +61,10 @@ func Verify(ctx context.Context, src Source, ref Reference, o VerifyOptions) ([]
 		}
 		checks = append(checks, c)
 	}
-	err = r.disk(image, t)
-	if temporary(err, statusOf(err)) || errors.Is(err, context.Canceled) {
-		return checks, explain(ref.String(), err)
+	err = r.disk(image)
+	_, local := failedPath(err)
+	if local || temporary(err, statusOf(err)) || errors.Is(err, context.Canceled) {
+		return checks, err
 	}
 	check("disk "+image.Disk.Digest.String(), err)
 	check("boot test", image.checkBoot(evidence))
@@ -68,21 +76,18 @@ func Verify(ctx context.Context, src Source, ref Reference, o VerifyOptions) ([]
 	} else {
 		checks = append(checks, Check{What: "signature", Skipped: "no key is given"})
 	}
-	if slices.ContainsFunc(checks, func(c Check) bool { return c.Problem != "" }) {
-		return checks, fail.New(fail.Registry, ref.String(), "do not use it; pull a release that verifies", "it does not verify")
-	}
 	return checks, nil
 }
 
 // disk reads the whole disk and compares it with its digest.
-func (r reader) disk(image Image, t *transfers) error {
+func (r reader) disk(image Image) error {
 	return r.do(func() error {
 		rc, err := r.src.Fetch(r.ctx, image.Disk)
 		if err != nil {
 			return err
 		}
-		t.start(image.Disk, 0)
-		in := metered{rc, t, image.Disk}
+		r.transfers.start(image.Disk, 0)
+		in := metered{rc, r.transfers, image.Disk}
 		defer in.Close()
 		digester := image.Disk.Digest.Algorithm().Digester()
 		size, err := copyInto(r.ctx, digester.Hash(), in)
@@ -92,7 +97,7 @@ func (r reader) disk(image Image, t *transfers) error {
 		if size != image.Disk.Size || digester.Digest() != image.Disk.Digest {
 			return fmt.Errorf("%w: it sends %d bytes with %s", errWrongBytes, size, digester.Digest())
 		}
-		t.end(image.Disk, false)
+		r.transfers.end(image.Disk, false)
 		return nil
 	})
 }

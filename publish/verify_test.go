@@ -88,12 +88,12 @@ func TestSignatures(t *testing.T) {
 				t.Errorf("signing again sends %d bytes", again[0].Uploaded)
 			}
 			for _, reference := range []Reference{ref.With("13"), ref.With("13-20260102.1-amd64"), ref.With("13-raw")} {
-				checks, err := Verify(t.Context(), source(t, ref), reference, VerifyOptions{Selection: Selection{Architecture: "amd64"}, Key: verifier, Retry: quick})
+				checks, err := Verify(t.Context(), source(t, ref), reference, VerifyOptions{Key: verifier, ReadOptions: ReadOptions{Selection: Selection{Architecture: "amd64"}, Retry: quick}})
 				if err != nil {
 					t.Errorf("%s: %v\n%s", reference, err, problems(checks))
 				}
 			}
-			checks, err := Verify(t.Context(), source(t, ref), ref.With("13"), VerifyOptions{Selection: Selection{Architecture: "amd64"}, Key: other, Retry: quick})
+			checks, err := Verify(t.Context(), source(t, ref), ref.With("13"), VerifyOptions{Key: other, ReadOptions: ReadOptions{Selection: Selection{Architecture: "amd64"}, Retry: quick}})
 			if fail.ExitCode(err) != 6 || !strings.Contains(problems(checks), "not by this key") {
 				t.Errorf("another key: %v\n%s", err, problems(checks))
 			}
@@ -209,7 +209,7 @@ func TestVerifyNoticesEveryMismatch(t *testing.T) {
 				t.Fatal(err)
 			}
 			ref := parse(t, "registry.example/debian:13-20260102.1")
-			checks, err := Verify(t.Context(), dst, ref, VerifyOptions{Selection: Selection{Architecture: "amd64"}, Retry: quick})
+			checks, err := Verify(t.Context(), dst, ref, VerifyOptions{ReadOptions: ReadOptions{Selection: Selection{Architecture: "amd64"}, Retry: quick}})
 			if got := problems(checks); !strings.Contains(got, tc.want) || (tc.want == "") != (got == "") {
 				t.Errorf("%v\n%s", err, got)
 			}
@@ -243,7 +243,7 @@ func TestInspectTellsAllWithoutTheDisk(t *testing.T) {
 	ref := in(t, registryWith(t, nil), "debian")
 	mustPush(t, ref, r, PushOptions{ContainerDisk: true})
 	src := noDisk{source(t, ref), t, r.Disks[0].Digest}
-	got, err := Inspect(t.Context(), src, ref.With("latest"), Selection{Architecture: "amd64"}, quick)
+	got, err := Inspect(t.Context(), src, ref.With("latest"), ReadOptions{Selection: Selection{Architecture: "amd64"}, Retry: quick})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -39,12 +39,19 @@ itself is not fetched. --file prints an attached file, such as boot-bios.log.
 	return cmd
 }
 
+// inspectAttempts is how often a registry is asked: somebody waits for the answer.
+const inspectAttempts = 3
+
 func runInspect(cmd *cobra.Command, o inspectOptions, arg string) error {
 	ref, src, err := o.registry.source(cmd, arg)
 	if err != nil {
 		return err
 	}
-	in, err := publish.Inspect(cmd.Context(), src, ref, o.selection, publish.Retry{})
+	show := newProgress(cmd.ErrOrStderr(), false)
+	in, err := publish.Inspect(cmd.Context(), src, ref, publish.ReadOptions{
+		Selection: o.selection, Retry: publish.Retry{Attempts: inspectAttempts}, Tell: show.transfer,
+	})
+	show.close()
 	if err != nil {
 		return err
 	}

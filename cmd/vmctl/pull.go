@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/btw-img/btw-img/orchestrator/files"
 	"github.com/btw-img/btw-img/publish"
 )
 
@@ -50,7 +51,8 @@ func runPull(cmd *cobra.Command, o pullOptions, arg string) error {
 	show := newProgress(cmd.ErrOrStderr(), false)
 	defer show.close()
 	pulled, err := publish.Pull(cmd.Context(), src, ref, publish.PullOptions{
-		Selection: o.selection, Folder: o.folder, Overwrite: o.overwrite, Key: key, Tell: show.transfer,
+		ReadOptions: publish.ReadOptions{Selection: o.selection, Tell: show.transfer},
+		Folder:      o.folder, Owner: files.Caller(), Overwrite: o.overwrite, Key: key,
 	})
 	if err != nil {
 		return err

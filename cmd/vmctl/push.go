@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -67,10 +69,7 @@ func runPush(cmd *cobra.Command, o pushOptions, target string, args []string) er
 	if err != nil {
 		return err
 	}
-	if len(args) == 0 {
-		args = []string{defaultReference(o.folder, release.Name)}
-	}
-	refs, err := parseReferences(args)
+	refs, err := o.references(release.Name, args)
 	if err != nil {
 		return err
 	}
@@ -121,19 +120,42 @@ func pushTo(ctx context.Context, access publish.Access, ref publish.Reference, r
 	if pushed, err = publish.Push(ctx, dst, ref, release, o); err != nil {
 		return nil, err
 	}
-	return pushed, dst.Commit()
+	return pushed, dst.Commit(ctx)
 }
 
 // layoutsFolder holds an OCI layout per build, below the output folder.
 const layoutsFolder = "oci"
 
-func defaultReference(folder, name string) string {
-	for _, variable := range []string{"VMCTL_REGISTRY", "CI_REGISTRY_IMAGE"} {
-		if prefix := os.Getenv(variable); prefix != "" {
-			return prefix + "/" + name
+// references is where a build goes: what the user names, or the default.
+func (o pushOptions) references(name string, args []string) ([]publish.Reference, error) {
+	if len(args) == 0 {
+		ref, err := defaultReference(o.folder, name)
+		return []publish.Reference{ref}, err
+	}
+	refs, err := parseReferences(args)
+	if err != nil || o.registry.username == "" && !o.registry.passwordStdin {
+		return refs, err
+	}
+	hosts := map[string]bool{}
+	for _, ref := range refs {
+		if ref.Host() != "" {
+			hosts[ref.Host()] = true
 		}
 	}
-	return "oci:" + filepath.Join(folder, layoutsFolder, name)
+	if len(hosts) > 1 {
+		return nil, fail.New(fail.Usage, "", "run 'vmctl login' for each registry, or push to one at a time",
+			"--username and --password-stdin are for one registry, and would go to each of %s", strings.Join(slices.Sorted(maps.Keys(hosts)), ", "))
+	}
+	return refs, nil
+}
+
+func defaultReference(folder, name string) (publish.Reference, error) {
+	for _, variable := range []string{"VMCTL_REGISTRY", "CI_REGISTRY_IMAGE"} {
+		if prefix := os.Getenv(variable); prefix != "" {
+			return publish.ParseReference(prefix + "/" + name)
+		}
+	}
+	return publish.Layout(filepath.Join(folder, layoutsFolder, name), "")
 }
 
 // readRelease reads the folder of a build as something to publish.

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/files"
 	"github.com/btw-img/btw-img/publish"
 )
 
@@ -41,7 +42,10 @@ func (f *registryFlags) add(cmd *cobra.Command) {
 
 // access is how the flags say that registries are reached.
 func (f *registryFlags) access(stdin io.Reader) (publish.Access, error) {
-	a := publish.Access{PlainHTTP: f.plainHTTP, CAFile: f.caFile, Username: f.username, UserAgent: "vmctl/" + strings.ReplaceAll(version(), " ", "-")}
+	a := publish.Access{
+		PlainHTTP: f.plainHTTP, CAFile: f.caFile, Username: f.username, UserAgent: "vmctl/" + strings.ReplaceAll(version(), " ", "-"),
+		Owner: files.Caller(),
+	}
 	if f.passwordStdin {
 		line, err := bufio.NewReader(stdin).ReadString('\n')
 		if err != nil && !errors.Is(err, io.EOF) {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/btw-img/btw-img/orchestrator"
 	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/files"
 	"github.com/btw-img/btw-img/publish"
 	"github.com/btw-img/btw-img/publish/catalogue"
 )
@@ -155,11 +156,11 @@ func (s *shelf) publishOne(ctx context.Context, folder string, stderr io.Writer)
 	if err != nil {
 		return err
 	}
-	ref, err := publish.ParseReference("oci:" + filepath.Join(s.root, release.Name))
+	ref, err := publish.Layout(filepath.Join(s.root, release.Name), "")
 	if err != nil {
 		return err
 	}
-	pushed, err := pushTo(ctx, publish.Access{}, ref, release, publish.PushOptions{})
+	pushed, err := pushTo(ctx, publish.Access{Owner: files.Caller()}, ref, release, publish.PushOptions{})
 	if err != nil {
 		return err
 	}

@@ -43,7 +43,9 @@ func runVerify(cmd *cobra.Command, o verifyOptions, arg string) error {
 		return err
 	}
 	show := newProgress(cmd.ErrOrStderr(), false)
-	checks, err := publish.Verify(cmd.Context(), src, ref, publish.VerifyOptions{Selection: o.selection, Key: key, Tell: show.transfer})
+	checks, err := publish.Verify(cmd.Context(), src, ref, publish.VerifyOptions{
+		ReadOptions: publish.ReadOptions{Selection: o.selection, Tell: show.transfer}, Key: key,
+	})
 	show.close()
 	if asJSON(cmd, checks) {
 		return err

@@ -179,7 +179,7 @@ func (c *Catalogue) inspect(ctx context.Context, repository, tag string) (publis
 	if err != nil {
 		return publish.Inspection{}, nil, err
 	}
-	ref, err := publish.ParseReference("oci:" + dir + ":" + tag)
+	ref, err := publish.Layout(dir, tag)
 	if err != nil {
 		return publish.Inspection{}, nil, err
 	}
@@ -194,7 +194,9 @@ func (c *Catalogue) inspect(ctx context.Context, repository, tag string) (publis
 	}); err != nil {
 		return publish.Inspection{}, nil, err
 	}
-	in, err := publish.Inspect(ctx, store, ref, publish.Selection{Architecture: architecture(ctx, store, tag)}, publish.Retry{Attempts: 1})
+	in, err := publish.Inspect(ctx, store, ref, publish.ReadOptions{
+		Selection: publish.Selection{Architecture: architecture(ctx, store, tag)}, Retry: publish.Retry{Attempts: 1},
+	})
 	return in, tags, err
 }
 

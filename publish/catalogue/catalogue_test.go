@@ -55,7 +55,7 @@ func fill(t *testing.T, root, name string) publish.Release {
 	if _, err := publish.Push(t.Context(), dst, ref, r, publish.PushOptions{ContainerDisk: true}); err != nil {
 		t.Fatal(err)
 	}
-	if err := dst.Commit(); err != nil {
+	if err := dst.Commit(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if err := dst.Close(); err != nil {
@@ -154,13 +154,13 @@ func TestServedIsReadOnlyAndPullable(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	if _, err := publish.Pull(t.Context(), src, ref, publish.PullOptions{Folder: dir, Selection: publish.Selection{Architecture: "arm64"}}); err != nil {
+	if _, err := publish.Pull(t.Context(), src, ref, publish.PullOptions{Folder: dir, ReadOptions: publish.ReadOptions{Selection: publish.Selection{Architecture: "arm64"}}}); err != nil {
 		t.Fatal(err)
 	}
 	if content, err := os.ReadFile(filepath.Join(dir, r.Disks[0].Name)); err != nil || digest.FromBytes(content) != r.Disks[0].Digest {
 		t.Errorf("another disk arrived: %v", err)
 	}
-	if _, err := publish.Verify(t.Context(), src, ref, publish.VerifyOptions{Selection: publish.Selection{Architecture: "arm64"}}); err == nil || !strings.Contains(err.Error(), "verify") {
+	if _, err := publish.Verify(t.Context(), src, ref, publish.VerifyOptions{ReadOptions: publish.ReadOptions{Selection: publish.Selection{Architecture: "arm64"}}}); err == nil || !strings.Contains(err.Error(), "verify") {
 		t.Errorf("a build record that is empty verifies: %v", err)
 	}
 	dst, err := publish.Access{}.OpenDestination(t.Context(), ref.With("other"))

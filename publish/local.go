@@ -1,0 +1,137 @@
+package publish
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/files"
+)
+
+// asLocal is err, as the host's fault where it is one of a file of this machine.
+func asLocal(err error) error { return asLocalBelow("", err) }
+
+// asLocalBelow is asLocal for a folder whose files belong together: what mends one
+// of them is to be done to all.
+func asLocalBelow(top string, err error) error {
+	if _, told := errors.AsType[*fail.Error](err); told {
+		return err
+	}
+	path, ok := failedPath(err)
+	if !ok {
+		return err
+	}
+	return &fail.Error{Kind: fail.Host, Err: err, Hint: localHint(path, top, err)}
+}
+
+// failedPath is the file or folder that could not be used.
+func failedPath(err error) (string, bool) {
+	if link, ok := errors.AsType[*os.LinkError](err); ok {
+		return link.New, true
+	}
+	if one, ok := errors.AsType[*fs.PathError](err); ok {
+		return one.Path, true
+	}
+	return "", false
+}
+
+const elsewhere = "name another folder ('pull -o DIR', 'push NAME oci:DIR')"
+
+var localHints = []struct {
+	cause error
+	hint  string
+}{
+	{syscall.ENOSPC, "free some space, or " + elsewhere},
+	{syscall.EDQUOT, "free some space, or " + elsewhere},
+	{syscall.EROFS, "the file system is read-only: " + elsewhere},
+	{syscall.EISDIR, "something else has that name: move it away, or " + elsewhere},
+	{syscall.ENOTDIR, "something else has that name: move it away, or " + elsewhere},
+	{syscall.EEXIST, "something else has that name: move it away, or " + elsewhere},
+	{syscall.ELOOP, "a link is in the way: remove it, or " + elsewhere},
+	{syscall.EIO, "the disk that holds it, or its file system, is damaged"},
+}
+
+func localHint(path, top string, err error) string {
+	if errors.Is(err, fs.ErrPermission) {
+		return permissionHint(path, top)
+	}
+	for _, h := range localHints {
+		if errors.Is(err, h.cause) {
+			return h.hint
+		}
+	}
+	return "check the file and its folder, or " + elsewhere
+}
+
+// permissionHint is how an ordinary user gets at what root left there, or whom to
+// ask.
+func permissionHint(path, top string) string {
+	for ; ; path = filepath.Dir(path) {
+		var stat unix.Stat_t
+		if unix.Lstat(path, &stat) == nil && unix.Faccessat(unix.AT_FDCWD, path, unix.W_OK, unix.AT_EACCESS) != nil {
+			if stat.Uid != 0 || os.Geteuid() == 0 {
+				return "ask the owner of " + path + " for the right to write there, or " + elsewhere
+			}
+			if inside, err := filepath.Rel(top, path); top != "" && err == nil && filepath.IsLocal(inside) {
+				path = top
+			}
+			return fmt.Sprintf("it belongs to root; to make it yours, run: sudo chown -R %d:%d %s", os.Geteuid(), os.Getegid(), quoted(path))
+		}
+		if path == filepath.Dir(path) {
+			return "check the rights on it, or " + elsewhere
+		}
+	}
+}
+
+// quoted is a word for a shell.
+func quoted(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
+
+var errLocked = errors.New("another process has locked it")
+
+// openLocked opens a file for this process alone, and makes it where there is
+// none. errLocked says that another process has it.
+func openLocked(path string, own files.Owner) (*os.File, error) {
+	for {
+		file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o666)
+		if err != nil {
+			return nil, err
+		}
+		locked, err := lock(file, path)
+		if err == nil && locked {
+			err = own.Give(path)
+		}
+		if err == nil && locked {
+			return file, nil
+		}
+		file.Close()
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// lock says whether the file got locked and still has its name: whoever had it
+// locked before may have given it another one meanwhile.
+func lock(file *os.File, path string) (bool, error) {
+	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
+		return false, errLocked
+	} else if err != nil {
+		return false, &fs.PathError{Op: "lock", Path: path, Err: err}
+	}
+	open, err := file.Stat()
+	if err != nil {
+		return false, err
+	}
+	if !open.Mode().IsRegular() {
+		return false, &fs.PathError{Op: "lock", Path: path, Err: syscall.EEXIST}
+	}
+	there, err := os.Lstat(path)
+	return err == nil && os.SameFile(open, there), nil
+}
