@@ -21,7 +21,6 @@ import (
 	"github.com/olareg/olareg"
 	"github.com/olareg/olareg/config"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"oras.land/oras-go/v2/content/oci"
 
 	"github.com/btw-img/btw-img/publish"
 )
@@ -41,12 +40,13 @@ type Catalogue struct {
 	root     string
 	registry *olareg.Server
 	mux      *http.ServeMux
+	cache    *cache
 }
 
 // New serves the layouts below root.
 func New(root string) *Catalogue {
 	no, yes := false, true
-	c := &Catalogue{root: root, mux: http.NewServeMux(), registry: olareg.New(config.Config{
+	c := &Catalogue{root: root, mux: http.NewServeMux(), cache: newCache(), registry: olareg.New(config.Config{
 		Storage: config.ConfigStorage{StoreType: config.StoreDir, RootDir: root, ReadOnly: &yes},
 		API:     config.ConfigAPI{PushEnabled: &no, DeleteEnabled: &no},
 	})}
@@ -175,29 +175,12 @@ func (c *Catalogue) inspect(ctx context.Context, repository, tag string) (publis
 	if _, err := os.Stat(filepath.Join(dir, ocispec.ImageLayoutFile)); err != nil {
 		return publish.Inspection{}, nil, errName
 	}
-	store, err := oci.NewFromFS(ctx, os.DirFS(dir))
+	l, err := c.cache.layout(ctx, dir)
 	if err != nil {
 		return publish.Inspection{}, nil, err
 	}
-	ref, err := publish.Layout(dir, tag)
-	if err != nil {
-		return publish.Inspection{}, nil, err
-	}
-	var tags []string
-	if err := store.Tags(ctx, "", func(some []string) error {
-		for _, name := range some {
-			if publish.IsRelease(ctx, store, name) {
-				tags = append(tags, name)
-			}
-		}
-		return nil
-	}); err != nil {
-		return publish.Inspection{}, nil, err
-	}
-	in, err := publish.Inspect(ctx, store, ref, publish.ReadOptions{
-		Selection: publish.Selection{Architecture: architecture(ctx, store, tag)}, Retry: publish.Retry{Attempts: 1},
-	})
-	return in, tags, err
+	in, err := c.cache.image(ctx, dir, tag, l)
+	return in, l.tags, err
 }
 
 // architecture is the first one of a release: a page shows images for any.

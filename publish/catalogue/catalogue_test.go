@@ -1,7 +1,9 @@
 package catalogue_test
 
 import (
+	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -13,6 +15,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"github.com/btw-img/btw-img/orchestrator/debian"
 	"github.com/btw-img/btw-img/publish"
@@ -22,9 +25,14 @@ import (
 // fill publishes a build into a layout.
 func fill(t *testing.T, root, name string) publish.Release {
 	t.Helper()
+	return fillAs(t, root, name, "id")
+}
+
+func fillAs(t *testing.T, root, name, build string) publish.Release {
+	t.Helper()
 	disk := []byte("the disk of " + name)
 	r := publish.Release{
-		Folder: t.TempDir(), Name: name, Description: "A <b>bold</b> image", Version: "13", Architecture: "arm64", BuildID: "id",
+		Folder: t.TempDir(), Name: name, Description: "A <b>bold</b> image", Version: "13", Architecture: "arm64", BuildID: build,
 		Created: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Tool: "vmctl test", Tested: true,
 		Disks:    []publish.Disk{{Name: filepath.Base(name) + ".qcow2", Format: "qcow2", Size: int64(len(disk)), VirtualSize: 1 << 30, Digest: digest.FromBytes(disk)}},
 		Boots:    []publish.Boot{{Firmware: "uefi", Passed: true, Proof: "report", Accel: "kvm", Seconds: 7}},
@@ -66,8 +74,12 @@ func fill(t *testing.T, root, name string) publish.Release {
 
 func serve(t *testing.T, root string) *httptest.Server {
 	t.Helper()
+	return serving(t, catalogue.New(root))
+}
+
+func serving(t *testing.T, pages *catalogue.Catalogue) *httptest.Server {
+	t.Helper()
 	t.Setenv("DOCKER_CONFIG", t.TempDir()) // not the tester's own
-	pages := catalogue.New(root)
 	server := httptest.NewServer(pages)
 	t.Cleanup(func() {
 		server.Close()
@@ -124,6 +136,94 @@ func TestPagesTellWhatIsThere(t *testing.T) {
 	for _, path := range []string{"/image/none", "/image/debian?tag=12", "/image/../../etc", "/file/debian?tag=13&name=none", "/file/..%2f..%2fetc?tag=x&name=passwd", "/none"} {
 		if status, _ := get(t, server.URL+path); status != 404 {
 			t.Errorf("%s: %d", path, status)
+		}
+	}
+}
+
+// opened counts how often files in a folder are opened.
+type opened struct {
+	t       *testing.T
+	inotify int
+}
+
+func watch(t *testing.T, dir string) opened {
+	t.Helper()
+	fd, err := unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(fd) })
+	if _, err := unix.InotifyAddWatch(fd, dir, unix.IN_OPEN); err != nil {
+		t.Fatal(err)
+	}
+	return opened{t, fd}
+}
+
+// times is how often since it was last asked.
+func (o opened) times() int {
+	o.t.Helper()
+	count, buffer := 0, make([]byte, 64<<10)
+	for {
+		n, err := unix.Read(o.inotify, buffer)
+		if errors.Is(err, unix.EAGAIN) {
+			return count
+		}
+		if err != nil {
+			o.t.Fatal(err)
+		}
+		for at := 0; at < n; count++ {
+			at += unix.SizeofInotifyEvent + int(binary.NativeEndian.Uint32(buffer[at+12:])) // inotify(7): len
+		}
+	}
+}
+
+// TestLayoutsAreReadWhenTheyChange asks for all pages again and again.
+func TestLayoutsAreReadWhenTheyChange(t *testing.T) {
+	root := t.TempDir()
+	fill(t, root, "debian")
+	blobs := watch(t, filepath.Join(root, "debian/blobs/sha256"))
+	server := serve(t, root)
+	all := func(want string) {
+		t.Helper()
+		for _, path := range []string{"/", "/image/debian", "/image/debian?tag=13", "/file/debian?tag=13&name=boot-uefi.log"} {
+			status, page := get(t, server.URL+path)
+			if status != 200 || !strings.HasPrefix(path, "/file") && !strings.Contains(page, want) {
+				t.Errorf("%s: %d, without %s", path, status, want)
+			}
+		}
+	}
+	blobs.times()
+	all("13-20260102.1")
+	if blobs.times() == 0 {
+		t.Error("the first time, nothing is read")
+	}
+	for range 3 {
+		all("13-20260102.1")
+	}
+	if n := blobs.times(); n != 0 {
+		t.Errorf("pages that were shown before read %d blobs", n)
+	}
+	fillAs(t, root, "debian", "another build")
+	all("13-20260102.2")
+}
+
+func TestWhatIsHeldIsLimited(t *testing.T) {
+	root := t.TempDir()
+	names := []string{"a", "b", "c"}
+	for _, name := range names {
+		fill(t, root, name)
+	}
+	pages := catalogue.New(root)
+	pages.Limit(6 << 10)
+	server := serving(t, pages)
+	for range 2 {
+		for _, name := range names {
+			if status, page := get(t, server.URL+"/image/"+name+"?tag=13"); status != 200 || !strings.Contains(page, name+".qcow2") {
+				t.Errorf("%s: %d", name, status)
+			}
+			if n, bytes := pages.Held(); n == 0 || n == len(names) || bytes > 6<<10 {
+				t.Errorf("%d images with %d bytes are held", n, bytes)
+			}
 		}
 	}
 }

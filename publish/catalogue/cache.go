@@ -1,0 +1,174 @@
+package catalogue
+
+import (
+	"container/list"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/singleflight"
+	"oras.land/oras-go/v2/content/oci"
+
+	"github.com/btw-img/btw-img/publish"
+)
+
+// version is what tells whether a layout was pushed to: each push puts another
+// index in the place of the one before.
+type version struct {
+	device, inode uint64
+	size          int64
+	modified      time.Time
+}
+
+func versionOf(dir string) (version, error) {
+	info, err := os.Stat(filepath.Join(dir, ocispec.ImageIndexFile))
+	if err != nil {
+		return version{}, err
+	}
+	v := version{size: info.Size(), modified: info.ModTime()}
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+		v.device, v.inode = uint64(stat.Dev), stat.Ino
+	}
+	return v, nil
+}
+
+// layout is a layout as it was when it was read.
+type layout struct {
+	version version
+	store   publish.Source
+	tags    []string // that name a release
+}
+
+// seen is an image of a layout's version.
+type seen struct {
+	dir, tag string
+	version  version
+}
+
+// cached is an image in the list of those that were used last.
+type cached struct {
+	key   seen
+	image publish.Inspection
+	bytes int64
+}
+
+// cache holds what was read of the layouts and their images until a layout
+// changes. Images hold all their attached files: those that were not asked for
+// the longest are dropped once all of them take more than limit bytes.
+type cache struct {
+	limit   int64
+	reading singleflight.Group // who asks for what is being read waits for it
+
+	mu      sync.Mutex
+	layouts map[string]layout // by folder
+	images  map[seen]*list.Element
+	used    *list.List // of cached; the last used first
+	bytes   int64
+}
+
+const cacheLimit = 64 << 20 // bytes
+
+func newCache() *cache {
+	return &cache{limit: cacheLimit, layouts: map[string]layout{}, images: map[seen]*list.Element{}, used: list.New()}
+}
+
+// layout reads a layout, unless it is as it was.
+func (c *cache) layout(ctx context.Context, dir string) (layout, error) {
+	now, err := versionOf(dir)
+	c.mu.Lock()
+	known, ok := c.layouts[dir]
+	if err != nil {
+		delete(c.layouts, dir)
+	}
+	c.mu.Unlock()
+	if err != nil || ok && known.version == now {
+		return known, err
+	}
+	read, err, _ := c.reading.Do(dir, func() (any, error) {
+		l, err := readLayout(context.WithoutCancel(ctx), dir, now)
+		if err == nil {
+			c.mu.Lock()
+			c.layouts[dir] = l
+			c.mu.Unlock()
+		}
+		return l, err
+	})
+	return read.(layout), err
+}
+
+func readLayout(ctx context.Context, dir string, now version) (layout, error) {
+	store, err := oci.NewFromFS(ctx, os.DirFS(dir))
+	if err != nil {
+		return layout{}, err
+	}
+	l := layout{version: now, store: store}
+	err = store.Tags(ctx, "", func(some []string) error {
+		for _, name := range some {
+			if publish.IsRelease(ctx, store, name) {
+				l.tags = append(l.tags, name)
+			}
+		}
+		return nil
+	})
+	return l, err
+}
+
+// image inspects an image of a layout, unless that was done.
+func (c *cache) image(ctx context.Context, dir, tag string, l layout) (publish.Inspection, error) {
+	key := seen{dir, tag, l.version}
+	if image, ok := c.cached(key); ok {
+		return image, nil
+	}
+	read, err, _ := c.reading.Do(fmt.Sprint(key), func() (any, error) {
+		image, err := readImage(context.WithoutCancel(ctx), dir, tag, l)
+		if err == nil {
+			c.keep(key, image)
+		}
+		return image, err
+	})
+	return read.(publish.Inspection), err
+}
+
+func readImage(ctx context.Context, dir, tag string, l layout) (publish.Inspection, error) {
+	ref, err := publish.Layout(dir, tag)
+	if err != nil {
+		return publish.Inspection{}, err
+	}
+	return publish.Inspect(ctx, l.store, ref, publish.ReadOptions{
+		Selection: publish.Selection{Architecture: architecture(ctx, l.store, tag)}, Retry: publish.Retry{Attempts: 1},
+	})
+}
+
+func (c *cache) cached(key seen) (publish.Inspection, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	element, ok := c.images[key]
+	if !ok {
+		return publish.Inspection{}, false
+	}
+	c.used.MoveToFront(element)
+	return element.Value.(cached).image, true
+}
+
+func (c *cache) keep(key seen, image publish.Inspection) {
+	one := cached{key: key, image: image, bytes: 1 << 10}
+	for _, content := range image.Files {
+		one.bytes += int64(len(content))
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, ok := c.images[key]; ok {
+		return
+	}
+	c.images[key] = c.used.PushFront(one)
+	for c.bytes += one.bytes; c.bytes > c.limit; {
+		last := c.used.Remove(c.used.Back()).(cached)
+		delete(c.images, last.key)
+		c.bytes -= last.bytes
+	}
+}
