@@ -134,7 +134,7 @@ func (a Access) credential() (auth.CredentialFunc, error) {
 	var store credentials.Store
 	if _, err := os.UserHomeDir(); err != nil && os.Getenv("DOCKER_CONFIG") == "" {
 		store = credentials.NewMemoryStore() // a service without a home has no configuration
-	} else if store, err = dockerStore(); err != nil {
+	} else if store, err = dockerStore(false); err != nil {
 		return nil, err
 	}
 	var fallbacks []credentials.Store
@@ -156,8 +156,9 @@ func (a Access) credential() (auth.CredentialFunc, error) {
 	return credentials.Credential(credentials.NewStoreWithFallbacks(store, fallbacks...)), nil
 }
 
-func dockerStore() (*credentials.DynamicStore, error) {
-	store, err := credentials.NewStoreFromDocker(credentials.StoreOptions{AllowPlaintextPut: true, DetectDefaultNativeStore: true})
+// dockerStore is Docker's configuration with the helpers that it names.
+func dockerStore(plainText bool) (*credentials.DynamicStore, error) {
+	store, err := credentials.NewStoreFromDocker(credentials.StoreOptions{AllowPlaintextPut: plainText, DetectDefaultNativeStore: true})
 	if err != nil {
 		return nil, &fail.Error{Kind: fail.Usage, Op: "Docker's configuration", Err: err, Hint: "mend the file, or name another folder in DOCKER_CONFIG"}
 	}
@@ -203,31 +204,42 @@ func gitlabStore() credentials.Store {
 	return store
 }
 
+// Kept is where a credential lies after a login.
+type Kept struct {
+	Config    string // Docker's configuration
+	PlainText bool   // the password is in that file itself, not in what it names
+}
+
 // Login checks the credential with the registry and keeps it where Docker does.
-// It returns where that is.
-func (a Access) Login(ctx context.Context, host string) (string, error) {
-	store, err := dockerStore()
+func (a Access) Login(ctx context.Context, host string) (Kept, error) {
+	store, err := dockerStore(false)
 	if err != nil {
-		return "", err
+		return Kept{}, err
 	}
 	client, plain, err := a.client(ctx, host)
 	if err != nil {
-		return "", err
+		return Kept{}, err
 	}
 	reg, err := remote.NewRegistry(host)
 	if err != nil {
-		return "", fail.New(fail.Usage, "", "write HOST or HOST:PORT", "%q is no registry", host)
+		return Kept{}, fail.New(fail.Usage, "", "write HOST or HOST:PORT", "%q is no registry", host)
 	}
 	reg.Client, reg.PlainHTTP = client, plain
-	if err := credentials.Login(ctx, store, reg, auth.Credential{Username: a.Username, Password: a.Password}); err != nil {
-		return "", explain(host, err)
+	kept := Kept{Config: store.ConfigPath()}
+	credential := auth.Credential{Username: a.Username, Password: a.Password}
+	err = credentials.Login(ctx, store, reg, credential)
+	if errors.Is(err, credentials.ErrPlaintextPutDisabled) { // no helper: the file itself is left
+		kept.PlainText = true
+		if store, err = dockerStore(true); err == nil {
+			err = store.Put(ctx, credentials.ServerAddressFromRegistry(host), credential)
+		}
 	}
-	return store.ConfigPath(), nil
+	return kept, explain(host, err)
 }
 
 // Logout forgets the credential of a registry.
 func Logout(ctx context.Context, host string) error {
-	store, err := dockerStore()
+	store, err := dockerStore(false)
 	if err != nil {
 		return err
 	}

@@ -2,8 +2,10 @@ package main
 
 import (
 	"fmt"
+	"os"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/publish"
@@ -15,8 +17,8 @@ func newLogin() *cobra.Command {
 		Use:   "login HOST",
 		Short: "Check a credential with a registry and keep it, where docker login does",
 		Long: `Check a user and password with a registry and keep them in Docker's configuration, or
-in the credential helper that it names. The password is asked for, or read from
-standard input with --password-stdin.
+in the credential helper that it names. Both are asked for at a terminal; scripts give
+--username, and the password on standard input with --password-stdin.
 
 ` + exitCodes,
 		Example: `  vmctl login registry.example --username alice
@@ -28,28 +30,41 @@ standard input with --password-stdin.
 }
 
 func runLogin(cmd *cobra.Command, registry registryFlags, host string) error {
-	if registry.username == "" {
-		return fail.New(fail.Usage, "", "give --username", "no user is given")
-	}
-	var access publish.Access
-	var err error
-	if registry.passwordStdin {
-		access, err = registry.access(cmd.InOrStdin())
-	} else {
-		var password string
-		if password, err = askPassword(cmd.ErrOrStderr(), host); err == nil {
-			access = publish.Access{PlainHTTP: registry.plainHTTP, CAFile: registry.caFile, Username: registry.username, Password: password}
-		}
-	}
+	access, err := loginAccess(cmd, registry, host)
 	if err != nil {
 		return err
 	}
-	path, err := access.Login(cmd.Context(), host)
+	kept, err := access.Login(cmd.Context(), host)
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(cmd.ErrOrStderr(), "logged in to %s; the credential is kept as %s says\n", host, path)
+	stderr := cmd.ErrOrStderr()
+	fmt.Fprintf(stderr, "logged in to %s; the credential is kept as %s says\n", host, kept.Config)
+	if kept.PlainText {
+		fmt.Fprintf(stderr, "warning: the password lies in %s in plain text; to have it elsewhere, name a credential helper there (credsStore) and log in again\n", kept.Config)
+	}
 	return nil
+}
+
+// loginAccess is access with the credential that is given or asked for.
+func loginAccess(cmd *cobra.Command, registry registryFlags, host string) (publish.Access, error) {
+	terminal := term.IsTerminal(int(os.Stdin.Fd()))
+	switch {
+	case registry.username == "" && (registry.passwordStdin || !terminal):
+		return publish.Access{}, fail.New(fail.Usage, "", "give --username, and the password on standard input with --password-stdin", "no user is given, and there is no terminal to ask for one")
+	case registry.passwordStdin:
+		return registry.access(cmd.InOrStdin())
+	case !terminal:
+		return publish.Access{}, fail.New(fail.Usage, "", "give --password-stdin and the password on standard input", "there is no terminal to ask for a password")
+	}
+	user, password, err := askCredential(cmd.Context(), cmd.ErrOrStderr(), host, registry.username)
+	if err != nil {
+		return publish.Access{}, err
+	}
+	if user == "" || password == "" {
+		return publish.Access{}, fail.New(fail.Usage, "", "type both", "no user or no password is given")
+	}
+	return registry.accessAs(user, password)
 }
 
 func newLogout() *cobra.Command {

@@ -55,6 +55,7 @@ func interruptible(stderr io.Writer) (context.Context, func()) {
 		fmt.Fprintln(stderr, "vmctl: stopping; interrupt again to stop at once")
 		cancel()
 		if _, ok := <-signals; ok {
+			terminalChanged.Lock() // the end of the context has it set back
 			os.Exit(fail.Interrupted.ExitCode())
 		}
 	}()

@@ -5,12 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"runtime"
 	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/files"
@@ -42,21 +40,26 @@ func (f *registryFlags) add(cmd *cobra.Command) {
 
 // access is how the flags say that registries are reached.
 func (f *registryFlags) access(stdin io.Reader) (publish.Access, error) {
-	a := publish.Access{
-		PlainHTTP: f.plainHTTP, CAFile: f.caFile, Username: f.username, UserAgent: "vmctl/" + strings.ReplaceAll(version(), " ", "-"),
-		Owner: files.Caller(),
-	}
+	password := ""
 	if f.passwordStdin {
 		line, err := bufio.NewReader(stdin).ReadString('\n')
 		if err != nil && !errors.Is(err, io.EOF) {
-			return a, fmt.Errorf("--password-stdin: %w", err)
+			return publish.Access{}, fmt.Errorf("--password-stdin: %w", err)
 		}
-		a.Password = strings.TrimRight(line, "\r\n")
+		password = strings.TrimRight(line, "\r\n")
 	}
-	if (f.username == "") != (a.Password == "") {
-		return a, fail.New(fail.Usage, "", "give --username and --password-stdin together, or neither", "half a credential is given")
+	return f.accessAs(f.username, password)
+}
+
+// accessAs is access with a credential, or with none.
+func (f *registryFlags) accessAs(user, password string) (publish.Access, error) {
+	if (user == "") != (password == "") {
+		return publish.Access{}, fail.New(fail.Usage, "", "give --username and --password-stdin together, or neither", "half a credential is given")
 	}
-	return a, nil
+	return publish.Access{
+		PlainHTTP: f.plainHTTP, CAFile: f.caFile, Username: user, Password: password,
+		UserAgent: "vmctl/" + strings.ReplaceAll(version(), " ", "-"), Owner: files.Caller(),
+	}, nil
 }
 
 // source opens the place that the reference names.
@@ -71,17 +74,6 @@ func (f *registryFlags) source(cmd *cobra.Command, arg string) (publish.Referenc
 	}
 	src, err := access.OpenSource(cmd.Context(), ref)
 	return ref, src, err
-}
-
-// askPassword reads a password from the terminal without showing it.
-func askPassword(stderr io.Writer, host string) (string, error) {
-	if !term.IsTerminal(int(os.Stdin.Fd())) {
-		return "", fail.New(fail.Usage, "", "give --password-stdin and the password on standard input", "there is no terminal to ask for a password")
-	}
-	fmt.Fprintf(stderr, "Password for %s: ", host)
-	password, err := term.ReadPassword(int(os.Stdin.Fd()))
-	fmt.Fprintln(stderr)
-	return string(password), err
 }
 
 // selectionFlags is the flags that choose one disk of a release.
