@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"fmt"
 	"io"
 	"maps"
 	"os"
@@ -213,13 +212,16 @@ func paths(extensions ...string) candidates {
 // named; once one is typed, also with the tags of its releases.
 func references(cmd *cobra.Command, typed string) []string {
 	root := filepath.Join(imagesFolder(cmd), layoutsFolder)
-	names, _ := catalogue.Repositories(root)
+	names, _, _ := catalogue.Repositories(root)
 	var found []string
 	for _, name := range names {
 		folder := filepath.Join(root, name)
-		ref := "oci:" + folder
-		found = append(found, ref)
-		if !strings.HasPrefix(typed, ref) {
+		ref, err := publish.Layout(folder, "")
+		if err != nil {
+			continue
+		}
+		found = append(found, ref.String())
+		if !strings.HasPrefix(typed, ref.String()) {
 			continue
 		}
 		store, err := oci.NewFromFS(cmd.Context(), os.DirFS(folder))
@@ -229,7 +231,7 @@ func references(cmd *cobra.Command, typed string) []string {
 		_ = store.Tags(cmd.Context(), "", func(tags []string) error { // the layout is in memory
 			for _, tag := range tags {
 				if publish.IsRelease(cmd.Context(), store, tag) {
-					found = append(found, fmt.Sprintf("%s:%s", ref, tag))
+					found = append(found, ref.With(tag).String())
 				}
 			}
 			return nil

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"time"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 
 	"github.com/btw-img/btw-img/orchestrator"
@@ -72,7 +73,7 @@ func runServe(cmd *cobra.Command, o serveOptions) error {
 	}
 	ctx, stderr := cmd.Context(), cmd.ErrOrStderr()
 	shelf, err := openShelf(ctx, o.folder, stderr)
-	if err != nil {
+	if err != nil || ctx.Err() != nil {
 		return err
 	}
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.listen)
@@ -119,11 +120,17 @@ type shelf struct {
 func openShelf(ctx context.Context, folder string, stderr io.Writer) (*shelf, error) {
 	s := &shelf{root: filepath.Join(folder, layoutsFolder), builds: folder, published: map[string]time.Time{}}
 	s.publish(ctx, stderr)
-	if names, err := catalogue.Repositories(s.root); err == nil && len(names) > 0 {
-		return s, nil
-	}
-	if names, err := catalogue.Repositories(folder); err == nil && len(names) > 0 {
-		return &shelf{root: folder}, nil
+	for _, one := range []*shelf{s, {root: folder}} {
+		names, odd, err := catalogue.Repositories(one.root)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, &fail.Error{Kind: fail.Host, Op: "serve " + folder, Err: err, Hint: "make all folders in it readable, or move them away"}
+		}
+		for _, name := range odd {
+			fmt.Fprintf(stderr, "vmctl: %q is not offered: %s\n", filepath.Join(one.root, name), catalogue.NameRule)
+		}
+		if len(names) > 0 || ctx.Err() != nil {
+			return one, nil
+		}
 	}
 	return nil, fail.New(fail.Usage, "", "run 'vmctl build debian' first, or name a folder of OCI layouts", "there is nothing to serve in %s", folder)
 }
@@ -145,27 +152,69 @@ func (s *shelf) publish(ctx context.Context, stderr io.Writer) {
 			continue
 		}
 		s.published[file] = info.ModTime()
-		if err := s.publishOne(ctx, filepath.Dir(file), stderr); err != nil {
-			fmt.Fprintf(stderr, "vmctl: %s is not offered: %v\n", filepath.Dir(file), err)
-		}
+		s.publishOne(ctx, filepath.Dir(file), stderr)
 	}
 }
 
-func (s *shelf) publishOne(ctx context.Context, folder string, stderr io.Writer) error {
+func (s *shelf) publishOne(ctx context.Context, folder string, stderr io.Writer) {
 	release, err := readRelease(folder, nil)
-	if err != nil {
-		return err
+	if err == nil {
+		err = s.publishRelease(ctx, release, stderr)
+	}
+	if err == nil || ctx.Err() != nil {
+		return
+	}
+	what := "is not offered"
+	if s.holds(filepath.Base(folder)) {
+		what = "is not offered as it was built last, but as before"
+	}
+	fmt.Fprintf(stderr, "vmctl: %s %s: %v\n", folder, what, err)
+	if hint := fail.Hint(err); hint != "" {
+		fmt.Fprintln(stderr, "hint:", hint)
+	}
+}
+
+// holds says whether there is a layout for the build of that name.
+func (s *shelf) holds(name string) bool {
+	_, err := os.Stat(filepath.Join(s.root, name, ocispec.ImageLayoutFile))
+	return err == nil
+}
+
+// publishRelease pushes a build to its layout, unless it is the newest one there:
+// who serves need not be able to write then.
+func (s *shelf) publishRelease(ctx context.Context, release publish.Release, stderr io.Writer) error {
+	if !catalogue.IsName(release.Name) {
+		return fail.New(fail.Usage, "", "give the build another name", "%s", catalogue.NameRule)
 	}
 	ref, err := publish.Layout(filepath.Join(s.root, release.Name), "")
 	if err != nil {
 		return err
 	}
-	pushed, err := pushTo(ctx, publish.Access{Owner: files.Caller()}, ref, release, publish.PushOptions{})
-	if err != nil {
-		return err
+	access := publish.Access{Owner: files.Caller()}
+	tag := newestOf(ctx, access, ref, release)
+	if tag == "" {
+		pushed, err := pushTo(ctx, access, ref, release, publish.PushOptions{})
+		if err != nil {
+			return err
+		}
+		tag = pushed[0].Tags[0]
 	}
-	fmt.Fprintf(stderr, "offered: %s:%s\n", release.Name, pushed[0].Tags[0])
+	fmt.Fprintf(stderr, "offered: %s:%s\n", release.Name, tag)
 	return nil
+}
+
+// newestOf is the immutable tag of the newest release in a layout, if it is this
+// one, else "".
+func newestOf(ctx context.Context, access publish.Access, ref publish.Reference, release publish.Release) string {
+	src, err := access.OpenSource(ctx, ref)
+	if err != nil {
+		return ""
+	}
+	there, err := publish.Inspect(ctx, src, ref, publish.ReadOptions{Selection: publish.Selection{Architecture: release.Architecture}})
+	if err != nil || len(release.Disks) == 0 || there.Disk.Digest != release.Disks[0].Digest || there.Config.Build != release.BuildID {
+		return ""
+	}
+	return there.Release
 }
 
 // urls is where the server can be reached.

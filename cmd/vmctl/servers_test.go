@@ -88,22 +88,24 @@ func writePEM(ts *testscript.TestScript, name, kind string, der []byte) {
 }
 
 // startServe is "serve VARIABLE ARG…": "vmctl serve ARG…", which ends with the
-// script. The variable gets its host and port.
+// script. The variable gets its host and port; serve.log gets its standard error.
 func startServe(ts *testscript.TestScript, _ bool, args []string) {
 	cmd := exec.Command("vmctl", append([]string{"serve", "--listen", "127.0.0.1:0"}, args[1:]...)...)
 	cmd.Dir = ts.MkAbs(".")
 	for _, variable := range []string{"HOME", "PATH", "DOCKER_CONFIG", "SSL_CERT_FILE"} {
 		cmd.Env = append(cmd.Env, variable+"="+ts.Getenv(variable))
 	}
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
+	log, err := os.Create(filepath.Join(ts.Getenv("WORK"), "serve.log"))
+	ts.Check(err)
+	ts.Defer(func() { _ = log.Close() })
+	cmd.Stderr = log
 	out, err := cmd.StdoutPipe()
 	ts.Check(err)
 	ts.Check(cmd.Start())
 	ts.Defer(func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		if err := cmd.Wait(); err != nil {
-			ts.Fatalf("vmctl serve ends with %v\n%s", err, &stderr)
+			ts.Fatalf("vmctl serve ends with %v", err)
 		}
 	})
 	line, err := bufio.NewReader(out).ReadString('\n')

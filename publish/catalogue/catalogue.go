@@ -21,6 +21,7 @@ import (
 	"github.com/olareg/olareg"
 	"github.com/olareg/olareg/config"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/registry"
 
 	"github.com/btw-img/btw-img/publish"
 )
@@ -73,10 +74,18 @@ func (c *Catalogue) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.mux.ServeHTTP(w, r)
 }
 
-// Repositories is the names of the layouts below root, sorted.
-func Repositories(root string) ([]string, error) {
-	var names []string
-	err := filepath.WalkDir(root, func(name string, entry fs.DirEntry, err error) error {
+// NameRule is what a layout's path must be to be offered.
+const NameRule = "its path is no name of a repository: lower-case letters and digits, with dots, dashes, underscores or slashes between them"
+
+// IsName says whether a layout of that path below the served folder is offered.
+func IsName(name string) bool {
+	return registry.Reference{Repository: name}.ValidateRepository() == nil
+}
+
+// Repositories is the names of the layouts below root, sorted. odd is the paths
+// of those that no client can ask for.
+func Repositories(root string) (names, odd []string, err error) {
+	err = filepath.WalkDir(root, func(name string, entry fs.DirEntry, err error) error {
 		if err != nil || !entry.IsDir() {
 			return err
 		}
@@ -88,13 +97,17 @@ func Repositories(root string) ([]string, error) {
 			return fs.SkipDir
 		}
 		if _, err := os.Stat(filepath.Join(name, ocispec.ImageLayoutFile)); err == nil && inside != "." {
-			names = append(names, filepath.ToSlash(inside))
+			if name := filepath.ToSlash(inside); IsName(name) {
+				names = append(names, name)
+			} else {
+				odd = append(odd, name)
+			}
 			return fs.SkipDir
 		}
 		return nil
 	})
 	slices.Sort(names)
-	return names, err
+	return names, odd, err
 }
 
 // view is what the pages show of an image.
@@ -111,7 +124,7 @@ type view struct {
 type command struct{ Purpose, Line string }
 
 func (c *Catalogue) list(w http.ResponseWriter, r *http.Request) {
-	names, err := Repositories(c.root)
+	names, _, err := Repositories(c.root)
 	if err != nil {
 		http.Error(w, "the catalogue cannot be read", http.StatusInternalServerError)
 		return
@@ -168,7 +181,7 @@ func (c *Catalogue) look(r *http.Request, repository, tag string) view {
 var errName = errors.New("no such repository")
 
 func (c *Catalogue) inspect(ctx context.Context, repository, tag string) (publish.Inspection, []string, error) {
-	if !filepath.IsLocal(filepath.FromSlash(repository)) {
+	if !IsName(repository) {
 		return publish.Inspection{}, nil, errName
 	}
 	dir := filepath.Join(c.root, filepath.FromSlash(repository))
