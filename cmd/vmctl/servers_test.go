@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -24,7 +25,11 @@ import (
 
 // makeRelease is "release FOLDER": what a build leaves.
 func makeRelease(ts *testscript.TestScript, _ bool, args []string) {
-	folder := ts.MkAbs(args[0])
+	ts.Check(writeBuild(ts.MkAbs(args[0])))
+}
+
+// writeBuild writes the folder of a build.
+func writeBuild(folder string) error {
 	name := filepath.Base(folder)
 	disk := bytes.Repeat([]byte("a disk of "+name+"\n"), 1<<17)
 	sum := digest.FromBytes(disk).Encoded()
@@ -37,13 +42,13 @@ func makeRelease(ts *testscript.TestScript, _ bool, args []string) {
 			"outputs": [{"name": "%[1]s.qcow2", "format": "qcow2", "size": %[2]d, "virtual_size": %[2]d, "sha256": %[3]q}],
 			"boot": [{"firmware": "bios", "passed": true, "proof": "report", "accel": "tcg", "seconds": 30}]}`, name, len(disk), sum),
 	}
+	err := os.MkdirAll(folder, 0o755)
 	sums := ""
-	ts.Check(os.MkdirAll(folder, 0o755))
 	for file, content := range files {
-		ts.Check(os.WriteFile(filepath.Join(folder, file), []byte(content), 0o644))
+		err = errors.Join(err, os.WriteFile(filepath.Join(folder, file), []byte(content), 0o644))
 		sums += digest.FromString(content).Encoded() + "  " + file + "\n"
 	}
-	ts.Check(os.WriteFile(filepath.Join(folder, "SHA256SUMS"), []byte(sums), 0o644))
+	return errors.Join(err, os.WriteFile(filepath.Join(folder, "SHA256SUMS"), []byte(sums), 0o644))
 }
 
 // startRegistry is "registry VARIABLE [h2] [USER:PASSWORD]": a registry of this
