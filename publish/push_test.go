@@ -354,6 +354,40 @@ func TestLayoutGoesOnAfterAKilledPush(t *testing.T) {
 	}
 }
 
+// TestLayoutMendsWhatAPowerFailureLeft has blobs that have their names and not
+// all of their bytes.
+func TestLayoutMendsWhatAPowerFailureLeft(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "layout")
+	ref := parse(t, "oci:"+dir)
+	r := newRelease(t, 1)
+	mustPush(t, ref, r, PushOptions{})
+	for _, name := range []string{"oci-layout", "index.json"} { // which a push writes last
+		if err := os.Remove(filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	blobs := filepath.Join(dir, "blobs/sha256")
+	for _, name := range folderNames(t, blobs) {
+		path := filepath.Join(blobs, name)
+		info, err := os.Stat(path)
+		if err == nil {
+			err = os.Truncate(path, info.Size()/2)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	mustPush(t, ref, r, PushOptions{})
+	if _, err := Verify(t.Context(), source(t, ref), ref, VerifyOptions{ReadOptions: ReadOptions{Selection: Selection{Architecture: "amd64"}}}); err != nil {
+		t.Error(err)
+	}
+	pulled, err := pullTo(t, ref, PullOptions{Folder: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sameAsDisk(t, pulled.Path, r, 0)
+}
+
 func TestLayoutKeepsHoles(t *testing.T) {
 	r := newRelease(t, 1)
 	dir := filepath.Join(t.TempDir(), "layout")

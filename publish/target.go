@@ -190,21 +190,38 @@ func mayBeLayout(dir string) error {
 	return fail.New(fail.Usage, inLayout+":"+dir, "name a new folder, or one that 'vmctl push' made", "the folder holds something else than an OCI image layout")
 }
 
+// Exists implements content.ReadOnlyStorage. A blob that is not whole, as a power
+// failure in an earlier push may have left it, is not there. Disks are looked at
+// by their size alone: they get their names when they are on the disk.
+func (l *layout) Exists(ctx context.Context, d ocispec.Descriptor) (bool, error) {
+	there, err := l.Store.Exists(ctx, d)
+	if !there || err != nil {
+		return there, err
+	}
+	path := l.blob(d)
+	if info, err := os.Stat(path); err != nil || info.Size() == d.Size && d.Size >= copyBuffer {
+		return err == nil, err
+	}
+	if blob, err := os.ReadFile(path); err != nil || d.Digest.Algorithm().FromBytes(blob) == d.Digest {
+		return err == nil, err
+	}
+	return false, os.Remove(path)
+}
+
+func (l *layout) blob(d ocispec.Descriptor) string {
+	return filepath.Join(l.blobs(d.Digest.Algorithm()), d.Digest.Encoded())
+}
+
 // Push implements content.Pusher. Disks keep their holes, and all of it survives
 // a power failure that comes after Commit.
 func (l *layout) Push(ctx context.Context, d ocispec.Descriptor, r io.Reader) error {
-	path := filepath.Join(l.blobs(d.Digest.Algorithm()), d.Digest.Encoded())
-	if isManifest(d) || d.Size < copyBuffer {
+	path := l.blob(d)
+	if isManifest(d) { // which the store must know of
 		if err := l.Store.Push(ctx, d, r); err != nil {
 			return err
 		}
-	} else if err := l.pushSparse(ctx, d, r, path); err != nil {
-		return err
+		return errors.Join(writeThrough(path), l.owner.Give(path))
 	}
-	return errors.Join(writeThrough(path), l.owner.Give(path))
-}
-
-func (l *layout) pushSparse(ctx context.Context, d ocispec.Descriptor, r io.Reader, path string) error {
 	file, err := os.CreateTemp(l.stage, "blob")
 	if err != nil {
 		return err
@@ -215,7 +232,7 @@ func (l *layout) pushSparse(ctx context.Context, d ocispec.Descriptor, r io.Read
 	if _, err := copyInto(ctx, out, verified); err != nil {
 		return err
 	}
-	if err := errors.Join(verified.Verify(), out.finish(), file.Chmod(0o444)); err != nil {
+	if err := errors.Join(verified.Verify(), out.finish(), file.Chmod(0o444), l.owner.Give(file.Name()), file.Sync()); err != nil {
 		return err
 	}
 	return errors.Join(l.owner.MakeFolders(filepath.Dir(path)), os.Rename(file.Name(), path))
