@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -365,6 +366,90 @@ func TestKilledPushAndPull(t *testing.T) {
 		t.Errorf("of %d bytes, %d were there and %d were fetched", p.Size, have, p.Received)
 	}
 	tool(t, "cmp", b.image("raw"), filepath.Join(dir, "debian-13-amd64.raw"))
+}
+
+// fakeBuild is a folder as a build leaves it, around a disk that no machine boots.
+func fakeBuild(t *testing.T, folder, id string) {
+	t.Helper()
+	disk := strings.Repeat("the disk of "+id+"\n", 1<<17)
+	sum := fmt.Sprintf("%x", sha256.Sum256([]byte(disk)))
+	write(t, filepath.Join(folder, "debian.qcow2"), disk)
+	write(t, filepath.Join(folder, "packages.json"), "[]")
+	write(t, filepath.Join(folder, "boot-bios.log"), "login:\n")
+	write(t, filepath.Join(folder, "build.json"), fmt.Sprintf(`{"id": %q, "name": "debian", "version": "13", "architecture": "amd64",
+		"created": "2026-01-02T03:04:05Z", "tested": true, "disk": {"size": %[2]d, "sha256": %[3]q}, "definition": {"name": "debian"},
+		"outputs": [{"name": "debian.qcow2", "format": "qcow2", "size": %[2]d, "virtual_size": %[2]d, "sha256": %[3]q}],
+		"boot": [{"firmware": "bios", "passed": true, "proof": "report", "accel": "tcg", "seconds": 30}]}`, id, len(disk), sum))
+	tool(t, "sh", "-c", "cd '"+folder+"' && rm -f SHA256SUMS && sha256sum * > SHA256SUMS")
+}
+
+// TestWhatSudoPublishesBelongsToItsCaller has root and an ordinary user publish to
+// the same layouts in turn.
+func TestWhatSudoPublishesBelongsToItsCaller(t *testing.T) {
+	const user = 54321
+	dir := t.TempDir()
+	tool(t, "chmod", "755", filepath.Dir(dir)) // for the user
+	images := filepath.Join(dir, "images")
+	ours := func() {
+		t.Helper()
+		if foreign := strings.Fields(tool(t, "find", dir, "!", "-uid", fmt.Sprint(user))); len(foreign) > 0 {
+			t.Errorf("root's are %v", foreign)
+		}
+	}
+	as := func(uid uint32, args ...string) result {
+		t.Helper()
+		cmd := command(dir, args...)
+		cmd.Env = append(os.Environ(), "HOME="+dir)
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uid, Gid: uid}
+		var stdout, stderr bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &stdout, &stderr
+		if err := cmd.Run(); cmd.ProcessState == nil {
+			t.Fatal(err)
+		}
+		return result{code: cmd.ProcessState.ExitCode(), stdout: stdout.String(), stderr: stderr.String()}
+	}
+	fakeBuild(t, filepath.Join(images, "debian"), "one")
+	tool(t, "chown", "-R", fmt.Sprintf("%d:%d", user, user), dir)
+
+	t.Setenv("SUDO_UID", fmt.Sprint(user))
+	t.Setenv("SUDO_GID", fmt.Sprint(user))
+	good(t, dir, "push", "debian")
+	good(t, dir, "push", "debian", "oci:other/layouts/debian")
+	good(t, dir, "push", "debian", "oci-archive:debian.tar")
+	good(t, dir, "pull", "oci:images/oci/debian", "-o", "pulled/here")
+	ours()
+	fakeBuild(t, filepath.Join(images, "debian"), "two")
+	tool(t, "chown", "-R", fmt.Sprintf("%d:%d", user, user), filepath.Join(images, "debian"))
+	host := served(t, dir) // which publishes the build before it listens
+	if in := inspection(t, registry{host: host}, host+"/debian"); in.Config.Build != "two" {
+		t.Errorf("offered is %s", in.Config.Build)
+	}
+	ours()
+	fakeBuild(t, filepath.Join(images, "debian"), "three")
+	if res := as(user, "push", "debian"); res.code != 0 || !strings.Contains(res.stdout, "13-20260102.3") {
+		t.Errorf("the user's push after root's: exit code %d\n%s", res.code, res.stderr)
+	}
+
+	// Root without sudo keeps what it makes; the user is told how to get it.
+	t.Setenv("SUDO_UID", "")
+	good(t, dir, "push", "debian", "oci:roots")
+	good(t, dir, "pull", "oci:roots", "-o", "roots-pull")
+	for layout, args := range map[string][]string{"roots": {"push", "debian", "oci:roots"}, "roots-pull": {"pull", "oci:images/oci/debian:13-20260102.1", "-o", "roots-pull", "--overwrite"}} {
+		res := as(user, args...)
+		_, cure, told := strings.Cut(res.stderr, "run: sudo ")
+		if res.code != 3 || !told || !strings.Contains(cure, layout) {
+			t.Errorf("vmctl %v in what is root's: exit code %d\n%s", args, res.code, res.stderr)
+			continue
+		}
+		cmd := exec.Command("sh", "-c", cure)
+		cmd.Dir = dir
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", cure, err, out)
+		}
+		if res := as(user, args...); res.code != 0 {
+			t.Errorf("vmctl %v after the cure: exit code %d\n%s", args, res.code, res.stderr)
+		}
+	}
 }
 
 // TestPushWithoutARegistryGoesToALayout and is read by other tools.
