@@ -58,7 +58,9 @@ func hintFor(ref string, err error) string {
 	case http.StatusUnauthorized:
 		return loginHint(host)
 	case http.StatusBadRequest:
-		return "check host and port; with --plain-http, the registry may want TLS"
+		if response, ok := errors.AsType[*errcode.ErrorResponse](err); ok && len(response.Errors) == 0 { // in no registry's words
+			return "check host and port; with --plain-http, the registry may want TLS"
+		}
 	case http.StatusForbidden:
 		return "the account may not do this in that repository: ask its owner for the right to push or pull"
 	case http.StatusNotFound:

@@ -77,7 +77,7 @@ func permissionHint(path, top string) string {
 		var stat unix.Stat_t
 		if unix.Lstat(path, &stat) == nil && unix.Faccessat(unix.AT_FDCWD, path, unix.W_OK, unix.AT_EACCESS) != nil {
 			if stat.Uid != 0 || os.Geteuid() == 0 {
-				return "ask the owner of " + path + " for the right to write there, or " + elsewhere
+				return "ask the owner of " + path + " for the right to use it, or " + elsewhere
 			}
 			if inside, err := filepath.Rel(top, path); top != "" && err == nil && filepath.IsLocal(inside) {
 				path = top

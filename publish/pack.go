@@ -174,7 +174,7 @@ func consoleName(firmware string) string { return "boot-" + firmware + ".log" }
 func readFiles(r Release) (map[string][]byte, error) {
 	sums, err := os.ReadFile(r.path(checksumsName))
 	if err != nil {
-		return nil, &fail.Error{Kind: fail.Usage, Err: err, Hint: "build it again"}
+		return nil, notBuilt(err)
 	}
 	files := map[string][]byte{checksumsName: sums}
 	names := []string{manifestName, packagesName}
@@ -187,7 +187,7 @@ func readFiles(r Release) (map[string][]byte, error) {
 			continue
 		}
 		if err != nil {
-			return nil, &fail.Error{Kind: fail.Usage, Err: err, Hint: "build it again"}
+			return nil, notBuilt(err)
 		}
 		if want := sumOf(sums, name); want != digest.FromBytes(content) {
 			return nil, changed(r.path(name), want)
@@ -210,6 +210,14 @@ func sumOf(sums []byte, name string) digest.Digest {
 		}
 	}
 	return ""
+}
+
+// notBuilt is the failure to open a file of a build.
+func notBuilt(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return &fail.Error{Kind: fail.Usage, Err: err, Hint: "build it again"}
+	}
+	return asLocal(err)
 }
 
 func changed(path string, want digest.Digest) error {

@@ -282,7 +282,7 @@ func isManifest(d ocispec.Descriptor) bool {
 func sameBytes(ctx context.Context, path string, d Disk) error {
 	file, err := os.Open(path)
 	if err != nil {
-		return &fail.Error{Kind: fail.Usage, Err: err, Hint: "build it again"}
+		return notBuilt(err)
 	}
 	defer file.Close()
 	digester := digest.SHA256.Digester()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -161,6 +162,9 @@ func defaultReference(folder, name string) (publish.Reference, error) {
 // readRelease reads the folder of a build as something to publish.
 func readRelease(folder string, annotations []string) (publish.Release, error) {
 	built, err := orchestrator.ReadBuilt(folder)
+	if errors.Is(err, fs.ErrPermission) {
+		return publish.Release{}, &fail.Error{Kind: fail.Host, Err: err, Hint: "ask the owner of " + folder + " for the right to read it"}
+	}
 	if err != nil {
 		return publish.Release{}, &fail.Error{Kind: fail.Usage, Err: err, Hint: "name a folder that 'vmctl build' left, or run 'vmctl build " + filepath.Base(folder) + "' first"}
 	}

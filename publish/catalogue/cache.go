@@ -4,14 +4,14 @@ import (
 	"container/list"
 	"context"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
-	"syscall"
-	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/singleflight"
+	"golang.org/x/sys/unix"
 	"oras.land/oras-go/v2/content/oci"
 
 	"github.com/btw-img/btw-img/publish"
@@ -22,19 +22,16 @@ import (
 type version struct {
 	device, inode uint64
 	size          int64
-	modified      time.Time
+	modified      unix.Timespec
 }
 
 func versionOf(dir string) (version, error) {
-	info, err := os.Stat(filepath.Join(dir, ocispec.ImageIndexFile))
-	if err != nil {
-		return version{}, err
+	var stat unix.Stat_t
+	path := filepath.Join(dir, ocispec.ImageIndexFile)
+	if err := unix.Stat(path, &stat); err != nil {
+		return version{}, &fs.PathError{Op: "stat", Path: path, Err: err}
 	}
-	v := version{size: info.Size(), modified: info.ModTime()}
-	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
-		v.device, v.inode = uint64(stat.Dev), stat.Ino
-	}
-	return v, nil
+	return version{stat.Dev, stat.Ino, stat.Size, stat.Mtim}, nil
 }
 
 // layout is a layout as it was when it was read.
