@@ -383,10 +383,26 @@ func fakeBuild(t *testing.T, folder, id string) {
 	tool(t, "sh", "-c", "cd '"+folder+"' && rm -f SHA256SUMS && sha256sum * > SHA256SUMS")
 }
 
+// user is an ordinary user's number.
+const user = 54321
+
+// asUser runs vmctl as that user.
+func asUser(t *testing.T, dir string, args ...string) result {
+	t.Helper()
+	cmd := command(dir, args...)
+	cmd.Env = append(os.Environ(), "HOME="+dir)
+	cmd.SysProcAttr.Credential = &syscall.Credential{Uid: user, Gid: user}
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); cmd.ProcessState == nil {
+		t.Fatal(err)
+	}
+	return result{code: cmd.ProcessState.ExitCode(), stdout: stdout.String(), stderr: stderr.String()}
+}
+
 // TestWhatSudoPublishesBelongsToItsCaller has root and an ordinary user publish to
 // the same layouts in turn.
 func TestWhatSudoPublishesBelongsToItsCaller(t *testing.T) {
-	const user = 54321
 	dir := t.TempDir()
 	tool(t, "chmod", "755", filepath.Dir(dir)) // for the user
 	images := filepath.Join(dir, "images")
@@ -395,18 +411,6 @@ func TestWhatSudoPublishesBelongsToItsCaller(t *testing.T) {
 		if foreign := strings.Fields(tool(t, "find", dir, "!", "-uid", fmt.Sprint(user))); len(foreign) > 0 {
 			t.Errorf("root's are %v", foreign)
 		}
-	}
-	as := func(uid uint32, args ...string) result {
-		t.Helper()
-		cmd := command(dir, args...)
-		cmd.Env = append(os.Environ(), "HOME="+dir)
-		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uid, Gid: uid}
-		var stdout, stderr bytes.Buffer
-		cmd.Stdout, cmd.Stderr = &stdout, &stderr
-		if err := cmd.Run(); cmd.ProcessState == nil {
-			t.Fatal(err)
-		}
-		return result{code: cmd.ProcessState.ExitCode(), stdout: stdout.String(), stderr: stderr.String()}
 	}
 	fakeBuild(t, filepath.Join(images, "debian"), "one")
 	tool(t, "chown", "-R", fmt.Sprintf("%d:%d", user, user), dir)
@@ -426,16 +430,26 @@ func TestWhatSudoPublishesBelongsToItsCaller(t *testing.T) {
 	}
 	ours()
 	fakeBuild(t, filepath.Join(images, "debian"), "three")
-	if res := as(user, "push", "debian"); res.code != 0 || !strings.Contains(res.stdout, "13-20260102.3") {
+	if res := asUser(t, dir, "push", "debian"); res.code != 0 || !strings.Contains(res.stdout, "13-20260102.3") {
 		t.Errorf("the user's push after root's: exit code %d\n%s", res.code, res.stderr)
 	}
 
-	// Root without sudo keeps what it makes; the user is told how to get it.
+}
+
+// TestWhatIsRootsComesWithACure has an ordinary user publish to what root made
+// without sudo, and do what the error says.
+func TestWhatIsRootsComesWithACure(t *testing.T) {
+	dir := t.TempDir()
+	tool(t, "chmod", "755", filepath.Dir(dir)) // for the user
+	fakeBuild(t, filepath.Join(dir, "images/debian"), "one")
+	tool(t, "chown", "-R", fmt.Sprintf("%d:%d", user, user), dir)
 	t.Setenv("SUDO_UID", "")
 	good(t, dir, "push", "debian", "oci:roots")
 	good(t, dir, "pull", "oci:roots", "-o", "roots-pull")
-	for layout, args := range map[string][]string{"roots": {"push", "debian", "oci:roots"}, "roots-pull": {"pull", "oci:images/oci/debian:13-20260102.1", "-o", "roots-pull", "--overwrite"}} {
-		res := as(user, args...)
+	fakeBuild(t, filepath.Join(dir, "images/debian"), "two")
+	good(t, dir, "push", "debian", "oci:other")
+	for layout, args := range map[string][]string{"roots": {"push", "debian", "oci:roots"}, "roots-pull": {"pull", "oci:other", "-o", "roots-pull", "--overwrite"}} {
+		res := asUser(t, dir, args...)
 		_, cure, told := strings.Cut(res.stderr, "run: sudo ")
 		if res.code != 3 || !told || !strings.Contains(cure, layout) {
 			t.Errorf("vmctl %v in what is root's: exit code %d\n%s", args, res.code, res.stderr)
@@ -446,7 +460,7 @@ func TestWhatSudoPublishesBelongsToItsCaller(t *testing.T) {
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Errorf("%s: %v\n%s", cure, err, out)
 		}
-		if res := as(user, args...); res.code != 0 {
+		if res := asUser(t, dir, args...); res.code != 0 {
 			t.Errorf("vmctl %v after the cure: exit code %d\n%s", args, res.code, res.stderr)
 		}
 	}

@@ -71,6 +71,17 @@ func TestFailuresOfFilesAreTheHostsFault(t *testing.T) {
 			t.Errorf("%s: exit code %d, %v; hint %s", name, fail.ExitCode(err), err, fail.Hint(err))
 		}
 	}
+	for _, cause := range []error{unix.ENOSPC, unix.EROFS, unix.EACCES, unix.EIO, unix.EDQUOT} {
+		err := explain("registry.example/debian", fmt.Errorf("copy: %w", &fs.PathError{Op: "write", Path: "/none", Err: cause}))
+		if fail.ExitCode(err) != 3 || fail.Hint(err) == "" {
+			t.Errorf("%v: exit code %d; hint %s", cause, fail.ExitCode(err), fail.Hint(err))
+		}
+	}
+}
+
+// TestBuildsThatCannotBeRead are told from those that are not whole.
+func TestBuildsThatCannotBeRead(t *testing.T) {
+	ref := in(t, registryWith(t, nil), "debian")
 	gone, unreadable := newRelease(t, 2), newRelease(t, 2)
 	for path, replace := range map[string]bool{gone.path(packagesName): false, unreadable.path(packagesName): true} {
 		if err := os.Remove(path); err != nil {
@@ -83,12 +94,6 @@ func TestFailuresOfFilesAreTheHostsFault(t *testing.T) {
 	for code, r := range map[int]Release{2: gone, 3: unreadable} {
 		if _, err := pushTo(t, ref, r, PushOptions{}); fail.ExitCode(err) != code || fail.Hint(err) == "" {
 			t.Errorf("exit code %d, want %d: %v; hint %s", fail.ExitCode(err), code, err, fail.Hint(err))
-		}
-	}
-	for _, cause := range []error{unix.ENOSPC, unix.EROFS, unix.EACCES, unix.EIO, unix.EDQUOT} {
-		err := explain("registry.example/debian", fmt.Errorf("copy: %w", &fs.PathError{Op: "write", Path: "/none", Err: cause}))
-		if fail.ExitCode(err) != 3 || fail.Hint(err) == "" {
-			t.Errorf("%v: exit code %d; hint %s", cause, fail.ExitCode(err), fail.Hint(err))
 		}
 	}
 }
