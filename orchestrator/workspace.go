@@ -39,7 +39,8 @@ type workspace struct {
 }
 
 // openWorkspace takes the lock of the build's folder and removes what an
-// earlier build left. A lock that is held is a *fail.Error at once.
+// earlier build left. A lock that is held, and a folder that root must not trust, is
+// a *fail.Error at once.
 func openWorkspace(folder, name string) (*workspace, error) {
 	folder, err := filepath.Abs(folder)
 	if err != nil {
@@ -48,9 +49,12 @@ func openWorkspace(folder, name string) (*workspace, error) {
 	w := &workspace{
 		owner: files.Caller(),
 		final: filepath.Join(folder, name), failed: filepath.Join(folder, name+".failed"),
-		work: filepath.Join(folder, "."+name+".work"), lock: flock.New(filepath.Join(folder, "."+name+".lock")),
+		work: filepath.Join(folder, "."+name+".work"), lock: openLock(filepath.Join(folder, "."+name+".lock")),
 	}
 	w.out = filepath.Join(w.work, "out")
+	if err := files.Trusted(folder); err != nil {
+		return nil, err
+	}
 	if err := w.owner.MakeFolders(folder); err != nil {
 		return nil, &fail.Error{Kind: fail.Host, Op: "output folder", Err: err, Hint: "choose another with -o"}
 	}
@@ -65,6 +69,12 @@ func openWorkspace(folder, name string) (*workspace, error) {
 		return nil, errors.Join(err, w.lock.Unlock())
 	}
 	return w, nil
+}
+
+// openLock is a lock on a file that is made where there is none; a link is not
+// followed, and a FIFO does not block.
+func openLock(path string) *flock.Flock {
+	return flock.New(path, flock.SetFlag(os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK), flock.SetPermissions(0o644))
 }
 
 func (w *workspace) prepare() error {

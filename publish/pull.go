@@ -42,6 +42,9 @@ type Pulled struct {
 // Pull writes a disk to a folder. Under its name it appears whole and verified,
 // or not at all; what an interrupted pull has received is used by the next one.
 func Pull(ctx context.Context, src Source, ref Reference, o PullOptions) (Pulled, error) {
+	if err := files.Trusted(o.Folder); err != nil {
+		return Pulled{}, err
+	}
 	pulled, err := pull(ctx, src, ref, o)
 	if err != nil {
 		return Pulled{}, explain(ref.String(), err)

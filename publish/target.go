@@ -90,6 +90,9 @@ const (
 )
 
 func openLayout(ctx context.Context, dir string, owner files.Owner) (_ *layout, err error) {
+	if err := files.Trusted(dir); err != nil {
+		return nil, err
+	}
 	if err := mayBeLayout(dir); err != nil {
 		return nil, err
 	}
@@ -308,6 +311,9 @@ type archive struct {
 }
 
 func openArchive(ctx context.Context, path string, owner files.Owner) (*archive, error) {
+	if err := files.Trusted(filepath.Dir(path)); err != nil {
+		return nil, err
+	}
 	if _, err := os.Stat(path); err == nil {
 		return nil, fail.New(fail.Usage, path, "remove it, or name another file", "the archive exists already")
 	}

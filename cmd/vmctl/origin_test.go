@@ -35,7 +35,8 @@ git config core.sshCommand ` + script + `
 git config core.pager ` + script + `
 for hook in post-index-change fsmonitor-watchman; do cp ` + script + ` .git/hooks/$hook; done`
 	cmd := exec.Command("sh", "-c", commands)
-	cmd.Dir = dir
+	// Where git itself runs the tests, as in a rebase, GIT_DIR names another repository.
+	cmd.Dir, cmd.Env = dir, []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "GIT_CEILING_DIRECTORIES=" + filepath.Dir(dir)}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}

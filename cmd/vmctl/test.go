@@ -12,6 +12,7 @@ import (
 
 	"github.com/btw-img/btw-img/orchestrator"
 	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/files"
 	"github.com/btw-img/btw-img/orchestrator/host"
 	"github.com/btw-img/btw-img/orchestrator/spec"
 	"github.com/btw-img/btw-img/orchestrator/vm"
@@ -104,8 +105,8 @@ func runTest(cmd *cobra.Command, o testOptions) error {
 func openLogs(o *testOptions) (closeLogs func(error) error, err error) {
 	temporary := o.logs == ""
 	if temporary {
-		o.logs, err = os.MkdirTemp("", "vmctl-test-")
-	} else {
+		o.logs, err = os.MkdirTemp(host.Temp(), "vmctl-test-")
+	} else if err = files.Trusted(o.logs); err == nil {
 		err = os.MkdirAll(o.logs, 0o755)
 	}
 	return func(err error) error {

@@ -87,7 +87,7 @@ func (o Owner) distrust(info fs.FileInfo, last bool) string {
 	const group, others = 0o020, 0o002
 	sticky := info.Mode()&fs.ModeSticky != 0 && !last
 	switch {
-	case stat.Uid != 0 && !(o.known && int(stat.Uid) == o.uid):
+	case stat.Uid != 0 && (!o.known || int(stat.Uid) != o.uid):
 		return "belongs to somebody else"
 	case info.Mode()&fs.ModeSymlink != 0 || sticky:
 		return ""
