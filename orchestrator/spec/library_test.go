@@ -117,6 +117,26 @@ func TestSettingsReachIntoTheDefinition(t *testing.T) {
 	}
 }
 
+func TestEachBuildIsCalledByItsOwnName(t *testing.T) {
+	long := strings.Repeat("a", 63)
+	content := map[string]string{
+		"install.d/mine.yml":         "extends: debian",
+		"install.d/" + long + ".yml": "extends: mine",
+		"install.d/web-1.2.yml":      "extends: mine",
+		"install.d/named.yml":        "extends: mine\nhostname: other.example.org",
+		"install.d/child.yml":        "extends: named",
+		"install.d/scaffold.yml":     spec.InstallScaffold("scaffold", "named"),
+	}
+	for name, want := range map[string]string{
+		"debian": "debian", "debian-12": "debian-12", "webserver": "webserver", "mine": "mine", long: long, "web-1.2": "web-1.2",
+		"named": "other.example.org", "child": "other.example.org",
+	} {
+		if got := load(t, content, name).Hostname; got != want {
+			t.Errorf("%s is called %s, want %s", name, got, want)
+		}
+	}
+}
+
 func TestAnotherSourceReplacesTheParents(t *testing.T) {
 	d := load(t, map[string]string{
 		"install.d/x.yml":      "extends: debian\nsource: {tarball: {path: root.tar}}",

@@ -18,7 +18,6 @@ func CheckName(name string) error {
 func InstallScaffold(name, extends string) string {
 	return fmt.Sprintf(`description: %[1]s, based on %[2]s
 extends: %[2]s
-hostname: %[1]s
 
 # What gets installed, in order. An entry may hold packages, repositories,
 # debconf, files, templates, users, services and roles.
