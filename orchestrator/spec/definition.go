@@ -70,7 +70,7 @@ type Tarball struct {
 // Disk is the disk image and its partitions.
 type Disk struct {
 	Size   Size   `yaml:"size,omitempty" json:"size,omitempty" jsonschema_description:"Size of the disk, such as 2G. Default: 2G"`
-	Layout Layout `yaml:"layout,omitempty" json:"layout,omitempty" jsonschema_description:"hybrid (BIOS and UEFI), efi, bios, or a list of partitions. Default: hybrid"`
+	Layout Layout `yaml:"layout,omitempty" json:"layout,omitzero" jsonschema_description:"hybrid (BIOS and UEFI), efi, bios, or a list of partitions. Default: hybrid"`
 }
 
 // Partition is one partition of an inline layout.
