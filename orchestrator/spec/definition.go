@@ -80,7 +80,7 @@ type Partition struct {
 	Size       Size   `yaml:"size,omitempty" json:"size,omitempty" jsonschema_description:"Size, such as 512M. The one partition without a size takes the rest"`
 	Filesystem string `yaml:"filesystem,omitempty" json:"filesystem,omitempty" jsonschema:"enum=ext4,enum=xfs,enum=btrfs,enum=vfat,enum=swap" jsonschema_description:"File system"`
 	Mount      string `yaml:"mount,omitempty" json:"mount,omitempty" jsonschema_description:"Mount point in the image"`
-	Options    string `yaml:"options,omitempty" json:"options,omitempty" jsonschema_description:"Mount options for fstab. Default: defaults"`
+	Options    string `yaml:"options,omitempty" json:"options,omitempty" jsonschema_description:"Mount options for fstab, with commas between them; those of the file system are known. Default: defaults"`
 }
 
 // Boot holds the boot loader's settings.

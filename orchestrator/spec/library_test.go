@@ -3,6 +3,7 @@ package spec_test
 import (
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -154,6 +155,23 @@ func errorText(err error) string {
 		return ""
 	}
 	return err.Error()
+}
+
+// mistakes is what is reported of the build x, a line for each problem.
+func mistakes(content map[string]string, settings ...string) []string {
+	_, err := library(content).Load("x", settings)
+	if err == nil {
+		return nil
+	}
+	return strings.Split(err.Error(), "\n")
+}
+
+// beginWith wants each of got to begin with its part of want.
+func beginWith(t *testing.T, got, want []string) {
+	t.Helper()
+	if len(got) != len(want) || !slices.EqualFunc(got, want, strings.HasPrefix) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
 }
 
 func TestMistakes(t *testing.T) {
