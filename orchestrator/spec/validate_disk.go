@@ -39,11 +39,22 @@ func (ld *loading) validateDisk(d *Definition, merged *yaml.Node) {
 		ld.validatePartition(p, func(keys ...string) place { return partition(i, keys...) })
 	}
 	ld.validateTogether(partitions, partition)
+	if ld.unsure("disk") {
+		return // size and layout may be others
+	}
 	ld.validateFit(d.Disk.Size, partitions, at("size"))
-	ld.validateFirmware(d.Firmware, partitions, ld.where(merged, "firmware"))
+	if !slices.ContainsFunc(partitions, Partition.doubtful) {
+		ld.validateFirmware(d.Firmware, partitions, ld.where(merged, "firmware"))
+	}
 }
 
 var partitionTypes = []string{TypeBIOS, TypeESP, TypeLinux, TypeSwap}
+
+// doubtful says whether the partition is of no known kind, so that nobody can
+// say what firmware makes of it; validatePartition reports it.
+func (p Partition) doubtful() bool {
+	return !slices.Contains(partitionTypes, p.Type) || !isMountPoint(p.Mount)
+}
 
 // isMountPoint says whether the path, which may be empty, can be in fstab.
 func isMountPoint(mount string) bool {
@@ -105,7 +116,7 @@ func (ld *loading) validateTogether(partitions []Partition, at func(int, ...stri
 		if (p.Type == TypeBIOS || p.Type == TypeESP) && types[p.Type] > 1 {
 			ld.report(at(i), fmt.Sprintf("disk.layout: there is a second partition of type %s", p.Type), "keep one")
 		}
-		if p.Size == 0 {
+		if p.Size == 0 && slices.Contains(partitionTypes, p.Type) {
 			if open++; open > 1 {
 				ld.report(at(i), "disk.layout: two partitions have no size", "only one can take the rest of the disk")
 			}
