@@ -20,6 +20,7 @@ type asset struct {
 	files    fs.FS
 	name     string // in files
 	shown    string // in messages about the definition
+	opens    string // in messages about the file itself
 	resolved string // in the effective definition
 }
 
@@ -30,7 +31,7 @@ func (ld *loading) locate(n *yaml.Node) asset {
 	at, name := ld.places[n], n.Value
 	if filepath.IsAbs(name) {
 		inside := strings.TrimPrefix(path.Clean(filepath.ToSlash(name)), "/")
-		return asset{files: Folder("/"), name: inside, shown: name, resolved: name}
+		return asset{files: Folder("/"), name: inside, shown: name, opens: name, resolved: name}
 	}
 	source, folder := 0, "."
 	if index, fromFile := ld.sources[at.file]; fromFile {
@@ -42,7 +43,7 @@ func (ld *loading) locate(n *yaml.Node) asset {
 	}
 	o := ld.library.sources[source]
 	file := path.Join(folder, filepath.ToSlash(name))
-	return asset{files: o.files, name: file, shown: file, resolved: ld.library.mark(source) + file}
+	return asset{files: o.files, name: file, shown: file, opens: o.prefix + file, resolved: ld.library.mark(source) + file}
 }
 
 // mark is what goes in front of the source's files in effective definitions.
@@ -80,8 +81,26 @@ func (ld *loading) reportAsset(n *yaml.Node, file asset, err error) {
 	ld.report(ld.places[n], what, mend)
 }
 
-// rendered is asset for a file that Ansible renders.
-func (ld *loading) rendered(n *yaml.Node) string { return ld.asset(n, largestTemplate) }
+// template is asset for a file that Ansible renders: it also reports where the
+// file reads what cannot be read there.
+func (ld *loading) template(n *yaml.Node) string {
+	before := len(ld.problems)
+	resolved := ld.asset(n, largestTemplate)
+	if len(ld.problems) > before {
+		return resolved
+	}
+	file := ld.locate(n)
+	content, err := readFile(file.files, file.name, largestTemplate)
+	if err != nil {
+		ld.reportAsset(n, file, err)
+		return resolved
+	}
+	template := string(content)
+	for _, use := range dictionaryUses(template) {
+		ld.reportUse(place{file.opens, 1 + strings.Count(template[:use.offset], "\n")}, use)
+	}
+	return resolved
+}
 
 // checkRole reports what in the role's folder is no file that can be read. A
 // link that leads nowhere is not reported: a role need not use all it holds.

@@ -40,12 +40,13 @@ type reader struct {
 	// read, or was not found: what is missing may be in it.
 	incomplete bool
 	texts      map[string]string // what was read, by file
+	scanned    map[*yaml.Node]bool
 }
 
 func newReader() reader {
 	return reader{
 		places: map[*yaml.Node]place{}, broken: map[*yaml.Node]bool{}, misspelt: map[*yaml.Node]bool{},
-		texts: map[string]string{},
+		texts: map[string]string{}, scanned: map[*yaml.Node]bool{},
 	}
 }
 
@@ -150,6 +151,7 @@ func (r *reader) expand(n *yaml.Node, file string, levels int, budget *int) *yam
 	copied := *n
 	copied.Content, copied.Anchor, copied.Line = nil, "", line
 	r.places[&copied] = r.placeOf(file, line)
+	r.checkScalarText(n, file)
 	for _, child := range n.Content {
 		expanded := r.expand(child, file, levels-1, budget)
 		if expanded == nil {
@@ -328,6 +330,11 @@ func (r *reader) checkUnique(n *yaml.Node) bool {
 
 func (r *reader) checkMap(n *yaml.Node, t reflect.Type, path string) bool {
 	return r.pairs(n, func(key, value *yaml.Node) bool {
+		if path == "vars" {
+			if mend, err := checkVariable(key.Value); err != nil {
+				r.report(r.places[key], "vars: "+err.Error(), mend)
+			}
+		}
 		if t.Elem().Kind() == reflect.Interface {
 			return r.checkUnique(value)
 		}

@@ -52,26 +52,12 @@ var (
 	archiveName     = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9._-]*$`)
 )
 
-// reserved is the variable names that mean something else in Ansible.
-var reserved = []string{
-	"vars", "hostvars", "groups", "group_names", "inventory_hostname", "environment", "hosts", "tasks", "roles",
-	"handlers", "name", "when", "loop", "item", "entry", "entry_index", "layer", "play", "block", "become", "connection", "omit",
-}
-
 func (ld *loading) validate(d *Definition, merged *yaml.Node) {
 	ld.validateSource(d, merged)
 	ld.validateDisk(d, merged)
 	at := func(keys ...string) place { return ld.where(merged, keys...) }
 	if value(merged, "hostname") != nil && (!hostPattern.MatchString(d.Hostname) || len(d.Hostname) > 64) {
 		ld.report(at("hostname"), fmt.Sprintf("hostname: %q is no host name", d.Hostname), "use letters, digits and hyphens, 64 at most")
-	}
-	for _, name := range sortedKeys(d.Vars) {
-		switch {
-		case !variablePattern.MatchString(name):
-			ld.report(at("vars", name), fmt.Sprintf("vars: %q is no variable name", name), "use letters, digits and underscores")
-		case slices.Contains(reserved, name) || strings.HasPrefix(name, "ansible_"):
-			ld.report(at("vars", name), fmt.Sprintf("vars: %q means something else in Ansible", name), "choose another name")
-		}
 	}
 	ld.validateChoice(at("firmware"), "firmware", d.Firmware, []string{FirmwareBIOS, FirmwareUEFI, FirmwareSecureBoot})
 	ld.validateChoice(at("outputs"), "outputs", d.Outputs, []string{"qcow2", "raw", "vmdk", "vhdx", "vdi"})
@@ -206,7 +192,7 @@ func (ld *loading) validateInstall(e *InstallEntry, n *yaml.Node) {
 		ld.validateFile(&e.Files[i], value(n, "files").Content[i], "files", ld.copied)
 	}
 	for i := range e.Templates {
-		ld.validateFile(&e.Templates[i], value(n, "templates").Content[i], "templates", ld.rendered)
+		ld.validateFile(&e.Templates[i], value(n, "templates").Content[i], "templates", ld.template)
 	}
 	ld.validateUsers(e.Users, value(n, "users"))
 	services := value(n, "services")
