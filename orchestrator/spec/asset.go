@@ -70,13 +70,12 @@ func (ld *loading) copied(n *yaml.Node) string { return ld.asset(n, largestCopy)
 
 func (ld *loading) reportAsset(n *yaml.Node, file asset, err error) {
 	what, mend := because(file.files, file.name, err)
-	if !isThere(file.files, file.name) {
-		what, mend = "there is no file "+file.shown, "paths start from the folder of this file: put it there or correct the path"
-		if filepath.IsAbs(file.shown) {
-			mend = "put it there or correct the path"
-		}
-	} else {
-		what = file.shown + " " + what
+	what = file.shown + " " + what
+	switch {
+	case !fs.ValidPath(file.name):
+		what, mend = n.Value+" leads out of the folder of the definitions", "put the file into it, or write its absolute path"
+	case !isThere(file.files, file.name):
+		what, mend = "there is no file "+file.shown, "put it there or correct the path; a relative one starts from the folder of this file"
 	}
 	ld.report(ld.places[n], what, mend)
 }

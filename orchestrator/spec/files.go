@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -71,16 +72,16 @@ type unfit struct{ what, mend string }
 func (u unfit) Error() string { return u.what }
 
 var kindsOfFiles = map[fs.FileMode]string{
-	fs.ModeDir: "a folder", fs.ModeNamedPipe: "a named pipe", fs.ModeSocket: "a socket",
+	0: "a file", fs.ModeDir: "a folder", fs.ModeNamedPipe: "a named pipe", fs.ModeSocket: "a socket",
 	fs.ModeDevice: "a device", fs.ModeDevice | fs.ModeCharDevice: "a device",
 }
 
+func kindOf(info fs.FileInfo) string {
+	return cmp.Or(kindsOfFiles[info.Mode().Type()], "something else")
+}
+
 func notRegular(info fs.FileInfo) error {
-	kind := kindsOfFiles[info.Mode().Type()]
-	if kind == "" {
-		kind = "something else"
-	}
-	return unfit{"is " + kind + ", not a regular file", "put a regular file there"}
+	return unfit{"is " + kindOf(info) + ", not a regular file", "put a regular file there"}
 }
 
 // plain is the error of opening what is neither a folder nor a regular file.
@@ -135,7 +136,7 @@ func checkFile(files fs.FS, name string, limit int64) error {
 // nowhere and what may not be looked at too.
 func isThere(files fs.FS, name string) bool {
 	_, err := fs.Lstat(files, name)
-	return !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrInvalid)
+	return !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrInvalid) && !errors.Is(err, syscall.ENOTDIR)
 }
 
 // because is what err says of the file or folder, and what mends it.

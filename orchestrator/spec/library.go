@@ -78,7 +78,7 @@ func (o origin) list(folder string) ([]fs.DirEntry, *Problem) {
 	case stat == nil && !info.IsDir() && strings.Contains(folder, "/"):
 		return nil, nil // a file beside the definitions, of a build's name
 	case stat == nil && !info.IsDir():
-		err = unfit{"is no folder", "make it a folder of definitions"}
+		return nil, &Problem{File: o.prefix + folder, What: "there is " + kindOf(info) + " in place of the folder", Mend: "make it a folder of definitions"}
 	}
 	what, mend := because(o.files, folder, err)
 	return nil, &Problem{File: o.prefix + folder, What: "the folder " + what, Mend: mend}
