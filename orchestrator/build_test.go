@@ -22,7 +22,11 @@ import (
 // plan is the plan of a shipped build with identifiers that tests foresee.
 func plan(t *testing.T, name string, settings ...string) Plan {
 	t.Helper()
-	definition, err := spec.NewLibrary(os.DirFS(t.TempDir()), "", btwimg.Files).Load(name, settings)
+	library, err := spec.NewLibrary(os.DirFS(t.TempDir()), "", btwimg.Files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	definition, err := library.Load(name, settings)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,17 +14,38 @@ import (
 // definitions is where the user's definitions are.
 type definitions struct{ dir string }
 
+// checkPlace refuses install.d and commands.d themselves, in which no
+// definition would be found.
+func (d definitions) checkPlace() error {
+	absolute, err := filepath.Abs(d.dir)
+	if err != nil {
+		return err
+	}
+	name := filepath.Base(absolute)
+	if name != "install.d" && name != "commands.d" {
+		return nil
+	}
+	if _, err := os.Lstat(filepath.Join(d.dir, "install.d")); err == nil {
+		return nil
+	}
+	return fail.New(fail.Usage, "--definitions", "name the folder that holds it: --definitions "+filepath.Join(d.dir, ".."),
+		"%s is the folder %s itself", d.dir, name)
+}
+
 // library opens the definitions: those of the folder, then the embedded ones.
 func (d definitions) library() (*spec.Library, error) {
 	info, err := os.Stat(d.dir)
 	if err != nil || !info.IsDir() {
 		return nil, fail.New(fail.Usage, "--definitions", "name a folder that holds install.d", "%s is no folder", d.dir)
 	}
+	if err := d.checkPlace(); err != nil {
+		return nil, err
+	}
 	prefix := ""
 	if clean := filepath.Clean(d.dir); clean != "." {
 		prefix = clean + "/"
 	}
-	return spec.NewLibrary(os.DirFS(d.dir), prefix, btwimg.Files), nil
+	return spec.NewLibrary(spec.Folder(d.dir), prefix, btwimg.Files)
 }
 
 func setFlag(cmd *cobra.Command, settings *[]string) {

@@ -29,7 +29,7 @@ func runLint(cmd *cobra.Command, defs definitions, names []string) error {
 	problems := spec.Problems{}
 	if len(names) == 0 {
 		names = library.Names()
-		problems = library.Strays()
+		problems = append(problems, library.Strays()...)
 	}
 	for _, name := range names {
 		_, err := library.Load(name, nil)

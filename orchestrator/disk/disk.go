@@ -3,6 +3,7 @@
 package disk
 
 import (
+	"cmp"
 	"fmt"
 	"path"
 	"slices"
@@ -164,20 +165,16 @@ func (p Plan) FSTab() string {
 		if part.Mount == "" && part.Filesystem != "swap" {
 			continue
 		}
-		mount, options, pass := part.Mount, part.Options, 2
-		if options == "" {
-			options = "defaults"
-		}
+		mount, usual, pass := part.Mount, "defaults", 2
 		switch {
 		case part.Filesystem == "swap":
-			mount, options, pass = "none", "sw", 0
+			mount, usual, pass = "none", "sw", 0
+		case part.Filesystem == "xfs" || part.Filesystem == "btrfs":
+			pass = 0 // checked when they are mounted
 		case part.Mount == "/":
 			pass = 1
 		}
-		if part.Filesystem == "xfs" || part.Filesystem == "btrfs" {
-			pass = 0 // checked when they are mounted
-			options = strings.TrimPrefix(strings.ReplaceAll(","+options, ",errors=remount-ro", ""), ",")
-		}
+		options := cmp.Or(part.Options, usual)
 		fmt.Fprintf(&b, "UUID=%s %s %s %s 0 %d\n", part.UUID, mount, part.Filesystem, options, pass)
 	}
 	return b.String()

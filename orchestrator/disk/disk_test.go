@@ -26,7 +26,9 @@ var disks = map[string]spec.Disk{
 		{Label: "esp", Size: 256 * spec.MiB, Filesystem: "vfat", Mount: "/boot/efi"},
 		{Label: "boot", Size: 512 * spec.MiB, Filesystem: "ext4", Mount: "/boot"},
 		{Label: "log", Size: 1 * spec.GiB, Filesystem: "btrfs", Mount: "/var/log", Options: "compress=zstd"},
+		{Label: "srv", Size: 1 * spec.GiB, Filesystem: "ext4", Mount: "/srv", Options: "errors=remount-ro,noatime"},
 		{Label: "swap", Size: 1 * spec.GiB, Filesystem: "swap"},
+		{Label: "swap2", Size: 1 * spec.GiB, Filesystem: "swap", Options: "pri=5"},
 		{Label: "root", Filesystem: "xfs", Mount: "/"},
 	}}},
 }

@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"path"
@@ -14,13 +15,23 @@ import (
 // the binary.
 const embeddedAsset = "embedded:"
 
-// asset resolves the file that n names, relative to the folder of the file
-// that names it, and reports where there is none. The result is an absolute
-// path, a path from the definitions' folder, or one marked as embedded.
-func (ld *loading) asset(n *yaml.Node) string {
+// asset is a file that a definition names.
+type asset struct {
+	files    fs.FS
+	name     string // in files
+	shown    string // in messages about the definition
+	opens    string // in messages about the file itself
+	resolved string // in the effective definition
+}
+
+// locate finds the file that n names, relative to the folder of the file that
+// names it. The result resolves to an absolute path, a path from the
+// definitions' folder, or one marked as embedded.
+func (ld *loading) locate(n *yaml.Node) asset {
 	at, name := ld.places[n], n.Value
 	if filepath.IsAbs(name) {
-		return name
+		inside := strings.TrimPrefix(path.Clean(filepath.ToSlash(name)), "/")
+		return asset{files: Folder("/"), name: inside, shown: name, opens: name, resolved: name}
 	}
 	source, folder := 0, "."
 	if index, fromFile := ld.sources[at.file]; fromFile {
@@ -30,18 +41,82 @@ func (ld *loading) asset(n *yaml.Node) string {
 	if folder != "." {
 		folder, _, _ = strings.Cut(folder, "/") // drop-ins name files from install.d too
 	}
-	resolved := path.Join(folder, filepath.ToSlash(name))
-	info, err := fs.Stat(ld.library.sources[source].files, resolved)
-	switch {
-	case err != nil:
-		ld.report(at, fmt.Sprintf("there is no file %s", resolved), "paths start from the folder of this file: put it there or correct the path")
-	case info.IsDir():
-		ld.report(at, fmt.Sprintf("%s is a folder", resolved), "name a file")
+	o := ld.library.sources[source]
+	file := path.Join(folder, filepath.ToSlash(name))
+	return asset{files: o.files, name: file, shown: file, opens: o.prefix + file, resolved: ld.library.mark(source) + file}
+}
+
+// mark is what goes in front of the source's files in effective definitions.
+func (l *Library) mark(source int) string {
+	if source == len(l.sources)-1 {
+		return embeddedAsset
 	}
-	if source == len(ld.library.sources)-1 {
-		return embeddedAsset + resolved
+	return ""
+}
+
+// asset resolves the file that n names, and reports where there is none or
+// where it is no regular file of at most limit bytes.
+func (ld *loading) asset(n *yaml.Node, limit int64) string {
+	file := ld.locate(n)
+	ld.named[file.resolved] = true
+	if err := checkFile(file.files, file.name, limit); err != nil {
+		ld.reportAsset(n, file, err)
+	}
+	return file.resolved
+}
+
+// copied is asset for a file that goes into the image as it is.
+func (ld *loading) copied(n *yaml.Node) string { return ld.asset(n, largestCopy) }
+
+func (ld *loading) reportAsset(n *yaml.Node, file asset, err error) {
+	what, mend := because(file.files, file.name, err)
+	what = file.shown + " " + what
+	switch {
+	case !fs.ValidPath(file.name):
+		what, mend = n.Value+" leads out of the folder of the definitions", "put the file into it, or write its absolute path"
+	case !isThere(file.files, file.name):
+		what, mend = "there is no file "+file.shown, "put it there or correct the path; a relative one starts from the folder of this file"
+	}
+	ld.report(ld.places[n], what, mend)
+}
+
+// template is asset for a file that Ansible renders: it also reports where the
+// file reads what cannot be read there.
+func (ld *loading) template(n *yaml.Node) string {
+	before := len(ld.problems)
+	resolved := ld.asset(n, largestTemplate)
+	if len(ld.problems) > before {
+		return resolved
+	}
+	file := ld.locate(n)
+	content, err := readFile(file.files, file.name, largestTemplate)
+	if err != nil {
+		ld.reportAsset(n, file, err)
+		return resolved
+	}
+	template := string(content)
+	for _, use := range dictionaryUses(template) {
+		ld.reportUse(place{file.opens, 1 + strings.Count(template[:use.offset], "\n")}, use)
 	}
 	return resolved
+}
+
+// checkRole reports what in the role's folder is no file that can be read. A
+// link that leads nowhere is not reported: a role need not use all it holds.
+func (ld *loading) checkRole(at place, files fs.FS, folder string) {
+	_ = fs.WalkDir(files, folder, func(name string, entry fs.DirEntry, err error) error {
+		if err == nil && !entry.IsDir() {
+			err = checkFile(files, name, largestCopy)
+			if info, stat := fs.Stat(files, name); stat == nil && info.IsDir() {
+				return nil // a link to a folder
+			}
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			what, mend := because(files, name, err)
+			ld.report(at, fmt.Sprintf("roles: %s %s", name, what), mend)
+		}
+		return nil
+	})
 }
 
 // AssetPath is where a file named by a definition lies: below root, the

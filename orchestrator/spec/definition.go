@@ -7,8 +7,8 @@ type InstallFile struct {
 	Source      Source         `yaml:"source,omitempty" jsonschema_description:"Where the first files of the image come from: exactly one of the keys"`
 	Disk        Disk           `yaml:"disk,omitempty" jsonschema_description:"The disk and its partitions"`
 	Firmware    []string       `yaml:"firmware,omitempty" jsonschema:"enum=bios,enum=uefi,enum=secureboot" jsonschema_description:"What the image must boot on; each is boot-tested. Default: all that the disk layout can boot on"`
-	Hostname    string         `yaml:"hostname,omitempty" jsonschema_description:"Host name of the image. Default: the build's name"`
-	Vars        map[string]any `yaml:"vars,omitempty" jsonschema_description:"Values for Jinja expressions: {{ vars.NAME }}"`
+	Hostname    string         `yaml:"hostname,omitempty" jsonschema_description:"Host name of the image. Default: the build's own name"`
+	Vars        map[string]any `yaml:"vars,omitempty" jsonschema_description:"Ansible variables: {{ NAME }} is the value in every text and template. A role's vars beat them, its defaults do not"`
 	Boot        Boot           `yaml:"boot,omitempty" jsonschema_description:"Boot loader settings"`
 	Test        Test           `yaml:"test,omitempty" jsonschema_description:"The machine of the boot test"`
 	Install     []InstallEntry `yaml:"install,omitempty" jsonschema_description:"What gets installed, in order"`
@@ -70,7 +70,7 @@ type Tarball struct {
 // Disk is the disk image and its partitions.
 type Disk struct {
 	Size   Size   `yaml:"size,omitempty" json:"size,omitempty" jsonschema_description:"Size of the disk, such as 2G. Default: 2G"`
-	Layout Layout `yaml:"layout,omitempty" json:"layout,omitempty" jsonschema_description:"hybrid (BIOS and UEFI), efi, bios, or a list of partitions. Default: hybrid"`
+	Layout Layout `yaml:"layout,omitempty" json:"layout,omitzero" jsonschema_description:"hybrid (BIOS and UEFI), efi, bios, or a list of partitions. Default: hybrid"`
 }
 
 // Partition is one partition of an inline layout.
@@ -80,7 +80,7 @@ type Partition struct {
 	Size       Size   `yaml:"size,omitempty" json:"size,omitempty" jsonschema_description:"Size, such as 512M. The one partition without a size takes the rest"`
 	Filesystem string `yaml:"filesystem,omitempty" json:"filesystem,omitempty" jsonschema:"enum=ext4,enum=xfs,enum=btrfs,enum=vfat,enum=swap" jsonschema_description:"File system"`
 	Mount      string `yaml:"mount,omitempty" json:"mount,omitempty" jsonschema_description:"Mount point in the image"`
-	Options    string `yaml:"options,omitempty" json:"options,omitempty" jsonschema_description:"Mount options for fstab. Default: defaults"`
+	Options    string `yaml:"options,omitempty" json:"options,omitempty" jsonschema_description:"Mount options for fstab, with commas between them; those of the file system are known. Default: defaults"`
 }
 
 // Boot holds the boot loader's settings.

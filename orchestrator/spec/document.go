@@ -14,7 +14,6 @@ import (
 )
 
 const (
-	largestFile  = 1 << 20 // bytes
 	largestTree  = 100_000 // nodes, aliases expanded
 	deepestLevel = 64
 )
@@ -34,10 +33,30 @@ type reader struct {
 	// reported and then passed over, so that the rest can be validated.
 	broken     map[*yaml.Node]bool
 	brokenKeys []string // top-level keys that lack a value for that reason
+	// misspelt is the mappings with a key that nobody knows: what they lack may
+	// be what that key was meant to be.
+	misspelt map[*yaml.Node]bool
+	// incomplete says that a file of the build or of an ancestor could not be
+	// read, or was not found: what is missing may be in it.
+	incomplete bool
+	texts      map[string]string // what was read, by file
+	scanned    map[*yaml.Node]bool
 }
 
 func newReader() reader {
-	return reader{places: map[*yaml.Node]place{}, broken: map[*yaml.Node]bool{}}
+	return reader{
+		places: map[*yaml.Node]place{}, broken: map[*yaml.Node]bool{}, misspelt: map[*yaml.Node]bool{},
+		texts: map[string]string{}, scanned: map[*yaml.Node]bool{},
+	}
+}
+
+// unsure says whether the top-level key may lack a value for a reason that is
+// reported already.
+func (r *reader) unsure(key string) bool { return r.incomplete || slices.Contains(r.brokenKeys, key) }
+
+// isMisspelt says whether n or a mapping in it has a key that nobody knows.
+func (r *reader) isMisspelt(n *yaml.Node) bool {
+	return r.misspelt[n] || slices.ContainsFunc(n.Content, r.isMisspelt)
 }
 
 func (r *reader) report(at place, what, mend string) {
@@ -49,9 +68,6 @@ func (r *reader) report(at place, what, mend string) {
 func (r *reader) read(file string, content []byte, shape reflect.Type) *yaml.Node {
 	start := place{file, 1}
 	switch {
-	case len(content) > largestFile:
-		r.report(place{file, 0}, fmt.Sprintf("the file has %d bytes", len(content)), "a definition has at most 1 MiB; move data to files")
-		return nil
 	case !utf8.Valid(content):
 		r.report(place{file, invalidLine(content)}, "the file is not UTF-8", "save it as UTF-8")
 		return nil
@@ -67,6 +83,7 @@ func (r *reader) read(file string, content []byte, shape reflect.Type) *yaml.Nod
 		r.syntaxError(file, err)
 		return nil
 	}
+	r.texts[file] = string(content)
 	budget := largestTree
 	root := r.expand(document.Content[0], file, deepestLevel, &budget)
 	if root == nil {
@@ -123,7 +140,7 @@ func (r *reader) expand(n *yaml.Node, file string, levels int, budget *int) *yam
 	if *budget < 0 || levels == 0 {
 		if *budget > -largestTree { // say it once
 			*budget = -largestTree
-			r.report(place{file, n.Line}, "the document is nested too deeply or its aliases expand to too much", "write the values out")
+			r.report(r.placeOf(file, n.Line), "the document is nested too deeply or its aliases expand to too much", "write the values out")
 		}
 		return nil
 	}
@@ -133,7 +150,8 @@ func (r *reader) expand(n *yaml.Node, file string, levels int, budget *int) *yam
 	}
 	copied := *n
 	copied.Content, copied.Anchor, copied.Line = nil, "", line
-	r.places[&copied] = place{file, line}
+	r.places[&copied] = r.placeOf(file, line)
+	r.checkScalarText(n, file)
 	for _, child := range n.Content {
 		expanded := r.expand(child, file, levels-1, budget)
 		if expanded == nil {
@@ -142,6 +160,14 @@ func (r *reader) expand(n *yaml.Node, file string, levels int, budget *int) *yam
 		copied.Content = append(copied.Content, expanded)
 	}
 	return &copied
+}
+
+// placeOf is the line of the file; a setting of the command line has none.
+func (r *reader) placeOf(file string, line int) place {
+	if _, isFile := r.texts[file]; !isFile {
+		line = 0
+	}
+	return place{file, line}
 }
 
 type scalarChecker interface {
@@ -304,6 +330,11 @@ func (r *reader) checkUnique(n *yaml.Node) bool {
 
 func (r *reader) checkMap(n *yaml.Node, t reflect.Type, path string) bool {
 	return r.pairs(n, func(key, value *yaml.Node) bool {
+		if path == "vars" {
+			if mend, err := checkVariable(key.Value); err != nil {
+				r.report(r.places[key], "vars: "+err.Error(), mend)
+			}
+		}
 		if t.Elem().Kind() == reflect.Interface {
 			return r.checkUnique(value)
 		}
@@ -316,7 +347,7 @@ func (r *reader) checkStruct(n *yaml.Node, t reflect.Type, path string) bool {
 	usable := r.pairs(n, func(key, value *yaml.Node) bool {
 		field, known := fields[key.Value]
 		if !known {
-			r.report(r.places[key], fmt.Sprintf("unknown key %q", join(path, key.Value)), suggest(key.Value, fields))
+			r.unknownKey(n, key, path, fields)
 			return true // the rest of the file is still worth reading
 		}
 		return r.check(value, field.Type, join(path, key.Value))
@@ -328,12 +359,29 @@ func (r *reader) checkStruct(n *yaml.Node, t reflect.Type, path string) bool {
 		if !slices.Contains(strings.Split(field.Tag.Get("jsonschema"), ","), "required") {
 			continue
 		}
-		if value(n, name) == nil {
-			r.report(r.places[n], fmt.Sprintf("%skey %q is missing", label(path), name), "add it")
-			usable = false
+		if value(n, name) != nil {
+			continue
 		}
+		if !r.misspelt[n] {
+			r.report(r.places[n], fmt.Sprintf("%skey %q is missing", label(path), name), "add it")
+		}
+		usable = false
 	}
 	return usable
+}
+
+// unknownKey reports a key that the struct with the fields does not have. The
+// key that it was meant to be, or the one that holds it, lacks a value then.
+func (r *reader) unknownKey(n, key *yaml.Node, path string, fields map[string]reflect.StructField) {
+	names := sortedKeys(fields)
+	near, mend := Nearest(key.Value, names), "known here: "+strings.Join(names, ", ")
+	if near != "" {
+		mend = fmt.Sprintf("did you mean %q?", near)
+	}
+	r.report(r.places[key], fmt.Sprintf("unknown key %q", join(path, key.Value)), mend)
+	r.misspelt[n] = true
+	top, _, _ := strings.Cut(join(path, near), ".")
+	r.brokenKeys = append(r.brokenKeys, top)
 }
 
 func fieldsOf(t reflect.Type) map[string]reflect.StructField {
@@ -352,52 +400,6 @@ func join(path, key string) string {
 		return key
 	}
 	return path + "." + key
-}
-
-func suggest(key string, fields map[string]reflect.StructField) string {
-	names := make([]string, 0, len(fields))
-	for name := range fields {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	if near := Nearest(key, names); near != "" {
-		return fmt.Sprintf("did you mean %q?", near)
-	}
-	return "known here: " + strings.Join(names, ", ")
-}
-
-// Nearest is the name that differs from word by at most two typing mistakes,
-// or "".
-func Nearest(word string, names []string) string {
-	best, nearest := 3, ""
-	for _, name := range names {
-		if d := distance(word, name); d < best && d < len(name) {
-			best, nearest = d, name
-		}
-	}
-	return nearest
-}
-
-// distance is the Levenshtein distance of a and b, in bytes.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			above := row[j+1]
-			change := diagonal
-			if a[i] != b[j] {
-				change++
-			}
-			row[j+1] = min(above+1, row[j]+1, change)
-			diagonal = above
-		}
-	}
-	return row[len(b)]
 }
 
 // value is the node of key in the mapping n, or nil.

@@ -2,14 +2,23 @@ package spec
 
 import (
 	"fmt"
+	"regexp"
 
 	"github.com/btw-img/btw-img/orchestrator/fail"
 )
 
-// CheckName says whether a build can have the name.
+var namePattern = regexp.MustCompile(`^[a-z0-9]+([.-][a-z0-9]+)*$`)
+
+const nameRule = "use lower-case letters, digits, and dots or hyphens between them, 63 characters at most"
+
+// isName says whether a build can have the name. Every such name is a host
+// name too.
+func isName(name string) bool { return namePattern.MatchString(name) && len(name) <= 63 }
+
+// CheckName says why a build cannot have the name.
 func CheckName(name string) error {
-	if !namePattern.MatchString(name) || len(name) > 63 {
-		return fail.New(fail.Usage, "", "use lower-case letters, digits, and dots or hyphens between them, 63 at most", "%q is no name for a build", name)
+	if !isName(name) {
+		return fail.New(fail.Usage, "", nameRule, "%q is no name for a build", name)
 	}
 	return nil
 }
@@ -18,7 +27,6 @@ func CheckName(name string) error {
 func InstallScaffold(name, extends string) string {
 	return fmt.Sprintf(`description: %[1]s, based on %[2]s
 extends: %[2]s
-hostname: %[1]s
 
 # What gets installed, in order. An entry may hold packages, repositories,
 # debconf, files, templates, users, services and roles.

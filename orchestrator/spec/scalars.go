@@ -1,6 +1,8 @@
 package spec
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"math"
 	"regexp"
@@ -187,6 +189,23 @@ func (l Layout) value() any {
 
 // MarshalYAML implements yaml.Marshaler.
 func (l Layout) MarshalYAML() (any, error) { return l.value(), nil }
+
+// MarshalJSON implements json.Marshaler: a name or a list, as in a definition.
+func (l Layout) MarshalJSON() ([]byte, error) { return json.Marshal(l.value()) }
+
+// UnmarshalJSON implements json.Unmarshaler. It also reads the mapping of Name
+// and Partitions that older builds left in build.json.
+func (l *Layout) UnmarshalJSON(text []byte) error {
+	*l = Layout{}
+	switch {
+	case bytes.HasPrefix(text, []byte(`"`)):
+		return json.Unmarshal(text, &l.Name)
+	case bytes.HasPrefix(text, []byte(`[`)):
+		return json.Unmarshal(text, &l.Partitions)
+	}
+	type mapping Layout
+	return json.Unmarshal(text, (*mapping)(l))
+}
 
 // JSONSchema describes the type for editors.
 func (Layout) JSONSchema() *jsonschema.Schema {

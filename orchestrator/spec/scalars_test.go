@@ -1,6 +1,8 @@
 package spec_test
 
 import (
+	"encoding/json"
+	"slices"
 	"testing"
 
 	"go.yaml.in/yaml/v4"
@@ -47,6 +49,47 @@ func TestModeIsWhatTheUserWrote(t *testing.T) {
 		var mode spec.Mode
 		if err := yaml.Load([]byte(text), &mode); err != nil || mode != want {
 			t.Errorf("%s is read as %q, %v; want %q", text, mode, err, want)
+		}
+	}
+}
+
+func TestALayoutInJSONIsWhatTheUserWrites(t *testing.T) {
+	list := spec.Layout{Partitions: []spec.Partition{{Label: "root", Size: 2 * spec.GiB, Filesystem: "xfs", Mount: "/", Options: "noatime"}, {Type: "bios"}}}
+	for text, want := range map[string]spec.Layout{
+		`"efi"`: {Name: "efi"},
+		`[{"label":"root","size":"2G","filesystem":"xfs","mount":"/","options":"noatime"},{"type":"bios"}]`: list,
+	} {
+		out, err := json.Marshal(want)
+		if err != nil || string(out) != text {
+			t.Errorf("%+v is %s, %v; want %s", want, out, err, text)
+		}
+	}
+	for text, want := range map[string]spec.Layout{
+		`"efi"`: {Name: "efi"}, `[{"label": "root", "size": "2G", "filesystem": "xfs", "mount": "/", "options": "noatime"}, {"type": "bios"}]`: list,
+		`{"Name":"efi","Partitions":null}`: {Name: "efi"}, // of older builds
+		`{"Name":"","Partitions":[{"label":"root","size":"2G","filesystem":"xfs","mount":"/","options":"noatime"},{"type":"bios","size":"0"}]}`: list,
+	} {
+		got := struct{ Layout spec.Layout }{spec.Layout{Name: "stale", Partitions: list.Partitions[:1]}}
+		err := json.Unmarshal([]byte(`{"layout":`+text+`}`), &got)
+		if err != nil || got.Layout.Name != want.Name || !slices.Equal(got.Layout.Partitions, want.Partitions) {
+			t.Errorf("%s is read as %+v, %v", text, got.Layout, err)
+		}
+	}
+}
+
+func TestADefinitionSurvivesJSON(t *testing.T) {
+	for _, name := range []string{"webserver", "x"} {
+		d := load(t, map[string]string{"install.d/x.yml": base + "disk: {size: 4G, layout: [{type: bios}, {mount: /, filesystem: btrfs, options: compress=zstd}]}"}, name)
+		first, err := json.Marshal(d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var back spec.Definition
+		if err := json.Unmarshal(first, &back); err != nil {
+			t.Fatal(err)
+		}
+		if second, err := json.Marshal(back); err != nil || string(first) != string(second) {
+			t.Errorf("%v\n%s\nbecame\n%s", err, first, second)
 		}
 	}
 }

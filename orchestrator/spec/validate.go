@@ -52,30 +52,12 @@ var (
 	archiveName     = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9._-]*$`)
 )
 
-// reserved is the variable names that mean something else in Ansible.
-var reserved = []string{
-	"vars", "hostvars", "groups", "group_names", "inventory_hostname", "environment", "hosts", "tasks", "roles",
-	"handlers", "name", "when", "loop", "item", "entry", "entry_index", "layer", "play", "block", "become", "connection", "omit",
-}
-
 func (ld *loading) validate(d *Definition, merged *yaml.Node) {
-	if !slices.Contains(ld.brokenKeys, "source") {
-		ld.validateSource(d, merged)
-	}
-	if !slices.Contains(ld.brokenKeys, "disk") {
-		ld.validateDisk(d, merged)
-	}
+	ld.validateSource(d, merged)
+	ld.validateDisk(d, merged)
 	at := func(keys ...string) place { return ld.where(merged, keys...) }
-	if !hostPattern.MatchString(d.Hostname) || len(d.Hostname) > 64 {
+	if value(merged, "hostname") != nil && (!hostPattern.MatchString(d.Hostname) || len(d.Hostname) > 64) {
 		ld.report(at("hostname"), fmt.Sprintf("hostname: %q is no host name", d.Hostname), "use letters, digits and hyphens, 64 at most")
-	}
-	for _, name := range sortedKeys(d.Vars) {
-		switch {
-		case !variablePattern.MatchString(name):
-			ld.report(at("vars", name), fmt.Sprintf("vars: %q is no variable name", name), "use letters, digits and underscores")
-		case slices.Contains(reserved, name) || strings.HasPrefix(name, "ansible_"):
-			ld.report(at("vars", name), fmt.Sprintf("vars: %q means something else in Ansible", name), "choose another name")
-		}
 	}
 	ld.validateChoice(at("firmware"), "firmware", d.Firmware, []string{FirmwareBIOS, FirmwareUEFI, FirmwareSecureBoot})
 	ld.validateChoice(at("outputs"), "outputs", d.Outputs, []string{"qcow2", "raw", "vmdk", "vhdx", "vdi"})
@@ -113,30 +95,39 @@ func sortedKeys[V any](m map[string]V) []string {
 	return keys
 }
 
+// validateSource does not miss what may be in a file or a key that is reported
+// already.
 func (ld *loading) validateSource(d *Definition, merged *yaml.Node) {
 	at := func(keys ...string) place { return ld.where(merged, append([]string{"source"}, keys...)...) }
 	const example = "write 'source: {bootstrap: {suite: trixie}}'"
+	unsure := ld.unsure("source")
 	b, t := d.Source.Bootstrap, d.Source.Tarball
 	switch {
 	case b == nil && t == nil:
-		ld.report(at(), "source: no source is given", example+", or extend a build that has one")
+		if !unsure {
+			ld.report(at(), "source: no source is given", example+", or extend a build that has one")
+		}
 	case b != nil && t != nil:
 		ld.report(at(), "source: bootstrap and tarball exclude each other", "keep one")
-	case t != nil:
-		if t.Path == "" {
-			ld.report(at("tarball"), "source.tarball: key \"path\" is missing", "add it")
-			return
+	case b != nil:
+		if b.Suite != "" || !unsure {
+			ld.validateSuite(at("bootstrap", "suite"), b.Suite)
 		}
-		t.Path = ld.asset(value(value(value(merged, "source"), "tarball"), "path"))
-	default:
 		ld.validateBootstrap(b, value(value(merged, "source"), "bootstrap"), at)
+	case t.Path != "":
+		t.Path = ld.asset(value(value(value(merged, "source"), "tarball"), "path"), unlimited)
+	case !unsure:
+		ld.report(at("tarball"), "source.tarball: key \"path\" is missing", "add it")
+	}
+}
+
+func (ld *loading) validateSuite(at place, suite string) {
+	if !suitePattern.MatchString(suite) {
+		ld.report(at, fmt.Sprintf("source.bootstrap.suite: %q is no suite", suite), "name a Debian suite, such as trixie")
 	}
 }
 
 func (ld *loading) validateBootstrap(b *Bootstrap, n *yaml.Node, at func(...string) place) {
-	if !suitePattern.MatchString(b.Suite) {
-		ld.report(at("bootstrap", "suite"), fmt.Sprintf("source.bootstrap.suite: %q is no suite", b.Suite), "name a Debian suite, such as trixie")
-	}
 	variants := []string{"minbase", "standard", "important", "required", "apt", "buildd"}
 	if !slices.Contains(variants, b.Variant) {
 		ld.report(at("bootstrap", "variant"), fmt.Sprintf("source.bootstrap.variant: unknown %q", b.Variant), "known: "+strings.Join(variants, ", "))
@@ -147,7 +138,7 @@ func (ld *loading) validateBootstrap(b *Bootstrap, n *yaml.Node, at func(...stri
 	ld.validateList(at("bootstrap", "components"), "source.bootstrap.components", "component", archiveName, b.Components)
 	ld.validateList(at("bootstrap", "packages"), "source.bootstrap.packages", "package", packagePattern, b.Packages)
 	if b.Keyring != "" {
-		b.Keyring = ld.asset(value(n, "keyring"))
+		b.Keyring = ld.asset(value(n, "keyring"), largestKeyring)
 	}
 }
 
@@ -190,7 +181,7 @@ func isJinja(text string) bool { return strings.Contains(text, "{{") || strings.
 func (ld *loading) validateInstall(e *InstallEntry, n *yaml.Node) {
 	at := func(keys ...string) place { return ld.where(n, keys...) }
 	if len(e.Debconf)+len(e.Repositories)+len(e.Packages)+len(e.Files)+len(e.Templates)+len(e.Users)+len(e.Roles)+
-		len(e.Services.Enabled)+len(e.Services.Disabled)+len(e.Services.Masked) == 0 {
+		len(e.Services.Enabled)+len(e.Services.Disabled)+len(e.Services.Masked) == 0 && !ld.isMisspelt(n) {
 		ld.report(at(), "the entry installs nothing", "give it packages, repositories, debconf, files, templates, users, services or roles")
 	}
 	ld.validateItems(at("packages"), "packages", "package", packagePattern, e.Packages, value(n, "packages"))
@@ -198,10 +189,10 @@ func (ld *loading) validateInstall(e *InstallEntry, n *yaml.Node) {
 		ld.validateRepository(&e.Repositories[i], value(n, "repositories").Content[i])
 	}
 	for i := range e.Files {
-		ld.validateFile(&e.Files[i], value(n, "files").Content[i], "files")
+		ld.validateFile(&e.Files[i], value(n, "files").Content[i], "files", ld.copied)
 	}
 	for i := range e.Templates {
-		ld.validateFile(&e.Templates[i], value(n, "templates").Content[i], "templates")
+		ld.validateFile(&e.Templates[i], value(n, "templates").Content[i], "templates", ld.template)
 	}
 	ld.validateUsers(e.Users, value(n, "users"))
 	services := value(n, "services")
@@ -238,7 +229,7 @@ func (ld *loading) validateRepository(r *Repository, n *yaml.Node) {
 		}
 	}
 	flat := slices.ContainsFunc(r.Suites, func(suite string) bool { return strings.HasSuffix(suite, "/") })
-	if len(r.Components) == 0 && !flat {
+	if len(r.Components) == 0 && !flat && !ld.isMisspelt(n) {
 		ld.report(at(), "repositories: components are missing", "name them, or end the suite in / for a flat repository")
 	}
 	for _, kind := range r.Types {
@@ -253,13 +244,13 @@ func (ld *loading) validateRepository(r *Repository, n *yaml.Node) {
 	case strings.Contains(r.Key, "PRIVATE KEY"):
 		ld.report(at("key"), "repositories: the key is a private key", "export the public one")
 	case !inlineKey(r.Key):
-		r.Key = ld.asset(key)
+		r.Key = ld.asset(key, largestKeyring)
 	}
 }
 
 func inlineKey(key string) bool { return strings.Contains(key, "-----BEGIN PGP PUBLIC KEY BLOCK-----") }
 
-func (ld *loading) validateFile(f *File, n *yaml.Node, kind string) {
+func (ld *loading) validateFile(f *File, n *yaml.Node, kind string, resolve func(*yaml.Node) string) {
 	at := func(keys ...string) place { return ld.where(n, keys...) }
 	if !isJinja(f.Path) && (!path.IsAbs(f.Path) || path.Clean(f.Path) != f.Path || f.Path == "/") {
 		ld.report(at("path"), fmt.Sprintf("%s: %q is not an absolute path", kind, f.Path), "write the file's full path in the image")
@@ -268,10 +259,10 @@ func (ld *loading) validateFile(f *File, n *yaml.Node, kind string) {
 	switch {
 	case source != nil && content != nil:
 		ld.report(at("content"), kind+": source and content exclude each other", "keep one")
-	case source == nil && content == nil:
+	case source == nil && content == nil && !ld.isMisspelt(n):
 		ld.report(at(), kind+": neither source nor content is given", "give one")
 	case source != nil:
-		f.Source = ld.asset(source)
+		f.Source = resolve(source)
 	}
 }
 
@@ -304,8 +295,15 @@ func (ld *loading) validateRole(role string, n *yaml.Node) {
 		return // from a collection, or known only at run time
 	}
 	source := ld.library.sources[ld.sources[at.file]]
-	if info, err := fs.Stat(source.files, path.Join("roles", role)); err != nil || !info.IsDir() {
+	folder := path.Join("roles", role)
+	switch info, err := fs.Stat(source.files, folder); {
+	case err != nil && isThere(source.files, folder):
+		what, mend := because(source.files, folder, err)
+		ld.report(at, "roles: "+folder+" "+what, mend)
+	case err != nil || !info.IsDir():
 		ld.report(at, fmt.Sprintf("roles: there is no role %q", role), "put it into the folder roles, beside install.d")
+	default:
+		ld.checkRole(at, source.files, folder)
 	}
 }
 
@@ -315,7 +313,7 @@ func (ld *loading) validateCommand(e *CommandEntry, n *yaml.Node) {
 	switch {
 	case run && argv:
 		ld.report(at("argv"), "run and argv exclude each other", "keep one")
-	case !run && !argv:
+	case !run && !argv && !ld.isMisspelt(n):
 		ld.report(at(), "the entry runs nothing", "give it run (a script) or argv (a list)")
 	}
 	for key, text := range map[string]string{"creates": e.Creates, "chdir": e.Chdir} {

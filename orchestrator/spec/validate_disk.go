@@ -11,19 +11,6 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// filesystems is what each file system can do: its smallest sensible size and
-// how long its label may be.
-var filesystems = map[string]struct {
-	smallest Size
-	label    int // bytes
-}{
-	"ext4":  {16 * MiB, 16},
-	"xfs":   {300 * MiB, 12},
-	"btrfs": {256 * MiB, 255},
-	"vfat":  {34 * MiB, 11}, // FAT32
-	"swap":  {1 * MiB, 15},
-}
-
 const (
 	// partitionAlign is where partitions start and end, in bytes.
 	partitionAlign = 1 * MiB
@@ -52,21 +39,39 @@ func (ld *loading) validateDisk(d *Definition, merged *yaml.Node) {
 		ld.validatePartition(p, func(keys ...string) place { return partition(i, keys...) })
 	}
 	ld.validateTogether(partitions, partition)
+	if ld.unsure("disk") {
+		return // size and layout may be others
+	}
 	ld.validateFit(d.Disk.Size, partitions, at("size"))
-	ld.validateFirmware(d.Firmware, partitions, ld.where(merged, "firmware"))
+	if !slices.ContainsFunc(partitions, Partition.doubtful) {
+		ld.validateFirmware(d.Firmware, partitions, ld.where(merged, "firmware"))
+	}
+}
+
+var partitionTypes = []string{TypeBIOS, TypeESP, TypeLinux, TypeSwap}
+
+// doubtful says whether the partition is of no known kind, so that nobody can
+// say what firmware makes of it; validatePartition reports it.
+func (p Partition) doubtful() bool {
+	return !slices.Contains(partitionTypes, p.Type) || !isMountPoint(p.Mount)
+}
+
+// isMountPoint says whether the path, which may be empty, can be in fstab.
+func isMountPoint(mount string) bool {
+	return mount == "" || path.IsAbs(mount) && path.Clean(mount) == mount && !strings.ContainsAny(mount, " \t\n\\#")
 }
 
 func (ld *loading) validatePartition(p Partition, at func(...string) place) {
 	fs, known := filesystems[p.Filesystem]
 	switch {
 	case p.Type == TypeBIOS:
-		if p.Filesystem != "" || p.Mount != "" {
-			ld.report(at(), "disk.layout: a BIOS boot partition has no file system", "remove filesystem and mount")
+		if p.Filesystem != "" || p.Mount != "" || p.Options != "" {
+			ld.report(at(), "disk.layout: a BIOS boot partition has no file system", "remove filesystem, mount and options")
 		}
-	case !slices.Contains([]string{TypeESP, TypeLinux, TypeSwap}, p.Type):
-		ld.report(at("type"), fmt.Sprintf("disk.layout: unknown type %q", p.Type), "known: bios, esp, linux, swap")
+	case !slices.Contains(partitionTypes, p.Type):
+		ld.report(at("type"), fmt.Sprintf("disk.layout: unknown type %q", p.Type), "known: "+strings.Join(partitionTypes, ", "))
 	case !known:
-		ld.report(at("filesystem"), fmt.Sprintf("disk.layout: unknown file system %q", p.Filesystem), "known: ext4, xfs, btrfs, vfat, swap")
+		ld.report(at("filesystem"), fmt.Sprintf("disk.layout: unknown file system %q", p.Filesystem), "known: "+strings.Join(sortedKeys(filesystems), ", "))
 	case p.Type == TypeESP && p.Filesystem != "vfat":
 		ld.report(at("filesystem"), "disk.layout: firmware reads only vfat on the ESP", "write 'filesystem: vfat'")
 	case (p.Type == TypeSwap) != (p.Filesystem == "swap"):
@@ -82,11 +87,11 @@ func (ld *loading) validatePartition(p Partition, at func(...string) place) {
 	} else if known && len(p.Label) > fs.label {
 		ld.report(at("label"), fmt.Sprintf("disk.layout: label %q is too long for %s", p.Label, p.Filesystem), fmt.Sprintf("use %d characters at most", fs.label))
 	}
-	if p.Mount != "" && (!path.IsAbs(p.Mount) || path.Clean(p.Mount) != p.Mount || strings.ContainsAny(p.Mount, " \t\n\\#")) {
+	if !isMountPoint(p.Mount) {
 		ld.report(at("mount"), fmt.Sprintf("disk.layout: %q is no mount point", p.Mount), "write an absolute path without spaces")
 	}
-	if strings.ContainsAny(p.Options, " \t\n#") {
-		ld.report(at("options"), fmt.Sprintf("disk.layout: options %q hold a space", p.Options), "separate them with commas")
+	if known {
+		ld.validateOptions(p, at("options"))
 	}
 	if p.Size != 0 && p.Size < fs.smallest {
 		ld.report(at("size"), fmt.Sprintf("disk.layout: %s is too small for %s", p.Size, p.Filesystem), fmt.Sprintf("give %s or more", fs.smallest))
@@ -111,7 +116,7 @@ func (ld *loading) validateTogether(partitions []Partition, at func(int, ...stri
 		if (p.Type == TypeBIOS || p.Type == TypeESP) && types[p.Type] > 1 {
 			ld.report(at(i), fmt.Sprintf("disk.layout: there is a second partition of type %s", p.Type), "keep one")
 		}
-		if p.Size == 0 {
+		if p.Size == 0 && slices.Contains(partitionTypes, p.Type) {
 			if open++; open > 1 {
 				ld.report(at(i), "disk.layout: two partitions have no size", "only one can take the rest of the disk")
 			}

@@ -1,0 +1,66 @@
+package spec_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/btw-img/btw-img/orchestrator/spec"
+)
+
+func TestAMistakeIsToldWithoutWhatFollowsFromIt(t *testing.T) {
+	for name, tc := range map[string]struct {
+		files map[string]string
+		want  []string // the beginnings of all lines
+	}{
+		"an unknown parent":         {map[string]string{"install.d/x.yml": "extends: debain\ndisk: {size: 300M}\nfirmware: [bios]"}, []string{`install.d/x.yml:1: extends: there is no build "debain"`}},
+		"a misspelt extends":        {map[string]string{"install.d/x.yml": "extend: debian"}, []string{`install.d/x.yml:1: unknown key "extend": did you mean "extends"?`}},
+		"an extends without value":  {map[string]string{"install.d/x.yml": "extends:"}, []string{"install.d/x.yml:1: extends: has no value"}},
+		"an extends that is a list": {map[string]string{"install.d/x.yml": "extends: [debian]"}, []string{"install.d/x.yml:1: extends: expected a single value"}},
+		"a circle":                  {map[string]string{"install.d/x.yml": "extends: x"}, []string{"install.d/x.yml:1: extends goes in a circle"}},
+		"a parent that is no YAML":  {map[string]string{"install.d/x.yml": "extends: p", "install.d/p.yml": "a: ["}, []string{"install.d/p.yml:"}},
+		"an empty parent":           {map[string]string{"install.d/x.yml": "extends: p", "install.d/p.yml": ""}, []string{"install.d/p.yml:1: the file is empty"}},
+		"a parent without a parent": {map[string]string{"install.d/x.yml": "extends: p", "install.d/p.yml": "extends: q"}, []string{`install.d/p.yml:1: extends: there is no build "q"`}},
+		"a list":                    {map[string]string{"install.d/x.yml": "- a"}, []string{"install.d/x.yml:1: the file expected keys with values"}},
+		"a broken drop-in":          {map[string]string{"install.d/x.yml": "description: a", "install.d/x/1.yml": "source: {"}, []string{"install.d/x/1.yml:"}},
+		"a misspelt source":         {map[string]string{"install.d/x.yml": "sorce: {bootstrap: {suite: sid}}"}, []string{`install.d/x.yml:1: unknown key "sorce"`}},
+		"a misspelt bootstrap":      {map[string]string{"install.d/x.yml": "source: {bootstap: {suite: sid}}"}, []string{`install.d/x.yml:1: unknown key "source.bootstap"`}},
+		"a misspelt suite":          {map[string]string{"install.d/x.yml": "source: {bootstrap: {siute: sid}}"}, []string{`install.d/x.yml:1: unknown key "source.bootstrap.siute"`}},
+		"a misspelt path":           {map[string]string{"install.d/x.yml": "source: {tarball: {paht: a}}"}, []string{`install.d/x.yml:1: unknown key "source.tarball.paht"`}},
+		"a source that is a value":  {map[string]string{"install.d/x.yml": "source: 5"}, []string{"install.d/x.yml:1: source: expected keys"}},
+		"a misspelt disk":           {map[string]string{"install.d/x.yml": base + "dsik: {layout: efi}\nfirmware: [bios, uefi]\ndisk: {layout: efi}"}, []string{`install.d/x.yml:2: unknown key "dsik"`}},
+		"a misspelt size":           {map[string]string{"install.d/x.yml": base + "disk: {siez: 9G, layout: [{mount: /, filesystem: ext4, size: 8G}]}\nfirmware: []"}, []string{`install.d/x.yml:2: unknown key "disk.siez"`}},
+		"a size that is none":       {map[string]string{"install.d/x.yml": base + "disk: {size: big, layout: [{mount: /, filesystem: ext4, size: 8G}, {type: bios}]}"}, []string{`install.d/x.yml:2: disk.size: "big"`}},
+		"an unknown layout":         {map[string]string{"install.d/x.yml": base + "disk: {layout: efy}\nfirmware: [uefi]"}, []string{`install.d/x.yml:2: disk.layout: unknown "efy"`}},
+		"an unknown type":           {map[string]string{"install.d/x.yml": base + "disk: {layout: [{type: boot}, {mount: /, filesystem: ext4}]}\nfirmware: [bios]"}, []string{`install.d/x.yml:2: disk.layout: unknown type "boot"`}},
+		"a relative mount point":    {map[string]string{"install.d/x.yml": base + "disk: {layout: [{mount: boot/efi, filesystem: vfat, size: 99M}, {mount: /, filesystem: ext4}]}\nfirmware: [uefi]"}, []string{`install.d/x.yml:2: disk.layout: "boot/efi" is no mount point`}},
+		"misspelt packages":         {map[string]string{"install.d/x.yml": base + "install: [{pakages: [a]}]"}, []string{`install.d/x.yml:2: unknown key "install[0].pakages"`}},
+		"misspelt services":         {map[string]string{"install.d/x.yml": base + "install: [{services: {enabld: [a]}}]"}, []string{`install.d/x.yml:2: unknown key "install[0].services.enabld"`}},
+		"a misspelt content":        {map[string]string{"install.d/x.yml": base + "install: [{files: [{path: /a, contnet: a}]}]"}, []string{`install.d/x.yml:2: unknown key "install[0].files[0].contnet"`}},
+		"a misspelt required key":   {map[string]string{"install.d/x.yml": base + "install: [{files: [{paht: /a, content: a}]}]"}, []string{`install.d/x.yml:2: unknown key "install[0].files[0].paht"`}},
+		"misspelt components":       {map[string]string{"install.d/x.yml": base + "install: [{repositories: [{name: r, uris: ['http://h/'], suites: [s], componets: [c], key: '-----BEGIN PGP PUBLIC KEY BLOCK-----'}]}]"}, []string{`install.d/x.yml:2: unknown key "install[0].repositories[0].componets"`}},
+		"a misspelt command":        {map[string]string{"install.d/x.yml": base, "commands.d/x.yml": "commands: [{rnu: a}]"}, []string{`commands.d/x.yml:1: unknown key "commands[0].rnu"`}},
+		"two mistakes of one build": {map[string]string{"install.d/x.yml": "extends: debain\nhostname: -a-\ndisk: {layout: [{mount: /, filesystem: zfs}]}"}, []string{"install.d/x.yml:1: extends:", `install.d/x.yml:2: hostname: "-a-"`, `install.d/x.yml:3: disk.layout: unknown file system "zfs"`}},
+		"a broken entry":            {map[string]string{"install.d/x.yml": base + "hostname: -a-\ninstall: [{packages: 5}]"}, []string{`install.d/x.yml:2: hostname: "-a-"`, "install.d/x.yml:3: install[0].packages: expected a list"}},
+	} {
+		t.Run(name, func(t *testing.T) { beginWith(t, mistakes(tc.files), tc.want) })
+	}
+}
+
+func TestABuildHasOneNameEverywhere(t *testing.T) {
+	long := strings.Repeat("a", 64)
+	for _, name := range []string{"Bad_Name", "a..b", "-a", long} {
+		l := library(map[string]string{"install.d/" + name + ".yml": base, "install.d/x.yml": "extends: " + name})
+		for _, build := range []string{name, "x"} {
+			_, err := l.Load(build, nil)
+			if want := "install.d/" + name + `.yml: "` + name + `" is no name for a build: `; err == nil || !strings.HasPrefix(err.Error(), want) || strings.Contains(err.Error(), "\n") {
+				t.Errorf("%s: %v, want %s", build, err, want)
+			}
+		}
+		if spec.CheckName(name) == nil {
+			t.Errorf("CheckName takes %q", name)
+		}
+	}
+	if _, err := library(map[string]string{"x.yml": base}).Load("../x", nil); err == nil || !strings.Contains(err.Error(), `there is no build "../x"`) {
+		t.Errorf("a file outside of install.d: %v", err)
+	}
+}
