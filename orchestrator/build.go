@@ -74,7 +74,7 @@ func (b Builder) build(ctx context.Context, plan Plan, space *workspace) (manife
 	}
 	manifest = newManifest(ctx, plan, b, started, converted.disk, images, boots, append(times, s.times...))
 	manifest.Tools = toolVersions(ctx, h)
-	if err := space.publish(ctx, manifest, facts); err != nil {
+	if err := space.deliver(ctx, manifest, facts); err != nil {
 		return Manifest{}, fail.Wrap(fail.Build, "write the results", err)
 	}
 	return manifest, nil

@@ -46,7 +46,7 @@ type DiskContent struct {
 
 func newManifest(ctx context.Context, plan Plan, b Builder, started time.Time, disk DiskContent, images []image.File, boots []vm.Result, times []StageTime) Manifest {
 	return Manifest{
-		ID: uuid.NewString(), Name: plan.Definition.Name, Version: plan.Release(), Architecture: Architecture,
+		ID: uuid.NewString(), Name: plan.Definition.Name, Version: plan.DebianRelease(), Architecture: Architecture,
 		Repository: b.Repository, Revision: b.Revision, Vmctl: b.Version, Disk: disk,
 		Created: created(started), Tested: len(boots) > 0, Outputs: images, Boot: boots, Stages: times,
 		Inputs: inputDigests(ctx, plan), Definition: plan.Definition.Redacted(),

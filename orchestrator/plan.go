@@ -62,8 +62,8 @@ func (p Plan) sourceOptions(scratch string) source.Options {
 	return source.Options{Scratch: scratch, Packages: slices.Concat(p.Disk.Packages(), p.Boot.Packages(), earlyPackages(p.Definition)), EssentialHook: chroot.DeferInitramfsHook}
 }
 
-// Release is the number of the Debian release in the image, "" for unknown.
-func (p Plan) Release() string {
+// DebianRelease is the number of the Debian release in the image, "" for unknown.
+func (p Plan) DebianRelease() string {
 	if b := p.Definition.Source.Bootstrap; b != nil {
 		return debian.ReleaseNumber(b.Suite)
 	}
@@ -74,7 +74,7 @@ func (p Plan) Release() string {
 // Debian release where the name lacks it, and the architecture.
 func (p Plan) BaseName() string {
 	name := p.Definition.Name
-	if number := p.Release(); number != "" && !strings.HasSuffix(name, "-"+number) {
+	if number := p.DebianRelease(); number != "" && !strings.HasSuffix(name, "-"+number) {
 		name += "-" + number
 	}
 	return name + "-" + Architecture

@@ -92,9 +92,9 @@ func (w *workspace) prepare() error {
 	return err
 }
 
-// publish writes the files beside the images and puts the whole folder in
+// deliver writes the files beside the images and puts the whole folder in
 // place of the build before it.
-func (w *workspace) publish(ctx context.Context, m Manifest, facts DiskFacts) error {
+func (w *workspace) deliver(ctx context.Context, m Manifest, facts DiskFacts) error {
 	if err := errors.Join(
 		writeJSON(filepath.Join(w.out, ManifestName), m),
 		writeJSON(filepath.Join(w.out, PackagesName), facts.Packages),

@@ -19,13 +19,13 @@ func open(t *testing.T, folder string) *workspace {
 	return w
 }
 
-func publish(t *testing.T, folder, content string) {
+func deliver(t *testing.T, folder, content string) {
 	t.Helper()
 	w := open(t, folder)
 	if err := os.WriteFile(filepath.Join(w.out, "debian.qcow2"), []byte(content), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.publish(t.Context(), Manifest{Name: "debian"}, DiskFacts{}); err != nil {
+	if err := w.deliver(t.Context(), Manifest{Name: "debian"}, DiskFacts{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := w.close(nil); err != nil {
@@ -44,11 +44,11 @@ func built(t *testing.T, folder string) string {
 
 func TestResultsAppearWholeAndReplaceTheOldOnes(t *testing.T) {
 	folder := t.TempDir()
-	publish(t, folder, "one")
+	deliver(t, folder, "one")
 	if err := os.WriteFile(filepath.Join(folder, "debian", "stale"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	publish(t, folder, "two")
+	deliver(t, folder, "two")
 	if got := built(t, folder); got != "two" {
 		t.Errorf("image %q", got)
 	}
@@ -67,7 +67,7 @@ func TestResultsAppearWholeAndReplaceTheOldOnes(t *testing.T) {
 
 func TestAFailedBuildKeepsTheGoodOneAndItsOwnLogs(t *testing.T) {
 	folder := t.TempDir()
-	publish(t, folder, "good")
+	deliver(t, folder, "good")
 	w := open(t, folder)
 	for name, content := range map[string]string{"debian.qcow2": "bad", "boot-bios.log": "panic"} {
 		if err := os.WriteFile(filepath.Join(w.out, name), []byte(content), 0o644); err != nil {
@@ -84,7 +84,7 @@ func TestAFailedBuildKeepsTheGoodOneAndItsOwnLogs(t *testing.T) {
 	if err != nil || strings.Join(names, " ") != "boot-bios.log build.log" {
 		t.Errorf("kept %v, %v", names, err)
 	}
-	publish(t, folder, "better")
+	deliver(t, folder, "better")
 	if _, err := os.Stat(filepath.Join(folder, "debian.failed")); err == nil {
 		t.Error("the failure is still there after a good build")
 	}

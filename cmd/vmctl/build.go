@@ -268,7 +268,7 @@ func buildOne(ctx context.Context, o buildOptions, plan orchestrator.Plan, accel
 		return orchestrator.Manifest{}, ctx.Err()
 	}
 	name := plan.Definition.Name
-	repository, revision := origin(ctx, o.defs.dir)
+	repository, revision := provenance(ctx, o.defs.dir)
 	builder := orchestrator.Builder{
 		Folder: o.folder, JailVerb: jailVerb, Version: version(), Repository: repository, Revision: revision, Boot: accel,
 		Tell: func(e orchestrator.Event) { show.event(name, e) },

@@ -33,22 +33,22 @@ func (ld *loading) locate(n *yaml.Node) asset {
 		inside := strings.TrimPrefix(path.Clean(filepath.ToSlash(name)), "/")
 		return asset{files: Folder("/"), name: inside, shown: name, opens: name, resolved: name}
 	}
-	source, folder := 0, "."
-	if index, fromFile := ld.sources[at.file]; fromFile {
-		source = index
-		folder = path.Dir(strings.TrimPrefix(at.file, ld.library.sources[source].prefix))
+	index, folder := 0, "."
+	if found, fromFile := ld.roots[at.file]; fromFile {
+		index = found
+		folder = path.Dir(strings.TrimPrefix(at.file, ld.library.roots[index].prefix))
 	}
 	if folder != "." {
 		folder, _, _ = strings.Cut(folder, "/") // drop-ins name files from install.d too
 	}
-	o := ld.library.sources[source]
+	o := ld.library.roots[index]
 	file := path.Join(folder, filepath.ToSlash(name))
-	return asset{files: o.files, name: file, shown: file, opens: o.prefix + file, resolved: ld.library.mark(source) + file}
+	return asset{files: o.files, name: file, shown: file, opens: o.prefix + file, resolved: ld.library.mark(index) + file}
 }
 
-// mark is what goes in front of the source's files in effective definitions.
-func (l *Library) mark(source int) string {
-	if source == len(l.sources)-1 {
+// mark is what goes in front of a root's files in effective definitions.
+func (l *Library) mark(index int) string {
+	if index == len(l.roots)-1 {
 		return embeddedAsset
 	}
 	return ""
@@ -123,7 +123,7 @@ func (ld *loading) checkRole(at place, files fs.FS, folder string) {
 // definitions' folder, or, for an embedded one, where extract puts its content.
 func (l *Library) AssetPath(root, asset string, extract func(name string, content []byte) (string, error)) (string, error) {
 	if name, embedded := strings.CutPrefix(asset, embeddedAsset); embedded {
-		content, err := fs.ReadFile(l.sources[len(l.sources)-1].files, name)
+		content, err := fs.ReadFile(l.roots[len(l.roots)-1].files, name)
 		if err != nil {
 			return "", err
 		}

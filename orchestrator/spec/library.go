@@ -14,13 +14,13 @@ import (
 // Library holds the definitions that a user can name: those of a working
 // folder, and behind them the ones embedded in the binary.
 type Library struct {
-	sources []origin // the nearest first
-	// builds and commands are the nearest source of each name's main files.
+	roots []root // the nearest first
+	// builds and commands are the nearest root of each name's main files.
 	builds, commands map[string]int
 }
 
-// origin is one place that holds install.d and commands.d.
-type origin struct {
+// root is one folder that holds install.d and commands.d.
+type root struct {
 	files fs.FS
 	// prefix goes in front of file names in messages, so that people can open
 	// what is named.
@@ -42,11 +42,11 @@ var (
 // names in messages; it is "" for the current folder. It fails where a folder
 // cannot be listed, since nobody knows what is defined then.
 func NewLibrary(working fs.FS, prefix string, embedded fs.FS) (*Library, error) {
-	l := &Library{sources: []origin{{working, prefix}, {embedded, "(embedded) "}}}
+	l := &Library{roots: []root{{working, prefix}, {embedded, "(embedded) "}}}
 	var problems Problems
 	index := func(folder string) map[string]int {
 		nearest := map[string]int{}
-		for i, o := range l.sources {
+		for i, o := range l.roots {
 			entries, problem := o.list(folder)
 			if problem != nil {
 				problems = append(problems, *problem)
@@ -66,7 +66,7 @@ func NewLibrary(working fs.FS, prefix string, embedded fs.FS) (*Library, error) 
 
 // list is what the folder holds, hidden entries left out; nothing where there
 // is no such folder.
-func (o origin) list(folder string) ([]fs.DirEntry, *Problem) {
+func (o root) list(folder string) ([]fs.DirEntry, *Problem) {
 	entries, err := fs.ReadDir(o.files, folder)
 	if err == nil {
 		return slices.DeleteFunc(entries, func(e fs.DirEntry) bool { return strings.HasPrefix(e.Name(), ".") }), nil

@@ -14,18 +14,18 @@ import (
 type loading struct {
 	reader
 	library *Library
-	sources map[string]int  // index of the library's source, by file name in messages
+	roots   map[string]int  // index of the library's root, by file name in messages
 	named   map[string]bool // files that the definition names, as they are resolved
 }
 
 func newLoading(l *Library) *loading {
-	return &loading{reader: newReader(), library: l, sources: map[string]int{}, named: map[string]bool{}}
+	return &loading{reader: newReader(), library: l, roots: map[string]int{}, named: map[string]bool{}}
 }
 
 // buildFiles is one build of an extends chain: its files, merged.
 type buildFiles struct {
 	name     string
-	source   int // index of the library's source that holds the main file
+	root     int // index of the library's root that holds the main file
 	install  *yaml.Node
 	commands *yaml.Node
 }
@@ -64,14 +64,14 @@ func (ld *loading) chain(name string) []*buildFiles {
 // build reads and merges the files of one build, without its parents.
 func (ld *loading) build(name string) *buildFiles {
 	l := ld.library
-	b := &buildFiles{name: name, install: mapping(), commands: mapping(), source: l.builds[name]}
+	b := &buildFiles{name: name, install: mapping(), commands: mapping(), root: l.builds[name]}
 	install := path.Join(installFolder, name+".yml")
 	if !isName(name) {
-		ld.report(place{l.sources[b.source].prefix + install, 0}, fmt.Sprintf("%q is no name for a build", name), nameRule)
+		ld.report(place{l.roots[b.root].prefix + install, 0}, fmt.Sprintf("%q is no name for a build", name), nameRule)
 	}
-	ld.mergeFile(b.install, b.source, install, installType)
+	ld.mergeFile(b.install, b.root, install, installType)
 	ld.mergeDropIns(b, b.install, path.Join(installFolder, name), installType)
-	if at, found := l.commands[name]; found && at <= b.source {
+	if at, found := l.commands[name]; found && at <= b.root {
 		ld.mergeFile(b.commands, at, path.Join(commandsFolder, name+".yml"), commandType)
 	}
 	ld.mergeDropIns(b, b.commands, path.Join(commandsFolder, name), commandType)
@@ -81,11 +81,11 @@ func (ld *loading) build(name string) *buildFiles {
 func mapping() *yaml.Node { return &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"} }
 
 // mergeDropIns merges the folder's files in lexical order. Where several
-// sources hold a file of one name, the nearest counts; sources behind the one
+// roots hold a file of one name, the nearest counts; roots behind the one
 // of the build's main file do not take part.
 func (ld *loading) mergeDropIns(b *buildFiles, into *yaml.Node, folder string, shape reflect.Type) {
 	nearest := map[string]int{}
-	for i, o := range ld.library.sources[:b.source+1] {
+	for i, o := range ld.library.roots[:b.root+1] {
 		entries, problem := o.list(folder)
 		if problem != nil {
 			ld.problems, ld.incomplete = append(ld.problems, *problem), true
@@ -106,8 +106,8 @@ func (ld *loading) mergeDropIns(b *buildFiles, into *yaml.Node, folder string, s
 	}
 }
 
-func (ld *loading) mergeFile(into *yaml.Node, source int, file string, shape reflect.Type) {
-	o := ld.library.sources[source]
+func (ld *loading) mergeFile(into *yaml.Node, index int, file string, shape reflect.Type) {
+	o := ld.library.roots[index]
 	content, err := readFile(o.files, file, largestDefinition)
 	if err != nil {
 		what, mend := because(o.files, file, err)
@@ -115,7 +115,7 @@ func (ld *loading) mergeFile(into *yaml.Node, source int, file string, shape ref
 		ld.incomplete = true
 		return
 	}
-	ld.sources[o.prefix+file] = source
+	ld.roots[o.prefix+file] = index
 	root := ld.read(o.prefix+file, content, shape)
 	ld.incomplete = ld.incomplete || root == nil
 	ld.merge(into, root, "")

@@ -18,13 +18,13 @@ func (l *Library) Strays() Problems {
 		}
 	}
 	var strays Problems
-	for source, o := range l.sources {
+	for index, o := range l.roots {
 		for _, folder := range []string{installFolder, commandsFolder} {
 			entries, _ := o.list(folder) // NewLibrary has told what is wrong with it
 			for _, entry := range entries {
 				found := l.strays(o, folder, entry)
 				strays = append(strays, slices.DeleteFunc(found, func(p Problem) bool {
-					return named[l.mark(source)+strings.TrimPrefix(p.File, o.prefix)]
+					return named[l.mark(index)+strings.TrimPrefix(p.File, o.prefix)]
 				})...)
 			}
 		}
@@ -33,7 +33,7 @@ func (l *Library) Strays() Problems {
 }
 
 // strays is what no build would read of one entry of install.d or commands.d.
-func (l *Library) strays(o origin, folder string, entry fs.DirEntry) Problems {
+func (l *Library) strays(o root, folder string, entry fs.DirEntry) Problems {
 	inside := path.Join(folder, entry.Name())
 	if info, err := fs.Stat(o.files, inside); err == nil && info.IsDir() {
 		return l.strayDropIns(o, inside)
@@ -48,7 +48,7 @@ func (l *Library) strays(o origin, folder string, entry fs.DirEntry) Problems {
 	return nil
 }
 
-func (l *Library) strayDropIns(o origin, folder string) Problems {
+func (l *Library) strayDropIns(o root, folder string) Problems {
 	entries, problem := o.list(folder)
 	if problem != nil {
 		return Problems{*problem}
@@ -71,14 +71,14 @@ func (l *Library) strayDropIns(o origin, folder string) Problems {
 }
 
 // ignored is the problem of a file whose name looks like a definition's.
-func ignored(o origin, file string) *Problem {
+func ignored(o root, file string) *Problem {
 	if !strings.HasSuffix(file, ".yaml") {
 		return nil
 	}
 	return &Problem{File: o.prefix + file, What: "the file is ignored", Mend: "rename it to end in .yml"}
 }
 
-func (l *Library) withoutBuild(o origin, file, name string) Problem {
+func (l *Library) withoutBuild(o root, file, name string) Problem {
 	mend := "write it, or rename this to the build it belongs to"
 	if near := Nearest(name, l.Names()); near != "" {
 		mend += "; did you mean \"" + near + "\"?"

@@ -294,16 +294,16 @@ func (ld *loading) validateRole(role string, n *yaml.Node) {
 	if strings.Contains(role, ".") || isJinja(role) {
 		return // from a collection, or known only at run time
 	}
-	source := ld.library.sources[ld.sources[at.file]]
+	in := ld.library.roots[ld.roots[at.file]]
 	folder := path.Join("roles", role)
-	switch info, err := fs.Stat(source.files, folder); {
-	case err != nil && isThere(source.files, folder):
-		what, mend := because(source.files, folder, err)
+	switch info, err := fs.Stat(in.files, folder); {
+	case err != nil && isThere(in.files, folder):
+		what, mend := because(in.files, folder, err)
 		ld.report(at, "roles: "+folder+" "+what, mend)
 	case err != nil || !info.IsDir():
 		ld.report(at, fmt.Sprintf("roles: there is no role %q", role), "put it into the folder roles, beside install.d")
 	default:
-		ld.checkRole(at, source.files, folder)
+		ld.checkRole(at, in.files, folder)
 	}
 }
 

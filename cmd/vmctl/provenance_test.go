@@ -43,7 +43,7 @@ for hook in post-index-change fsmonitor-watchman; do cp ` + script + ` .git/hook
 	return dir, evidence
 }
 
-func TestTheOriginRunsNothingThatARepositoryConfigures(t *testing.T) {
+func TestTheProvenanceRunsNothingThatARepositoryConfigures(t *testing.T) {
 	dir, evidence := repositoryOf(t)
 	file := filepath.Join(dir, "install.d", "x.yml")
 	for _, change := range []struct{ name, content, ending string }{
@@ -52,7 +52,7 @@ func TestTheOriginRunsNothingThatARepositoryConfigures(t *testing.T) {
 		if err := os.WriteFile(file, []byte(change.content), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		repository, revision := origin(t.Context(), dir)
+		repository, revision := provenance(t.Context(), dir)
 		if repository != "https://git.example/defs" || len(strings.TrimSuffix(revision, change.ending)) != 40 {
 			t.Errorf("%s: %q, %q", change.name, repository, revision)
 		}
@@ -63,7 +63,7 @@ func TestTheOriginRunsNothingThatARepositoryConfigures(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "install.d", "new.yml"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, revision := origin(t.Context(), dir); !strings.HasSuffix(revision, "-dirty") {
+	if _, revision := provenance(t.Context(), dir); !strings.HasSuffix(revision, "-dirty") {
 		t.Errorf("with a file more: %q", revision)
 	}
 	if ran, err := os.ReadFile(evidence); err == nil {
@@ -71,7 +71,7 @@ func TestTheOriginRunsNothingThatARepositoryConfigures(t *testing.T) {
 	}
 }
 
-func TestTheOriginOfARepositoryOfSomebodyElseIsUnknown(t *testing.T) {
+func TestTheProvenanceOfARepositoryOfSomebodyElseIsUnknown(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("giving a repository to somebody else needs root; make test runs it as root")
 	}
@@ -81,12 +81,12 @@ func TestTheOriginOfARepositoryOfSomebodyElseIsUnknown(t *testing.T) {
 	}
 	below := filepath.Join(dir, "install.d")
 	for _, folder := range []string{dir, below} {
-		if repository, revision := origin(t.Context(), folder); repository != "" || revision != "" {
+		if repository, revision := provenance(t.Context(), folder); repository != "" || revision != "" {
 			t.Errorf("%s: %q, %q", folder, repository, revision)
 		}
 	}
 	t.Setenv("SUDO_UID", "12345")
-	if _, revision := origin(t.Context(), dir); revision == "" {
+	if _, revision := provenance(t.Context(), dir); revision == "" {
 		t.Error("a repository of who called sudo is unknown, too")
 	}
 }

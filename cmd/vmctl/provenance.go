@@ -14,10 +14,10 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/host"
 )
 
-// origin is where the definitions come from, as far as that is known: what
+// provenance is where the definitions come from, as far as that is known: what
 // GitLab tells its jobs, else what git knows of the folder. Both are empty where
 // the folder is in no repository, or in one that git does not trust.
-func origin(ctx context.Context, dir string) (repository, revision string) {
+func provenance(ctx context.Context, dir string) (repository, revision string) {
 	if commit := os.Getenv("CI_COMMIT_SHA"); commit != "" {
 		return os.Getenv("CI_PROJECT_URL"), commit
 	}
