@@ -82,19 +82,15 @@ func runBuild(cmd *cobra.Command, o buildOptions) error {
 	if err != nil {
 		return err
 	}
+	if err := refusal(o, plans); err != nil {
+		return err
+	}
 	accel, err := accelerator(cmd.Context(), o)
 	if err != nil {
 		return err
 	}
 	if o.dryRun {
 		return describe(cmd, o, plans, accel)
-	}
-	var checks []orchestrator.Check
-	for _, plan := range plans {
-		checks = append(checks, orchestrator.Preflight(orchestrator.NeedsOf(plan.Definition, !o.noTest, o.folder))...)
-	}
-	if err := orchestrator.Refusal(uniqueChecks(checks)); err != nil {
-		return err
 	}
 	manifests, err := buildAll(cmd, o, plans, accel)
 	if asJSON(cmd, manifests) {
@@ -106,6 +102,18 @@ func runBuild(cmd *cobra.Command, o buildOptions) error {
 		}
 	}
 	return err
+}
+
+// refusal is why this host cannot make the builds, or nil. A dry run needs nothing.
+func refusal(o buildOptions, plans []orchestrator.Plan) error {
+	if o.dryRun {
+		return nil
+	}
+	var checks []orchestrator.Check
+	for _, plan := range plans {
+		checks = append(checks, orchestrator.Preflight(orchestrator.NeedsOf(plan.Definition, !o.noTest, o.folder))...)
+	}
+	return orchestrator.Refusal(uniqueChecks(checks))
 }
 
 // accelerator is what the boot tests run on, nil where there are none. It is
