@@ -39,6 +39,7 @@ fuzz:
 	$(GO) test -run '^$$' -fuzz FuzzLoad -fuzztime 30s ./orchestrator/spec
 	$(GO) test -run '^$$' -fuzz FuzzParseSize -fuzztime 30s ./orchestrator/spec
 	$(GO) test -run '^$$' -fuzz FuzzJudge -fuzztime 30s ./orchestrator/vm
+	$(GO) test -run '^$$' -fuzz FuzzEvents -fuzztime 30s ./ansible
 
 clean:
 	rm -rf vmctl images
