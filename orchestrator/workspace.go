@@ -16,6 +16,7 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/files"
 	"github.com/btw-img/btw-img/orchestrator/image"
+	"github.com/btw-img/btw-img/orchestrator/spec"
 )
 
 // Names of the files beside the images.
@@ -46,9 +47,13 @@ func openWorkspace(folder, name string) (*workspace, error) {
 	if err != nil {
 		return nil, err
 	}
+	final, err := ResultsFolder(folder, name)
+	if err != nil {
+		return nil, err
+	}
 	w := &workspace{
 		owner: files.Caller(),
-		final: filepath.Join(folder, name), failed: filepath.Join(folder, name+".failed"),
+		final: final, failed: final + spec.FailedSuffix,
 		work: filepath.Join(folder, "."+name+".work"), lock: openLock(filepath.Join(folder, "."+name+".lock")),
 	}
 	w.out = filepath.Join(w.work, "out")
@@ -163,7 +168,7 @@ func (w *workspace) keepLogs(failure error) error {
 // LogPath is where the log of a build lies after it has ended.
 func LogPath(folder, name string, failed bool) string {
 	if failed {
-		name += ".failed"
+		name += spec.FailedSuffix
 	}
 	return filepath.Join(folder, name, LogName)
 }

@@ -211,7 +211,7 @@ func paths(extensions ...string) candidates {
 // references is the OCI layouts that 'vmctl push' makes where no registry is
 // named; once one is typed, also with the tags of its releases.
 func references(cmd *cobra.Command, typed string) []string {
-	root := filepath.Join(imagesFolder(cmd), layoutsFolder)
+	root := filepath.Join(imagesFolder(cmd), spec.LayoutsFolder)
 	names, _, _ := catalogue.Repositories(root)
 	var found []string
 	for _, name := range names {

@@ -19,6 +19,7 @@ import (
 	"github.com/btw-img/btw-img/orchestrator"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/image"
+	"github.com/btw-img/btw-img/orchestrator/spec"
 	"github.com/btw-img/btw-img/publish"
 )
 
@@ -45,7 +46,7 @@ overwritten, and VERSION and latest, which move to the newest push. With a TAG,
 they are TAG-DATE.N and TAG. Formats beside the first get tags that end in
 -FORMAT. Without a REF, the image goes to $CI_REGISTRY_IMAGE/NAME in a GitLab job, to
 $VMCTL_REGISTRY/NAME where that variable is set, and else to the OCI layout
-oci:images/` + layoutsFolder + `/NAME, which 'vmctl serve' offers to a network.
+oci:images/` + spec.LayoutsFolder + `/NAME, which 'vmctl serve' offers to a network.
 ` + registryHelp + exitCodes,
 		Example: `  vmctl push debian
   vmctl push debian oci:layouts/debian:edge --annotation org.opencontainers.image.licenses=MIT
@@ -63,9 +64,11 @@ oci:images/` + layoutsFolder + `/NAME, which 'vmctl serve' offers to a network.
 }
 
 func runPush(cmd *cobra.Command, o pushOptions, target string, args []string) error {
-	folder := filepath.Join(o.folder, target)
-	if info, err := os.Stat(filepath.Join(target, orchestrator.ManifestName)); err == nil && info.Mode().IsRegular() {
-		folder = target
+	folder := target
+	if info, err := os.Stat(filepath.Join(target, orchestrator.ManifestName)); err != nil || !info.Mode().IsRegular() {
+		if folder, err = orchestrator.ResultsFolder(o.folder, target); err != nil {
+			return &fail.Error{Kind: fail.Usage, Err: err, Hint: "name a build, or a folder that 'vmctl build' left"}
+		}
 	}
 	release, err := readRelease(folder, o.annotations)
 	if err != nil {
@@ -125,9 +128,6 @@ func pushTo(ctx context.Context, access publish.Access, ref publish.Reference, r
 	return pushed, dst.Commit(ctx)
 }
 
-// layoutsFolder holds an OCI layout per build, below the output folder.
-const layoutsFolder = "oci"
-
 // references is where a build goes: what the user names, or the default.
 func (o pushOptions) references(name string, args []string) ([]publish.Reference, error) {
 	if len(args) == 0 {
@@ -157,7 +157,15 @@ func defaultReference(folder, name string) (publish.Reference, error) {
 			return publish.ParseReference(prefix + "/" + name)
 		}
 	}
-	return publish.Layout(filepath.Join(folder, layoutsFolder, name), "")
+	return layoutOf(filepath.Join(folder, spec.LayoutsFolder), name)
+}
+
+// layoutOf is the OCI layout of the build of that name.
+func layoutOf(folder, name string) (publish.Reference, error) {
+	if err := spec.CheckName(name); err != nil {
+		return publish.Reference{}, err
+	}
+	return publish.Layout(filepath.Join(folder, name), "")
 }
 
 // readRelease reads the folder of a build as something to publish.

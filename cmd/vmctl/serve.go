@@ -19,6 +19,7 @@ import (
 	"github.com/btw-img/btw-img/orchestrator"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/files"
+	"github.com/btw-img/btw-img/orchestrator/spec"
 	"github.com/btw-img/btw-img/publish"
 	"github.com/btw-img/btw-img/publish/catalogue"
 )
@@ -37,7 +38,7 @@ func newServe() *cobra.Command {
 		Short: "Offer the built images to a network, as a registry and as web pages",
 		Long: `Offer the images that were built in DIR (default: images) to a network, read-only: as a
 registry for vmctl, oras and skopeo, and as web pages at /. Images that were booted
-are published to the OCI layouts in DIR/` + layoutsFolder + ` first, at the start and whenever
+are published to the OCI layouts in DIR/` + spec.LayoutsFolder + ` first, at the start and whenever
 one is built anew. A DIR that holds OCI layouts and no builds is offered as it is.
 Interrupting it is its normal end.
 
@@ -118,7 +119,7 @@ type shelf struct {
 }
 
 func openShelf(ctx context.Context, folder string, stderr io.Writer) (*shelf, error) {
-	s := &shelf{root: filepath.Join(folder, layoutsFolder), builds: folder, published: map[string]time.Time{}}
+	s := &shelf{root: filepath.Join(folder, spec.LayoutsFolder), builds: folder, published: map[string]time.Time{}}
 	s.publish(ctx, stderr)
 	for _, one := range []*shelf{s, {root: folder}} {
 		names, odd, err := catalogue.Repositories(one.root)
@@ -186,7 +187,7 @@ func (s *shelf) publishRelease(ctx context.Context, release publish.Release, std
 	if !catalogue.IsName(release.Name) {
 		return fail.New(fail.Usage, "", "give the build another name", "%s", catalogue.NameRule)
 	}
-	ref, err := publish.Layout(filepath.Join(s.root, release.Name), "")
+	ref, err := layoutOf(s.root, release.Name)
 	if err != nil {
 		return err
 	}

@@ -148,7 +148,10 @@ func findImage(o testOptions) (path string, build orchestrator.Built, err error)
 		}
 		return o.target, build, nil
 	}
-	folder := filepath.Join(o.folder, o.target)
+	folder, err := orchestrator.ResultsFolder(o.folder, o.target)
+	if err != nil {
+		return "", build, &fail.Error{Kind: fail.Usage, Err: err, Hint: "name a build or an image file; there is no file of that name"}
+	}
 	build, err = orchestrator.ReadBuilt(folder)
 	if err != nil || len(build.Outputs) == 0 {
 		return "", build, fail.New(fail.Usage, "", "name an image file, or run 'vmctl build "+o.target+"' first", "%s is neither an image nor a build in %s", o.target, o.folder)

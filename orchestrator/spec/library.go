@@ -139,6 +139,8 @@ func (l *Library) unknown(name string) error {
 	hint := "'vmctl list' shows what there is; 'vmctl new " + name + "' starts a new one"
 	if near := Nearest(name, l.Names()); near != "" {
 		hint = fmt.Sprintf("did you mean %q? 'vmctl list' shows what there is", near)
+	} else if err := CheckName(name); err != nil {
+		return err
 	}
 	return fail.New(fail.Usage, "", hint, "there is no build %q: no install.d/%s.yml", name, name)
 }

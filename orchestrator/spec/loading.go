@@ -4,10 +4,13 @@ import (
 	"fmt"
 	"path"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v4"
+
+	"github.com/btw-img/btw-img/orchestrator/fail"
 )
 
 // loading is the state of one Load.
@@ -49,11 +52,7 @@ func (ld *loading) chain(name string) []*buildFiles {
 			return chain
 		}
 		if _, known := ld.library.builds[parent]; !known {
-			mend := "write install.d/" + parent + ".yml, or name one of: " + strings.Join(ld.library.Names(), ", ")
-			if near := Nearest(parent, ld.library.Names()); near != "" {
-				mend = fmt.Sprintf("did you mean %q?", near)
-			}
-			ld.report(at, fmt.Sprintf("extends: there is no build %q", parent), mend)
+			ld.reportParent(at, parent)
 			ld.incomplete = true
 			return chain
 		}
@@ -61,13 +60,24 @@ func (ld *loading) chain(name string) []*buildFiles {
 	}
 }
 
+// reportParent says why there is no such build to extend.
+func (ld *loading) reportParent(at place, parent string) {
+	what, mend := fmt.Sprintf("there is no build %q", parent), "write install.d/"+parent+".yml, or name one of: "+strings.Join(ld.library.Names(), ", ")
+	if near := Nearest(parent, ld.library.Names()); near != "" {
+		mend = fmt.Sprintf("did you mean %q?", near)
+	} else if err := CheckName(parent); err != nil {
+		what, mend = err.Error(), fail.Hint(err)
+	}
+	ld.report(at, "extends: "+what, mend)
+}
+
 // build reads and merges the files of one build, without its parents.
 func (ld *loading) build(name string) *buildFiles {
 	l := ld.library
 	b := &buildFiles{name: name, install: mapping(), commands: mapping(), root: l.builds[name]}
 	install := path.Join(installFolder, name+".yml")
-	if !isName(name) {
-		ld.report(place{l.roots[b.root].prefix + install, 0}, fmt.Sprintf("%q is no name for a build", name), nameRule)
+	if err := CheckName(name); err != nil {
+		ld.report(place{l.roots[b.root].prefix + install, 0}, err.Error(), fail.Hint(err))
 	}
 	ld.mergeFile(b.install, b.root, install, installType)
 	ld.mergeDropIns(b, b.install, path.Join(installFolder, name), installType)
@@ -207,13 +217,16 @@ func (r *reader) mergeSource(old, new *yaml.Node) {
 	r.merge(old, new, "source")
 }
 
+// settingPattern is the key of a setting; what follows may be a secret.
+var settingPattern = regexp.MustCompile(`^[A-Za-z0-9_.-]*`)
+
 // apply sets the keys of --set, which reach into mappings with dots.
 func (ld *loading) apply(merged *yaml.Node, settings []string) {
 	for _, setting := range settings {
 		key, text, ok := strings.Cut(setting, "=")
 		at := place{file: "--set " + key}
 		if !ok || key == "" {
-			ld.report(place{file: "--set " + setting}, "there is no key=value in it", "write it as --set disk.size=4G")
+			ld.report(place{file: "--set " + settingPattern.FindString(setting)}, "there is no key=value in it", "write it as --set disk.size=4G")
 			continue
 		}
 		var document yaml.Node

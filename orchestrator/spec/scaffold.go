@@ -3,22 +3,31 @@ package spec
 import (
 	"fmt"
 	"regexp"
+	"strings"
 
 	"github.com/btw-img/btw-img/orchestrator/fail"
 )
 
 var namePattern = regexp.MustCompile(`^[a-z0-9]+([.-][a-z0-9]+)*$`)
 
-const nameRule = "use lower-case letters, digits, and dots or hyphens between them, 63 characters at most"
+// What vmctl keeps in the output folder beside the folders of the builds. No
+// build can have such a name, or it would replace what is there.
+const (
+	LayoutsFolder = "oci"     // an OCI layout per build
+	FailedSuffix  = ".failed" // the logs of a build that failed, behind its name
+)
 
-// isName says whether a build can have the name. Every such name is a host
-// name too.
-func isName(name string) bool { return namePattern.MatchString(name) && len(name) <= 63 }
-
-// CheckName says why a build cannot have the name.
+// CheckName says why a build cannot have the name. Every name that it takes is
+// a host name too, and one element of a path. Whoever makes a path of a name
+// asks it, wherever the name comes from.
 func CheckName(name string) error {
-	if !isName(name) {
-		return fail.New(fail.Usage, "", nameRule, "%q is no name for a build", name)
+	switch {
+	case !namePattern.MatchString(name) || len(name) > 63:
+		return fail.New(fail.Usage, "", "use lower-case letters, digits, and dots or hyphens between them, 63 characters at most", "%q is no name for a build", name)
+	case name == LayoutsFolder:
+		return fail.New(fail.Usage, "", "choose another name", "%q is no name for a build: the output folder keeps OCI layouts in a folder of that name", name)
+	case strings.HasSuffix(name, FailedSuffix):
+		return fail.New(fail.Usage, "", "choose another name", "%q is no name for a build: the output folder keeps the logs of a failed build of %q in a folder of that name", name, strings.TrimSuffix(name, FailedSuffix))
 	}
 	return nil
 }
