@@ -101,6 +101,24 @@ exit 2`)
 	}
 }
 
+// A template that cannot be read fails the task that goes through all entries, which
+// no_log of one of them does not hide.
+func TestAFailedTemplateTellsNoValues(t *testing.T) {
+	r := fakeAnsible(t, `cat <<'EOF'
+{"_event":"v2_runner_on_failed","hosts":{"image":{"_ansible_no_log":false,"action":"ansible.builtin.include_tasks","failed":true,"exception":"Traceback: String: hunter2","msg":"An unhandled exception occurred while templating '{'commands': [{'no_log': True, 'run': 'echo hunter2\\n {{ site '}]}'. Error was a <class 'ansible.errors.AnsibleError'>, original message: template error while templating string: unexpected end of template, expected 'end of print statement'.. String: echo hunter2\n {{ site . unexpected end of template, expected 'end of print statement'."}},"task":{"name":"Commands"}}
+EOF
+exit 2`)
+	var log bytes.Buffer
+	r.Log = &log
+	err := r.Apply(t.Context())
+	if err == nil || !strings.HasSuffix(err.Error(), ": template error while templating string: unexpected end of template, expected 'end of print statement'.") {
+		t.Errorf("error %v", err)
+	}
+	if strings.Contains(log.String()+fail.Tail(err), "hunter2") {
+		t.Errorf("log %s, tail %s", &log, fail.Tail(err))
+	}
+}
+
 // What modules print when they break is for the log; a program that a task ran is
 // for the screen, where it says more than the message.
 func TestAFailureIsToldOnce(t *testing.T) {

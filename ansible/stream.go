@@ -153,7 +153,7 @@ func (s *stream) outcome(event, task string, o outcome) {
 		status = "changed"
 	}
 	fmt.Fprintf(s.log, "%s: [%s] %s\n", status, s.origin, task)
-	for _, text := range []string{o.Stdout, o.Stderr, o.ModuleStdout, o.ModuleStderr, o.Exception} {
+	for _, text := range []string{o.Stdout, o.Stderr, o.ModuleStdout, o.ModuleStderr, withoutTemplates(o.Exception)} {
 		if text != "" {
 			fmt.Fprintln(s.log, strings.TrimRight(text, "\n"))
 		}
@@ -186,7 +186,7 @@ func taskFailure(origin, task string, o outcome) error {
 			Hint: "run it once with no_log: false, with values that are no secrets",
 		}
 	}
-	what := strings.TrimSpace(cmp.Or(text(o.Message), o.Reason, "the task failed"))
+	what := strings.TrimSpace(cmp.Or(withoutTemplates(text(o.Message)), o.Reason, "the task failed"))
 	if strings.HasPrefix(what, "MODULE FAILURE") {
 		what = cmp.Or(lastLines(o.ModuleStderr+o.ModuleStdout, 1), lastLines(o.Exception, 1), what)
 	}
@@ -208,6 +208,14 @@ func (o outcome) tail(message string) string {
 	}
 	return lastLines(output, keptLines)
 }
+
+// quotedTemplates is where Ansible's messages quote what it could not render: the
+// text itself, and the whole list or mapping that holds it, which is the layer.
+var quotedTemplates = regexp.MustCompile(`(?s)An unhandled exception occurred while templating '.*'\. Error was a <class '[^']*'>, original message: |\.? String: .*`)
+
+// withoutTemplates is the message without values of the definition, which may be
+// secret, whatever no_log says of the task: they are rendered before it is.
+func withoutTemplates(message string) string { return quotedTemplates.ReplaceAllString(message, "") }
 
 // text is a message, which modules give as a string or as any other value.
 func text(raw json.RawMessage) string {

@@ -18,7 +18,8 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/vm"
 )
 
-// Manifest is build.json: what was built, from what, and what proved it.
+// Manifest is build.json: what was built, from what, and what proved it. It is
+// published with the images and holds nothing that may be secret.
 type Manifest struct {
 	ID           string            `json:"id"` // of this build, random
 	Name         string            `json:"name"`
@@ -33,7 +34,7 @@ type Manifest struct {
 	Outputs      []image.File      `json:"outputs"` // the one that was booted comes first
 	Boot         []vm.Result       `json:"boot,omitempty"`
 	Stages       []StageTime       `json:"stages"`
-	Inputs       map[string]string `json:"inputs"` // SHA-256 of the definition and of each file it names
+	Inputs       map[string]string `json:"inputs"` // SHA-256 of the definition below and of each file it names
 	Tools        map[string]string `json:"tools"`  // Debian package → version, of the host
 	Definition   spec.Definition   `json:"definition"`
 }
@@ -61,15 +62,17 @@ func created(started time.Time) time.Time {
 	return started.UTC().Truncate(time.Second)
 }
 
+// inputDigests is of the definition as it is told: from a digest of the whole,
+// one could find out the short values in it by trying.
 func inputDigests(ctx context.Context, plan Plan) map[string]string {
 	digests := map[string]string{}
-	if content, err := json.Marshal(plan.Definition); err == nil {
+	if content, err := json.Marshal(plan.Definition.Redacted()); err == nil {
 		sum := sha256.Sum256(content)
 		digests["definition"] = hex.EncodeToString(sum[:])
 	}
-	for asset, path := range plan.Assets {
-		if sum, _, err := image.Digest(ctx, path); err == nil {
-			digests[asset] = sum
+	for _, asset := range plan.Definition.PublicAssets() {
+		if sum, _, err := image.Digest(ctx, plan.Assets[*asset]); err == nil {
+			digests[*asset] = sum
 		}
 	}
 	return digests

@@ -108,13 +108,12 @@ func asInIndex(path, mode, object string) bool {
 	return hex.EncodeToString(sum[:]) == object
 }
 
-// withoutUser removes the credential that a URL may hold. What is no URL of the
+// withoutUser removes the credentials that a URL may hold, in its query too. What is no URL of the
 // web names a host or folder of its owner's, and is left out.
 func withoutUser(s string) string {
 	u, err := url.Parse(s)
 	if err != nil || u.Scheme != "https" && u.Scheme != "http" {
 		return ""
 	}
-	u.User = nil
-	return u.String()
+	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
 }

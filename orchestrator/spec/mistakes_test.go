@@ -46,9 +46,37 @@ func TestAMistakeIsToldWithoutWhatFollowsFromIt(t *testing.T) {
 	}
 }
 
+// What is reported goes to screens and logs of CI servers.
+func TestMistakesQuoteNoSecrets(t *testing.T) {
+	for _, tc := range []struct {
+		install  string
+		settings []string
+	}{
+		{base + "", []string{"vars.password:hunter2"}},
+		{base + "install: [{users: [{name: u, password_hash: hunter2}]}]", nil},
+		{base + "install: [{users: [{name: u, ssh_keys: ['-----BEGIN OPENSSH PRIVATE KEY----- hunter2']}]}]", nil},
+		{base + "install: [{debconf: [{package: p, question: q, type: password, value: [hunter2]}]}]", nil},
+		{base + "install: [{files: [{path: /a, content: {hunter2: hunter3}}]}]", nil},
+		{"source: {bootstrap: {suite: sid, mirror: 'http://u:hunter2@h/'}}", nil},
+		{"source: {bootstrap: {suite: sid, mirror: 'http://h/?hunter2'}}", nil},
+		{"source: {bootstrap: {suite: sid, mirror: 'http://h/ [a]?hunter2'}}", nil},
+		{"source: {bootstrap: {suite: sid, mirror: 'ftp://h/#hunter2'}}", nil},
+		{"source: {bootstrap: {suite: sid, mirror: 'https://u:hun/ter2@h/'}}", nil},
+		{base + "vars: {password: 'hunter2 {{ vars.site }}'}", nil},
+		{base + "vars: {password: {a: hunter2, a: hunter2}}", nil},
+		{base + "vars: {password: 'hunter2}", nil},
+		{base + "vars: {password: hunter2: hunter2}", nil},
+	} {
+		found := strings.Join(mistakes(map[string]string{"install.d/x.yml": tc.install}, tc.settings...), "\n")
+		if found == "" || strings.Contains(found, "hunter") || strings.Contains(found, "ter2") {
+			t.Errorf("%s %s: %q", tc.install, tc.settings, found)
+		}
+	}
+}
+
 func TestABuildHasOneNameEverywhere(t *testing.T) {
 	long := strings.Repeat("a", 64)
-	for _, name := range []string{"Bad_Name", "a..b", "-a", long} {
+	for _, name := range []string{"Bad_Name", "a..b", "-a", long, "oci", "x.failed"} {
 		l := library(map[string]string{"install.d/" + name + ".yml": base, "install.d/x.yml": "extends: " + name})
 		for _, build := range []string{name, "x"} {
 			_, err := l.Load(build, nil)
@@ -60,7 +88,7 @@ func TestABuildHasOneNameEverywhere(t *testing.T) {
 			t.Errorf("CheckName takes %q", name)
 		}
 	}
-	if _, err := library(map[string]string{"x.yml": base}).Load("../x", nil); err == nil || !strings.Contains(err.Error(), `there is no build "../x"`) {
+	if _, err := library(map[string]string{"x.yml": base}).Load("../x", nil); err == nil || !strings.Contains(err.Error(), `"../x" is no name for a build`) {
 		t.Errorf("a file outside of install.d: %v", err)
 	}
 }

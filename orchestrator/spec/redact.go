@@ -1,13 +1,22 @@
 package spec
 
 import (
-	"maps"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"regexp"
-	"slices"
+	"strings"
 )
 
 // Assets is the places in the definition that name files of the builder.
-func (d *Definition) Assets() []*string {
+func (d *Definition) Assets() []*string { return d.assets(func(*InstallEntry) bool { return true }) }
+
+// PublicAssets is those of Assets that may be told of: no_log hides the others.
+func (d *Definition) PublicAssets() []*string {
+	return d.assets(func(e *InstallEntry) bool { return !e.NoLog })
+}
+
+func (d *Definition) assets(of func(*InstallEntry) bool) []*string {
 	var assets []*string
 	add := func(path *string) {
 		if *path != "" {
@@ -23,6 +32,9 @@ func (d *Definition) Assets() []*string {
 	for _, layer := range d.Layers {
 		for i := range layer.Install {
 			entry := &layer.Install[i]
+			if !of(entry) {
+				continue
+			}
 			for j := range entry.Repositories {
 				if key := &entry.Repositories[j].Key; !inlineKey(*key) {
 					add(key)
@@ -41,77 +53,162 @@ func (d *Definition) Assets() []*string {
 
 const hidden = "(hidden)"
 
-var secretName = regexp.MustCompile(`(?i)pass|secret|token|credential|private|api_?key`)
-
-// Redacted is the definition without what may be secret: variables whose name
-// says so, password hashes, and the values of entries with no_log.
+// Redacted is the definition as everybody may see it: build.json holds it, and
+// push publishes that. It has a value only where the value is harmless by kind,
+// whatever it is called; what is not copied here by name is not in it.
+//
+//   - Shown: names, descriptions, packages, sizes, modes, owners, paths and the
+//     like; addresses without user, query and fragment; public keys for ssh; the
+//     kernel's command line, which every user of the image can read and which is
+//     on the consoles that are published too.
+//   - "sha256:HEX" of it: what is text at length, which is contents of files,
+//     scripts, argv as a whole (as JSON) and signing keys. It tells whether two
+//     builds had the same. Whoever can guess the whole text can check the guess.
+//   - "(hidden)": variables, environment, answers for debconf and password
+//     hashes, with nothing but their names. Such values are short, and what is
+//     short can be found out from any digest that comes with all it depends on,
+//     a salt or the build's ID included. So there is none.
+//
+// An entry with no_log has neither digests nor the names of what they are of.
 func (d Definition) Redacted() Definition {
-	d.Vars = maps.Clone(d.Vars)
-	for name, value := range d.Vars {
-		d.Vars[name] = redactValue(name, value)
+	shown := Definition{
+		Name: d.Name, Description: d.Description, Source: d.Source.redacted(), Disk: d.Disk, Firmware: d.Firmware,
+		Hostname: d.Hostname, Boot: d.Boot, Test: d.Test, Outputs: d.Outputs, Layers: make([]Layer, len(d.Layers)),
 	}
-	d.Layers = slices.Clone(d.Layers)
+	if len(d.Vars) > 0 {
+		shown.Vars = map[string]any{}
+	}
+	for name := range d.Vars {
+		shown.Vars[name] = hidden
+	}
 	for i, layer := range d.Layers {
-		d.Layers[i].Install = slices.Clone(layer.Install)
-		for j := range d.Layers[i].Install {
-			d.Layers[i].Install[j].redact()
-		}
-		d.Layers[i].Commands = slices.Clone(layer.Commands)
-		for j := range d.Layers[i].Commands {
-			d.Layers[i].Commands[j].redact()
+		shown.Layers[i] = Layer{
+			Name:     layer.Name,
+			Install:  each(layer.Install, InstallEntry.redacted),
+			Commands: each(layer.Commands, CommandEntry.redacted),
 		}
 	}
-	return d
+	return shown
 }
 
-func redactValue(name string, value any) any {
-	if secretName.MatchString(name) {
+func each[T any](items []T, f func(T) T) []T {
+	var mapped []T
+	for _, item := range items {
+		mapped = append(mapped, f(item))
+	}
+	return mapped
+}
+
+func (s Source) redacted() (shown Source) {
+	if b := s.Bootstrap; b != nil {
+		shown.Bootstrap = &Bootstrap{
+			Suite: b.Suite, Variant: b.Variant, Mirror: address(b.Mirror), Components: b.Components,
+			Packages: b.Packages, Keyring: b.Keyring, Docs: b.Docs,
+		}
+	}
+	if t := s.Tarball; t != nil {
+		shown.Tarball = &Tarball{Path: t.Path}
+	}
+	return shown
+}
+
+func (e InstallEntry) redacted() InstallEntry {
+	hide := conceal(e.NoLog)
+	return InstallEntry{
+		Name: e.Name, Packages: e.Packages, Recommends: e.Recommends, Services: e.Services, Roles: e.Roles, NoLog: e.NoLog, Origin: e.Origin,
+		Debconf:      each(e.Debconf, hide.debconf),
+		Repositories: each(e.Repositories, hide.repository),
+		Files:        each(e.Files, hide.file),
+		Templates:    each(e.Templates, hide.file),
+		Users:        each(e.Users, hide.user),
+	}
+}
+
+func (e CommandEntry) redacted() CommandEntry {
+	hide := conceal(e.NoLog)
+	shown := CommandEntry{Name: e.Name, Run: hide.text(e.Run), Creates: e.Creates, Chdir: e.Chdir, NoLog: e.NoLog, Origin: e.Origin}
+	if len(e.Argv) > 0 {
+		words, _ := json.Marshal(e.Argv) // strings always encode
+		shown.Argv = []string{hide.text(string(words))}
+	}
+	for name := range e.Environment {
+		if shown.Environment == nil {
+			shown.Environment = map[string]string{}
+		}
+		shown.Environment[hide.name(name)] = hidden
+	}
+	return shown
+}
+
+// conceal is what is done to the values of an entry, more so with no_log.
+type conceal bool
+
+// name is the name of something that has a value.
+func (c conceal) name(name string) string {
+	if c && name != "" {
 		return hidden
 	}
-	if nested, ok := value.(map[string]any); ok {
-		nested = maps.Clone(nested)
-		for key, inner := range nested {
-			nested[key] = redactValue(key, inner)
-		}
-		return nested
-	}
-	return value
+	return name
 }
 
-func (e *InstallEntry) redact() {
-	e.Users = slices.Clone(e.Users)
-	for i := range e.Users {
-		if e.Users[i].PasswordHash != "" {
-			e.Users[i].PasswordHash = hidden
-		}
+// text is what stands for a text at length.
+func (c conceal) text(text string) string {
+	switch {
+	case text == "":
+		return ""
+	case bool(c):
+		return hidden
 	}
-	e.Debconf = slices.Clone(e.Debconf)
-	for i := range e.Debconf {
-		if e.NoLog || e.Debconf[i].Type == "password" {
-			e.Debconf[i].Value = hidden
-		}
-	}
-	for _, files := range []*[]File{&e.Files, &e.Templates} {
-		*files = slices.Clone(*files)
-		for i := range *files {
-			if e.NoLog && (*files)[i].Content != "" {
-				(*files)[i].Content = hidden
-			}
-		}
-	}
+	sum := sha256.Sum256([]byte(text))
+	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
-func (e *CommandEntry) redact() {
-	e.Environment = maps.Clone(e.Environment)
-	for name := range e.Environment {
-		if e.NoLog || secretName.MatchString(name) {
-			e.Environment[name] = hidden
-		}
+func (c conceal) debconf(d Debconf) Debconf {
+	return Debconf{Package: d.Package, Question: c.name(d.Question), Type: d.Type, Value: hidden}
+}
+
+func (c conceal) repository(r Repository) Repository {
+	shown := Repository{Name: r.Name, URIs: each(r.URIs, address), Suites: r.Suites, Components: r.Components, Architectures: r.Architectures, Types: r.Types, Key: c.name(r.Key)}
+	if inlineKey(r.Key) {
+		shown.Key = c.text(r.Key)
 	}
-	if e.NoLog && e.Run != "" {
-		e.Run = hidden
+	return shown
+}
+
+func (c conceal) file(f File) File {
+	return File{Path: f.Path, Source: c.name(f.Source), Content: c.text(f.Content), Mode: f.Mode, Owner: f.Owner, Group: f.Group}
+}
+
+func (c conceal) user(u User) User {
+	shown := User{
+		Name: u.Name, UID: u.UID, Comment: u.Comment, Groups: u.Groups, Shell: u.Shell, Home: u.Home, System: u.System, Sudo: u.Sudo,
+		SSHKeys: each(u.SSHKeys, c.sshKey),
 	}
-	if e.NoLog && len(e.Argv) > 0 {
-		e.Argv = []string{hidden}
+	if u.PasswordHash != "" {
+		shown.PasswordHash = hidden
 	}
+	return shown
+}
+
+// publicKey is a line of authorized_keys without options, which may hold a
+// command or an environment.
+var publicKey = regexp.MustCompile(`^(sk-)?(ssh|ecdsa)-[a-z0-9@.-]+ [A-Za-z0-9+/=]+( [^\n]*)?\n?$`)
+
+func (c conceal) sshKey(key string) string {
+	if publicKey.MatchString(key) {
+		return key
+	}
+	return c.text(key)
+}
+
+// address is the scheme, host and path of a URL, which may hold templates.
+func address(url string) string {
+	if end := strings.IndexAny(url, "?#"); end >= 0 {
+		url = url[:end]
+	}
+	scheme, rest, ok := strings.Cut(url, "://")
+	if at := strings.LastIndex(rest, "@"); ok && at >= 0 {
+		return scheme + "://" + rest[at+1:]
+	}
+	return url
 }

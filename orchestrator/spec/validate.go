@@ -146,22 +146,14 @@ func (ld *loading) validateURL(at place, key, text string) {
 	u, err := url.Parse(text)
 	switch {
 	case err != nil || !slices.Contains([]string{"http", "https"}, u.Scheme) || u.Host == "":
-		ld.report(at, fmt.Sprintf("%s: %q is no archive address", key, redact(text)), "write http://HOST/PATH or https://HOST/PATH")
+		ld.report(at, fmt.Sprintf("%s: %q is no archive address", key, address(text)), "write http://HOST/PATH or https://HOST/PATH")
 	case u.User != nil:
-		ld.report(at, fmt.Sprintf("%s: %q holds a password, which would stay in the image", key, u.Redacted()), "use a mirror that needs none")
+		ld.report(at, fmt.Sprintf("%s: %q holds a password, which would stay in the image", key, address(text)), "use a mirror that needs none")
+	case strings.ContainsAny(text, "?#"):
+		ld.report(at, fmt.Sprintf("%s: %q goes on with ? or #, behind which apt would put the names of files", key, address(text)), "write the address up to there; a mirror that asks for a password is none for an image")
 	case strings.ContainsAny(text, " \t\n[]"):
-		ld.report(at, fmt.Sprintf("%s: %q holds a character that apt would interpret", key, text), "leave out spaces and brackets")
+		ld.report(at, fmt.Sprintf("%s: %q holds a character that apt would interpret", key, address(text)), "leave out spaces and brackets")
 	}
-}
-
-// redact hides what may be a password in a text that is no proper address.
-func redact(text string) string {
-	if scheme, rest, ok := strings.Cut(text, "://"); ok {
-		if at := strings.LastIndex(rest, "@"); at >= 0 {
-			return scheme + "://xxxxx@" + rest[at+1:]
-		}
-	}
-	return text
 }
 
 func (ld *loading) validateList(at place, key, kind string, pattern *regexp.Regexp, items []string) {
