@@ -31,7 +31,7 @@ func provenance(ctx context.Context, dir string) (repository, revision string) {
 		revision += "-dirty"
 	}
 	remote, _ := g.output("config", "--get", "remote.origin.url")
-	return withoutUser(strings.TrimSpace(remote)), revision
+	return withoutCredentials(strings.TrimSpace(remote)), revision
 }
 
 // git asks about the repository that holds a folder. It is often root who asks, in a
@@ -108,9 +108,9 @@ func asInIndex(path, mode, object string) bool {
 	return hex.EncodeToString(sum[:]) == object
 }
 
-// withoutUser removes the credentials that a URL may hold, in its query too. What is no URL of the
+// withoutCredentials removes the credentials that a URL may hold, in its query too. What is no URL of the
 // web names a host or folder of its owner's, and is left out.
-func withoutUser(s string) string {
+func withoutCredentials(s string) string {
 	u, err := url.Parse(s)
 	if err != nil || u.Scheme != "https" && u.Scheme != "http" {
 		return ""

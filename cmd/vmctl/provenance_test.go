@@ -71,6 +71,19 @@ func TestTheProvenanceRunsNothingThatARepositoryConfigures(t *testing.T) {
 	}
 }
 
+func TestTheProvenanceHoldsNoCredentials(t *testing.T) {
+	for remote, want := range map[string]string{
+		"https://git.example/a/b.git":                     "https://git.example/a/b.git",
+		"https://me:hunter2@git.example:8443/a?t=hunter2": "https://git.example:8443/a",
+		"https://git.example/a#hunter2":                   "https://git.example/a",
+		"git@git.example:a/b.git":                         "",
+	} {
+		if got := withoutCredentials(remote); got != want {
+			t.Errorf("%s: %q", remote, got)
+		}
+	}
+}
+
 func TestTheProvenanceOfARepositoryOfSomebodyElseIsUnknown(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("giving a repository to somebody else needs root; make test runs it as root")

@@ -10,6 +10,8 @@ func newShow(defs *definitions) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "show NAME",
 		Short: "Print a build's effective definition, after extends, drop-ins and defaults",
+		Long: `Print a build's effective definition, after extends, drop-ins and defaults. Every
+value is shown as it was written, secrets too; build.json leaves those out.`,
 		Example: `  vmctl show debian
   vmctl show webserver --json --set disk.size=4G`,
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -109,7 +109,7 @@ type InstallEntry struct {
 	Users        []User       `yaml:"users,omitempty" json:"users,omitempty" jsonschema_description:"User accounts"`
 	Services     Services     `yaml:"services,omitempty" json:"services,omitempty" jsonschema_description:"systemd units"`
 	Roles        []string     `yaml:"roles,omitempty" json:"roles,omitempty" jsonschema_description:"Ansible roles, from the folder roles beside install.d"`
-	NoLog        bool         `yaml:"no_log,omitempty" json:"no_log,omitempty" jsonschema_description:"Keep the values of this entry out of the output and the log"`
+	NoLog        bool         `yaml:"no_log,omitempty" json:"no_log,omitempty" jsonschema_description:"Keep the values of this entry, and all that it prints, out of the output, the log and build.json"`
 	Origin       string       `yaml:"-" json:"origin,omitempty"`
 }
 
@@ -171,6 +171,6 @@ type CommandEntry struct {
 	Creates     string            `yaml:"creates,omitempty" json:"creates,omitempty" jsonschema_description:"Skip the command where this file exists"`
 	Chdir       string            `yaml:"chdir,omitempty" json:"chdir,omitempty" jsonschema_description:"Folder to run in"`
 	Environment map[string]string `yaml:"environment,omitempty" json:"environment,omitempty" jsonschema_description:"Environment variables"`
-	NoLog       bool              `yaml:"no_log,omitempty" json:"no_log,omitempty" jsonschema_description:"Keep the values of this entry out of the output and the log"`
+	NoLog       bool              `yaml:"no_log,omitempty" json:"no_log,omitempty" jsonschema_description:"Keep the values of this entry, and all that it prints, out of the output, the log and build.json"`
 	Origin      string            `yaml:"-" json:"origin,omitempty"`
 }

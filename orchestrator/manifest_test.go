@@ -1,0 +1,35 @@
+package orchestrator
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"testing"
+
+	"github.com/btw-img/btw-img/orchestrator/spec"
+)
+
+// A secret of few possible values cannot be found out by trying them all.
+func TestInputsTellNothingOfWhatIsHidden(t *testing.T) {
+	inputs := func(pin string) map[string]string {
+		p := plan(t, "debian", "vars.pin="+pin)
+		p.Assets = map[string]string{"install.d/public": filepath.Join(t.TempDir(), "public"), "install.d/pin": filepath.Join(t.TempDir(), "pin")}
+		for _, path := range p.Assets {
+			if err := os.WriteFile(path, []byte(filepath.Base(path)), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		p.Definition.Layers = append(p.Definition.Layers, spec.Layer{Install: []spec.InstallEntry{
+			{Files: []spec.File{{Path: "/a", Source: "install.d/public"}}},
+			{Files: []spec.File{{Path: "/b", Source: "install.d/pin", Content: pin}}, Debconf: []spec.Debconf{{Value: pin}}, NoLog: true},
+		}})
+		return inputDigests(t.Context(), p)
+	}
+	one, other := inputs("1234"), inputs("4321")
+	if !reflect.DeepEqual(one, other) {
+		t.Errorf("%v is not %v", one, other)
+	}
+	if _, public := one["install.d/public"]; !public || len(one) != 2 || one["definition"] == "" {
+		t.Errorf("%v", one)
+	}
+}
