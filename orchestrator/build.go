@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/files"
 	"github.com/btw-img/btw-img/orchestrator/host"
 	"github.com/btw-img/btw-img/orchestrator/image"
 	"github.com/btw-img/btw-img/orchestrator/vm"
@@ -118,7 +119,7 @@ func convert(ctx context.Context, h host.Host, plan Plan, space *workspace) (con
 			c.images = append(c.images, image.File{Name: filepath.Base(path), Format: format, Size: c.disk.Size, VirtualSize: c.disk.Size, SHA256: c.disk.SHA256})
 			continue
 		}
-		file, err := image.Measure(ctx, h, path)
+		file, err := image.Measure(ctx, h, path, format)
 		if err != nil {
 			return c, err
 		}
@@ -159,7 +160,7 @@ func (b Builder) boot(ctx context.Context, s *stages, h host.Host, plan Plan, fa
 // BootOptions is what a boot test needs to know.
 type BootOptions struct {
 	Image    string
-	Format   string
+	Format   string // "" for what its first bytes tell
 	Firmware []string
 	Accel    vm.Accelerator
 	Memory   int64 // bytes
@@ -176,6 +177,19 @@ type BootOptions struct {
 // those of all.
 func BootTest(ctx context.Context, h host.Host, o BootOptions) ([]vm.Result, error) {
 	o.Task("ok", fmt.Sprintf("accelerator %s: %s", o.Accel, o.Accel.Reason))
+	uid, gid := files.Caller().IDs()
+	confinement, err := vm.Confine(ctx, uid, gid)
+	if err != nil {
+		return nil, err
+	}
+	for _, note := range confinement.Notes(o.Accel.String()) {
+		o.Task("ok", note)
+	}
+	disk, err := openImage(ctx, confinement, o.Image, o.Format)
+	if err != nil {
+		return nil, fail.Wrap(fail.Usage, o.Image, err)
+	}
+	defer disk.Close()
 	results := make([]vm.Result, len(o.Firmware))
 	failures := make([]error, len(o.Firmware))
 	atOnce := min(guestsAtOnce(o.Memory), len(o.Firmware))
@@ -186,7 +200,7 @@ func BootTest(ctx context.Context, h host.Host, o BootOptions) ([]vm.Result, err
 		running.Go(func() {
 			free <- struct{}{}
 			defer func() { <-free }()
-			results[i], failures[i] = bootOn(ctx, h, o, firmware)
+			results[i], failures[i] = bootOn(ctx, h, o, confinement, disk, firmware)
 			tell.Lock()
 			defer tell.Unlock()
 			o.Task(bootLine(results[i], failures[i]))
@@ -206,11 +220,11 @@ func BootTest(ctx context.Context, h host.Host, o BootOptions) ([]vm.Result, err
 
 // bootOn boots the image on one firmware, once more where the accelerator and not
 // the image is to blame.
-func bootOn(ctx context.Context, h host.Host, o BootOptions, firmware string) (vm.Result, error) {
+func bootOn(ctx context.Context, h host.Host, o BootOptions, confinement vm.Confinement, disk openedImage, firmware string) (vm.Result, error) {
 	accel := o.Accel
 	for {
 		result, err := vm.Boot(ctx, h, vm.Test{
-			Image: o.Image, Format: o.Format, Firmware: firmware, Accel: accel.For(firmware),
+			Image: disk.File, Format: disk.format, VirtualSize: disk.size, Confinement: confinement, Firmware: firmware, Accel: accel.For(firmware),
 			Memory: o.Memory, CPUs: o.CPUs, Timeout: o.Timeout, Systemd: o.Systemd,
 			Console: filepath.Join(o.Logs, "boot-"+firmware+".log"), Scratch: o.Scratch,
 		})

@@ -4,13 +4,17 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/btw-img/btw-img/orchestrator/debian"
-	"github.com/btw-img/btw-img/orchestrator/host"
+	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/image"
 	"github.com/btw-img/btw-img/orchestrator/spec"
+	"github.com/btw-img/btw-img/orchestrator/vm"
 )
 
 // Built is what a build has left in its folder.
@@ -64,20 +68,82 @@ func readJSON(path string, into any) error {
 	return nil
 }
 
-// Has says whether the build wrote an image of that name.
-func (b Built) Has(name string) bool {
+// Format is the format of the build's image of that name, "" where there is none.
+func (b Built) Format(name string) string {
 	for _, output := range b.Outputs {
 		if output.Name == name {
-			return true
+			return output.Format
 		}
 	}
-	return false
+	return ""
 }
 
 // Systemd is the version of systemd in the image, 0 where that is not known.
 func (b Built) Systemd() int { return DiskFacts{Packages: b.Packages}.systemd() }
 
-// InspectImage says what kind of image a file is.
-func InspectImage(ctx context.Context, h host.Host, path string) (image.Info, error) {
-	return image.Inspect(ctx, h, path)
+// openedImage is a disk image that was found to be whole by itself. It stays open from
+// there on, so that nothing else is booted in its place.
+type openedImage struct {
+	*os.File
+	format string
+	size   int64 // bytes, of the disk inside
+}
+
+// openImage opens an image for reading and has QEMU describe it. It is refused unless
+// header and QEMU agree that it depends on no other file.
+func openImage(ctx context.Context, c vm.Confinement, path, format string) (openedImage, error) {
+	file, err := openRegular(path)
+	if err != nil {
+		return openedImage{}, err
+	}
+	opened := openedImage{File: file}
+	if opened.format, err = trueFormat(file, format); err == nil {
+		opened.size, err = c.Describe(ctx, file, opened.format)
+	}
+	if err != nil {
+		file.Close()
+		return openedImage{}, err
+	}
+	return opened, nil
+}
+
+// openRegular opens a file for reading that is no device, pipe or folder.
+func openRegular(path string) (*os.File, error) {
+	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // opening a pipe would wait
+	if err != nil {
+		return nil, &fail.Error{Kind: fail.Usage, Err: err, Hint: "name a disk image"}
+	}
+	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
+		file.Close()
+		return nil, fail.New(fail.Usage, "", "name a disk image", "%s is no regular file", path)
+	}
+	return file, nil
+}
+
+// trueFormat is the format of an image that is said to be of a format, or of which
+// nothing is known (""). What is said to be raw is: its first bytes are
+// the guest's and mean nothing.
+func trueFormat(file io.ReaderAt, said string) (string, error) {
+	if said == image.Raw {
+		return said, nil
+	}
+	format, err := image.Identify(file)
+	if err == nil && said != "" && said != format {
+		return "", fail.New(fail.Usage, "", "build it again", "it is said to be %q, but it is %s", said, format)
+	}
+	return format, err
+}
+
+// CheckImage refuses an image of a build that depends on another file.
+func CheckImage(path, format string) error {
+	if format == image.Raw {
+		return nil
+	}
+	file, err := openRegular(path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	_, err = image.Identify(file)
+	return fail.Wrap(fail.Usage, path, err)
 }

@@ -130,14 +130,16 @@ func (p Plan) Describe(folder string, accel *vm.Accelerator) Description {
 		section("Layer "+layer.Name, describeLayer(layer))
 	}
 	section("Boot loader", "GRUB for "+strings.Join(p.Boot.Firmware(), ", ")+", packages "+strings.Join(p.Boot.Packages(), " ")+"\nkernel command line: "+d.Boot.Cmdline)
-	var outputs strings.Builder
+	format := outputs(d)[0]
+	booted := vm.Image{File: filepath.Join(folder, d.Name, p.ImageName(format)), Format: format}
+	var written strings.Builder
 	for _, format := range d.Outputs {
-		fmt.Fprintln(&outputs, filepath.Join(folder, d.Name, p.ImageName(format)))
+		fmt.Fprintln(&written, filepath.Join(folder, d.Name, p.ImageName(format)))
 	}
-	section("Outputs", outputs.String())
+	section("Outputs", written.String())
 	if accel != nil {
 		for _, firmware := range d.Firmware {
-			m := vm.Machine{Firmware: firmware, Accel: accel.For(firmware), Memory: int64(d.Test.Memory), CPUs: d.Test.CPUs, Disk: "OVERLAY", Vars: "VARS", Console: "boot-" + firmware + ".log", Report: "REPORT", SeaBIOS: "SEABIOS"}
+			m := vm.Machine{Firmware: firmware, Accel: accel.For(firmware), Memory: int64(d.Test.Memory), CPUs: d.Test.CPUs, Image: booted, Disk: "OVERLAY", Vars: "VARS", Console: "boot-" + firmware + ".log", Report: "REPORT", SeaBIOS: "SEABIOS"}
 			section("Boot test on "+firmware, m.Command().String())
 		}
 	}

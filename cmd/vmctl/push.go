@@ -183,6 +183,9 @@ func readRelease(folder string, annotations []string) (publish.Release, error) {
 		RawDigest: sha256Digest(built.Disk.SHA256), Tested: built.Tested, Packages: built.Packages, Annotations: map[string]string{},
 	}
 	for _, output := range built.Outputs {
+		if err := orchestrator.CheckImage(filepath.Join(folder, output.Name), output.Format); err != nil {
+			return publish.Release{}, err
+		}
 		d := publish.Disk{Name: output.Name, Format: output.Format, Size: output.Size, VirtualSize: output.VirtualSize, Digest: sha256Digest(output.SHA256)}
 		if output.Format == image.Raw && r.RawDigest == "" {
 			r.RawDigest = d.Digest

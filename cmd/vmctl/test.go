@@ -35,7 +35,8 @@ func newTest() *cobra.Command {
 		Use:   "test IMAGE|NAME",
 		Short: "Boot a disk image and say whether it comes up",
 		Long: `Boot a disk image, of any origin, on each firmware, and say whether it comes up.
-The image is not changed. A guest whose systemd is 256 or newer reports on
+The image is not changed. One that depends on other files is refused. QEMU is
+confined; it does not run as root. A guest whose systemd is 256 or newer reports on
 itself; for an older one the login prompt on the serial console counts.
 
 ` + exitCodes,
@@ -85,7 +86,7 @@ func runTest(cmd *cobra.Command, o testOptions) error {
 	if err != nil {
 		return err
 	}
-	results, err := bootImage(cmd.Context(), cmd.ErrOrStderr(), o, accel, image, int64(memory), build.Systemd())
+	results, err := bootImage(cmd.Context(), cmd.ErrOrStderr(), o, accel, image, int64(memory), build)
 	err = closeLogs(err)
 	if asJSON(cmd, results) {
 		return err
@@ -120,20 +121,15 @@ func openLogs(o *testOptions) (closeLogs func(error) error, err error) {
 	}, err
 }
 
-func bootImage(ctx context.Context, stderr io.Writer, o testOptions, accel vm.Accelerator, path string, memory int64, systemd int) ([]vm.Result, error) {
-	h := &host.Local{}
-	info, err := orchestrator.InspectImage(ctx, h, path)
-	if err != nil {
-		return nil, err
-	}
+func bootImage(ctx context.Context, stderr io.Writer, o testOptions, accel vm.Accelerator, path string, memory int64, build orchestrator.Built) ([]vm.Result, error) {
 	show := newProgress(stderr, false)
 	defer show.close()
 	tell := func(kind, status, text string) {
 		show.event("", orchestrator.Event{Kind: kind, Stage: "Boot test", Status: status, Text: text})
 	}
-	return orchestrator.BootTest(ctx, h, orchestrator.BootOptions{
-		Image: path, Format: info.Format, Firmware: o.firmware, Accel: accel, Memory: memory, CPUs: o.cpus,
-		Timeout: o.timeout, Systemd: systemd, Logs: o.logs,
+	return orchestrator.BootTest(ctx, &host.Local{}, orchestrator.BootOptions{
+		Image: path, Format: build.Format(filepath.Base(path)), Firmware: o.firmware, Accel: accel, Memory: memory, CPUs: o.cpus,
+		Timeout: o.timeout, Systemd: build.Systemd(), Logs: o.logs,
 		Task: func(status, text string) { tell(orchestrator.TaskSeen, status, text) },
 	})
 }
@@ -143,7 +139,7 @@ func bootImage(ctx context.Context, stderr io.Writer, o testOptions, accel vm.Ac
 func findImage(o testOptions) (path string, build orchestrator.Built, err error) {
 	if info, err := os.Stat(o.target); err == nil && info.Mode().IsRegular() {
 		build, _ := orchestrator.ReadBuilt(filepath.Dir(o.target))
-		if !build.Has(filepath.Base(o.target)) {
+		if build.Format(filepath.Base(o.target)) == "" {
 			build = orchestrator.Built{}
 		}
 		return o.target, build, nil

@@ -30,6 +30,14 @@ func Caller() Owner {
 	return Owner{uid: int(uid), gid: int(gid), known: err == nil}
 }
 
+// IDs is the owner's user and group, root's where there is none.
+func (o Owner) IDs() (uid, gid int) {
+	if !o.known {
+		return 0, 0
+	}
+	return o.uid, o.gid
+}
+
 // Give hands one file or folder over, if it is root's; a link is handed over
 // itself. A file that has other names as well stays as it is, for somebody may
 // have planted a name for a file of the system.

@@ -15,7 +15,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/host"
 )
 
@@ -26,6 +25,7 @@ const (
 	VMDK  = "vmdk" // VMware; the stream-optimized kind, which all its products import
 	VHDX  = "vhdx" // Hyper-V
 	VDI   = "vdi"  // VirtualBox
+	VHD   = "vpc"  // Hyper-V of old and Azure, as QEMU calls it; never written
 )
 
 // Convert is the command that writes raw as an image of the format.
@@ -64,44 +64,26 @@ type File struct {
 	SHA256      string `json:"sha256"`
 }
 
-// Measure reads what File tells.
-func Measure(ctx context.Context, h host.Host, path string) (File, error) {
-	info, err := Inspect(ctx, h, path)
+// Measure reads what File tells of an image of the format.
+func Measure(ctx context.Context, h host.Host, path, format string) (File, error) {
+	out, err := h.Output(ctx, Info(path, format))
 	if err != nil {
 		return File{}, err
 	}
-	sum, size, err := Digest(ctx, path)
-	if err != nil {
-		return File{}, err
+	file := File{Name: filepath.Base(path), Format: format}
+	if err := json.Unmarshal(out, &struct {
+		VirtualSize *int64 `json:"virtual-size"`
+	}{&file.VirtualSize}); err != nil {
+		return File{}, fmt.Errorf("qemu-img info %s: %w", path, err)
 	}
-	return File{Name: filepath.Base(path), Format: info.Format, Size: size, VirtualSize: info.VirtualSize, SHA256: sum}, nil
+	file.SHA256, file.Size, err = Digest(ctx, path)
+	return file, err
 }
 
-// Info is what qemu-img knows of an image.
-type Info struct {
-	Format      string `json:"format"`
-	VirtualSize int64  `json:"virtual-size"`
-	Backing     string `json:"backing-filename"`
-}
-
-// Inspect asks qemu-img. An image that names a backing file is refused, since
-// it could make QEMU open any file of the host.
-func Inspect(ctx context.Context, h host.Host, path string) (Info, error) {
-	if _, err := os.Stat(path); err != nil {
-		return Info{}, &fail.Error{Kind: fail.Usage, Err: err, Hint: "name a disk image"}
-	}
-	out, err := h.Output(ctx, host.Cmd("qemu-img", "info", "--output=json", path))
-	if err != nil {
-		return Info{}, err
-	}
-	var info Info
-	if err := json.Unmarshal(out, &info); err != nil {
-		return Info{}, fmt.Errorf("qemu-img info %s: %w", path, err)
-	}
-	if info.Backing != "" {
-		return Info{}, fail.New(fail.Usage, path, "convert it to an image of its own with qemu-img convert", "it depends on %s", info.Backing)
-	}
-	return info, nil
+// Info is the command that describes an image of the format. QEMU opens what an
+// image names, so it is for images that were made here.
+func Info(path, format string) host.Command {
+	return host.Cmd("qemu-img", "info", "--output=json", "-f", format, path)
 }
 
 // Digest is the SHA-256 of a file, in hexadecimal, and its size in bytes. The

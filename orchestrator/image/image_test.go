@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/host/hosttest"
 	"github.com/btw-img/btw-img/orchestrator/image"
 )
@@ -31,19 +30,15 @@ func TestWriteConvertsAndCompares(t *testing.T) {
 	}
 }
 
-func TestInspectRefusesImagesThatNameOtherFiles(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "x.qcow2")
-	if err := os.WriteFile(path, nil, 0o600); err != nil {
+func TestMeasureNamesTheFormat(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "abc.qcow2")
+	if err := os.WriteFile(path, []byte("abc"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	fake := &hosttest.Fake{Outputs: map[string]string{"qemu-img info": `{"format": "qcow2", "virtual-size": 5, "backing-filename": "/etc/shadow"}`}}
-	if _, err := image.Inspect(t.Context(), fake, path); fail.ExitCode(err) != 2 {
-		t.Errorf("error %v", err)
-	}
-	fake.Outputs["qemu-img info"] = `{"format": "qcow2", "virtual-size": 2147483648}`
-	info, err := image.Inspect(t.Context(), fake, path)
-	if err != nil || info.Format != "qcow2" || info.VirtualSize != 2<<30 {
-		t.Errorf("%+v, %v", info, err)
+	fake := &hosttest.Fake{Outputs: map[string]string{"qemu-img info --output=json -f qcow2 ": `{"format": "raw", "virtual-size": 2147483648}`}}
+	file, err := image.Measure(t.Context(), fake, path, image.QCOW2)
+	if err != nil || file.Name != "abc.qcow2" || file.Format != "qcow2" || file.VirtualSize != 2<<30 || file.Size != 3 || len(file.SHA256) != 64 {
+		t.Errorf("%+v, %v\n%s", file, err, fake.Calls)
 	}
 }
 

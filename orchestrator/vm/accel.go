@@ -171,3 +171,11 @@ func (c *complaints) String() string {
 	line, _, _ := bytes.Cut(bytes.TrimSpace(c.text.Bytes()), []byte("\n"))
 	return string(line)
 }
+
+// explain adds to how QEMU ended what it said.
+func (c *complaints) explain(err error) error {
+	if text := c.String(); err != nil && text != "" {
+		return fmt.Errorf("%w: %s", err, text)
+	}
+	return err
+}

@@ -5,11 +5,15 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"math"
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -22,13 +26,15 @@ import (
 
 // Test is a boot test of one image on one firmware.
 type Test struct {
-	Image    string // never changed
-	Format   string // of the image, such as qcow2
-	Firmware string
-	Accel    string
-	Memory   int64 // bytes
-	CPUs     int
-	Timeout  time.Duration
+	Image       *os.File // open for reading alone, so that QEMU cannot change it
+	Format      string   // of the image, such as qcow2
+	VirtualSize int64    // bytes, of the disk inside
+	Confinement Confinement
+	Firmware    string
+	Accel       string
+	Memory      int64 // bytes
+	CPUs        int
+	Timeout     time.Duration
 	// Systemd is the version in the image, 0 where that is not known. From
 	// SystemdForReport on the boot counts only with a report.
 	Systemd int
@@ -81,12 +87,13 @@ func Boot(ctx context.Context, h host.Host, t Test) (Result, error) {
 		return result, &fail.Error{Kind: fail.Host, Err: err, Hint: "name another folder for temporary files in TMPDIR"}
 	}
 	defer os.RemoveAll(dir)
-	machine, err := t.prepare(ctx, h, dir)
+	guest, err := t.prepare(ctx, h, dir)
+	defer guest.close()
 	if err != nil {
 		return result, err
 	}
 	start := time.Now()
-	outcome, err := watch(ctx, machine, t.limits())
+	outcome, err := guest.watch(ctx, t.Confinement, t.limits())
 	result.Seconds = time.Since(start).Seconds()
 	if err != nil {
 		return result, err
@@ -95,71 +102,135 @@ func Boot(ctx context.Context, h host.Host, t Test) (Result, error) {
 	if outcome.err != nil {
 		result.Problem = outcome.err.Error()
 		return result, &fail.Error{
-			Kind: fail.Boot, Op: t.Firmware, Err: outcome.err, Tail: lastLines(read(machine.Console), tailLines),
+			Kind: fail.Boot, Op: t.Firmware, Err: outcome.err, Tail: lastLines(guest.console.read(), tailLines),
 		}
 	}
 	return result, nil
 }
 
-// prepare makes what the machine writes to: the overlay, the UEFI variables.
-func (t Test) prepare(ctx context.Context, h host.Host, dir string) (Machine, error) {
-	image, err := filepath.Abs(t.Image)
+// guest is a machine with the files that QEMU inherits, in the order of their
+// descriptors.
+type guest struct {
+	machine                  Machine
+	files                    []*os.File
+	console, report, seabios output
+}
+
+// prepare makes what the machine writes to: the overlay, the UEFI variables, and what
+// it says. The guest is to be closed in any case.
+func (t Test) prepare(ctx context.Context, h host.Host, dir string) (*guest, error) {
+	g := &guest{machine: Machine{
+		Firmware: t.Firmware, Accel: t.Accel, Memory: t.Memory, CPUs: t.CPUs, QMP: firstExtraFile,
+		NoSandbox: t.Confinement.open != "", Units: reportUnits(),
+	}}
+	g.machine.Image = Image{File: g.inherit(t.Image), Format: t.Format}
+	dir, err := filepath.Abs(dir)
 	if err != nil {
-		return Machine{}, err
+		return g, err
 	}
-	m := Machine{
-		Firmware: t.Firmware, Accel: t.Accel, Memory: t.Memory, CPUs: t.CPUs,
-		Disk: filepath.Join(dir, "overlay.qcow2"), Vars: filepath.Join(dir, "vars.fd"),
-		Console: t.Console, Report: filepath.Join(dir, "report"), SeaBIOS: filepath.Join(dir, "seabios"), QMP: firstExtraFile,
-		Units: reportUnits(),
+	overlay := filepath.Join(dir, "overlay.qcow2")
+	if err := h.Run(ctx, Overlay(t.VirtualSize, overlay)); err != nil {
+		return g, err
 	}
-	if err := os.WriteFile(m.Console, nil, 0o644); err != nil {
-		return m, err
+	if g.machine.Disk, err = g.open(overlay, os.O_RDWR); err != nil {
+		return g, err
 	}
 	if template := VarsTemplate(t.Firmware); template != "" {
 		content, err := os.ReadFile(template)
 		if err != nil {
-			return m, &fail.Error{Kind: fail.Host, Err: err, Hint: "run 'vmctl doctor --install-missing'"}
+			return g, &fail.Error{Kind: fail.Host, Err: err, Hint: "run 'vmctl doctor --install-missing'"}
 		}
-		if err := os.WriteFile(m.Vars, content, 0o600); err != nil {
-			return m, err
+		vars := filepath.Join(dir, "vars.fd")
+		if err := os.WriteFile(vars, content, 0o600); err != nil {
+			return g, err
+		}
+		if g.machine.Vars, err = g.open(vars, os.O_RDWR); err != nil {
+			return g, err
 		}
 	}
-	return m, h.Run(ctx, Overlay(image, t.Format, m.Disk))
+	for _, out := range []struct {
+		path string
+		here *output
+		name *string
+	}{
+		{t.Console, &g.console, &g.machine.Console},
+		{filepath.Join(dir, "report"), &g.report, &g.machine.Report},
+		{filepath.Join(dir, "seabios"), &g.seabios, &g.machine.SeaBIOS},
+	} {
+		if *out.name, err = g.collect(out.path, out.here); err != nil {
+			return g, err
+		}
+	}
+	return g, nil
 }
 
-// Overlay is the command that makes a copy-on-write image on top of another.
-func Overlay(image, format, overlay string) host.Command {
-	return host.Cmd("qemu-img", "create", "-q", "-f", "qcow2", "-F", format, "-b", image, overlay)
+// Overlay is the command that makes the empty image of bytes that a guest writes to.
+// It names no backing file: what lies below is said when the guest starts.
+func Overlay(bytes int64, path string) host.Command {
+	return host.Cmd("qemu-img", "create", "-q", "-f", "qcow2", path, strconv.FormatInt(bytes, 10))
+}
+
+// inherit hands a file over, whose closing is not the guest's, and is QEMU's name for
+// it.
+func (g *guest) inherit(file *os.File) string {
+	g.files = append(g.files, file)
+	descriptor := firstExtraFile + len(g.files) // the monitor comes first
+	g.machine.Inherited = append(g.machine.Inherited, descriptor)
+	return inherited(descriptor)
+}
+
+// open opens a file for QEMU.
+func (g *guest) open(path string, flags int) (name string, err error) {
+	file, err := os.OpenFile(path, flags, 0)
+	if err != nil {
+		return "", err
+	}
+	return g.inherit(file), nil
+}
+
+// output is what QEMU writes to a file, read through a descriptor of our own: by name it
+// might be another file by now.
+type output struct{ file *os.File }
+
+// collect makes a new file for QEMU to write to, in place of what was there.
+func (g *guest) collect(path string, here *output) (name string, err error) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	if here.file, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644); err != nil {
+		return "", err
+	}
+	return g.open(fmt.Sprintf("/proc/self/fd/%d", here.file.Fd()), os.O_WRONLY)
+}
+
+// read is all that was written so far.
+func (o output) read() []byte {
+	content, _ := io.ReadAll(io.NewSectionReader(o.file, 0, math.MaxInt64)) // what can be read tells enough
+	return content
+}
+
+// close closes all files but the image, which is the caller's.
+func (g *guest) close() {
+	for _, file := range g.files[1:] {
+		file.Close()
+	}
+	for _, out := range []output{g.console, g.report, g.seabios} {
+		out.file.Close()
+	}
 }
 
 // watch runs the machine until its boot is judged.
-func watch(ctx context.Context, m Machine, l limits) (verdict, error) {
-	command := m.Command()
-	path := host.Find(command.Path)
-	if path == "" {
-		return verdict{}, fail.New(fail.Host, "", "run 'vmctl doctor --install-missing'", "%s is not installed", command.Path)
-	}
-	monitor, theirs, err := socketPair()
+func (g *guest) watch(ctx context.Context, c Confinement, l limits) (verdict, error) {
+	running, stop := context.WithCancel(ctx)
+	defer stop()
+	qemu, err := c.start(running, g.machine.Command(), c.as(g.machine.Accel), g.files)
 	if err != nil {
 		return verdict{}, err
 	}
-	running, stop := context.WithCancel(ctx)
-	defer stop()
-	said := &complaints{}
-	cmd := host.Tied(running, path, command.Args...)
-	cmd.Env, cmd.Stderr, cmd.ExtraFiles = host.CleanEnv(), said, []*os.File{theirs}
-	ended := make(chan error, 1)
-	go func() {
-		err := host.RunTied(cmd)
-		theirs.Close()
-		ended <- err
-	}()
-
 	var resets atomic.Int64
-	go countResets(running, monitor, &resets)
+	go countResets(running, qemu.monitor, &resets)
 
-	o := observation{firmware: m.Firmware}
+	o := observation{firmware: g.machine.Firmware}
 	start, changed, size := time.Now(), time.Now(), 0
 	var login time.Time
 	ticker := time.NewTicker(pollInterval)
@@ -168,46 +239,35 @@ func watch(ctx context.Context, m Machine, l limits) (verdict, error) {
 		select {
 		case <-ctx.Done():
 			stop()
-			<-ended
+			<-qemu.ended
 			return verdict{}, ctx.Err()
-		case err := <-ended:
-			o.gone, o.exit = true, err
-			if text := said.String(); err != nil && text != "" {
-				o.exit = fmt.Errorf("%w: %s", err, text)
-			}
+		case err := <-qemu.ended:
+			o.gone, o.exit = true, qemu.said.explain(err)
 		case <-ticker.C:
 		}
-		console := read(m.Console)
+		console := g.console.read()
 		if len(console) != size {
 			changed, size = time.Now(), len(console)
 			o.console = plain(console[max(0, size-consoleTail):])
 			o.booted = o.booted || userspace.MatchString(o.console)
 		}
-		o.report, o.seabios = string(read(m.Report)), string(read(m.SeaBIOS))
+		o.report, o.seabios = string(g.report.read()), string(g.seabios.read())
 		if login.IsZero() && loginPrompt.MatchString(o.console) {
 			login = time.Now()
 		}
 		if !login.IsZero() {
 			o.login = max(time.Since(login), 1)
 		}
-		o.broken = said.broken()
+		o.broken = qemu.said.broken()
 		o.silent, o.elapsed, o.resets = time.Since(changed), time.Since(start), int(resets.Load())
 		if v := judge(o, l); v.done {
 			stop()
 			if !o.gone {
-				<-ended
+				<-qemu.ended
 			}
 			return v, nil
 		}
 	}
-}
-
-func read(file string) []byte {
-	content, err := os.ReadFile(file)
-	if err != nil {
-		return nil // not there yet
-	}
-	return content
 }
 
 func lastLines(console []byte, n int) string {

@@ -1,9 +1,12 @@
 // Package vm starts QEMU guests and judges whether an image boots. The image
-// is never changed: a guest runs on a copy-on-write overlay.
+// is never changed: a guest runs on a copy-on-write overlay. What reads an image is
+// kept from the host, since the image may be anybody's: QEMU gets descriptors instead
+// of names, filters its own system calls and is not root.
 package vm
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"strconv"
 
@@ -36,13 +39,85 @@ type Machine struct {
 	Accel    string // AccelKVM or AccelTCG
 	Memory   int64  // bytes
 	CPUs     int    // under KVM
-	Disk     string // overlay, qcow2
+	Disk     string // what the guest writes to, qcow2
+	Image    Image  // what lies below Disk and is only read; the zero value for nothing
 	Vars     string // writable copy of the UEFI variables; unused on BIOS
 	Console  string // file that gets the first serial port
 	Report   string // file that gets the second serial port
 	SeaBIOS  string // file that gets the BIOS's own messages
 	QMP      int    // descriptor of the monitor's socket; 0 for no monitor
-	Units    []Unit // systemd units for the guest, not in the image
+	// Inherited is the descriptors that QEMU finds as the file /dev/fdset/N.
+	Inherited []int
+	NoSandbox bool
+	Units     []Unit // systemd units for the guest, not in the image
+}
+
+// Image is a disk image of a known format.
+type Image struct {
+	File   string
+	Format string // such as qcow2
+}
+
+// inherited is the name that QEMU has for a descriptor of Machine.Inherited.
+func inherited(descriptor int) string { return "/dev/fdset/" + strconv.Itoa(descriptor) }
+
+// sandbox is QEMU's filter of system calls: a guest that breaks out of the emulation
+// starts no process and gains no right.
+const sandbox = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+
+// basics is the arguments of every QEMU that reads an image.
+func basics(noSandbox bool, descriptors []int) []string {
+	args := []string{"-nodefaults", "-no-user-config", "-display", "none"}
+	if !noSandbox {
+		args = append(args, "-sandbox", sandbox)
+	}
+	for _, fd := range descriptors {
+		args = append(args, "-add-fd", fmt.Sprintf("fd=%d,set=%d", fd, fd))
+	}
+	return args
+}
+
+// monitored is the arguments for a monitor on the socket.
+func monitored(descriptor int) []string {
+	return []string{"-chardev", fmt.Sprintf("socket,id=monitor,fd=%d", descriptor), "-mon", "chardev=monitor,mode=control"}
+}
+
+// node is a block device of QEMU's, as QMP's BlockdevOptions.
+type node map[string]any
+
+// blockdevs is the arguments that make the nodes, in their order.
+func blockdevs(nodes ...node) []string {
+	var args []string
+	for _, n := range nodes {
+		text, _ := json.Marshal(n) // nothing in it can fail
+		args = append(args, "-blockdev", string(text))
+	}
+	return args
+}
+
+// nodes is the image as QEMU is to see it: only for reading, in this format and
+// no other, and nothing below it, whatever it says of itself.
+func (i Image) nodes() []node {
+	image := node{"node-name": "image", "driver": i.Format, "file": "image-file", "read-only": true}
+	if i.Format == "qcow2" || i.Format == "vmdk" { // the others know of no backing file
+		image["backing"] = nil
+	}
+	return []node{{"node-name": "image-file", "driver": "file", "filename": i.File, "read-only": true}, image}
+}
+
+// disks is the image, if there is one, and the guest's disk on it. What the guest writes
+// need not outlive the host.
+func (m Machine) disks() []string {
+	disk := node{"node-name": "disk", "driver": "qcow2", "file": "disk-file", "backing": nil}
+	file := node{"node-name": "disk-file", "driver": "file", "filename": m.Disk}
+	for _, n := range []node{disk, file} {
+		n["discard"], n["cache"] = "unmap", node{"no-flush": true}
+	}
+	if m.Image == (Image{}) {
+		return blockdevs(file, disk)
+	}
+	disk["backing"] = "image"
+	return blockdevs(append(m.Image.nodes(), file, disk)...)
 }
 
 // Unit is a systemd unit, or a drop-in for one, that is handed to a guest as a
@@ -98,20 +173,21 @@ func (m Machine) Command() host.Command {
 	if m.Accel == AccelKVM {
 		accel, cpu, cpus = "kvm", "host", m.CPUs
 	}
-	args := []string{
-		"-nodefaults", "-no-user-config", "-display", "none",
+	args := append(basics(m.NoSandbox, m.Inherited),
 		"-machine", machine, "-accel", accel, "-cpu", cpu,
 		"-m", strconv.FormatInt(m.Memory>>20, 10), "-smp", strconv.Itoa(cpus),
-		"-drive", "if=none,id=disk,format=qcow2,cache=unsafe,discard=unmap,file=" + escape(m.Disk),
+	)
+	args = append(args, m.disks()...)
+	args = append(args,
 		"-device", "virtio-blk-pci,drive=disk,bootindex=1",
 		"-device", "virtio-rng-pci",
 		"-netdev", "user,id=net,restrict=on", "-device", "virtio-net-pci,netdev=net,romfile=",
-		"-chardev", "file,id=console,path=" + escape(m.Console), "-serial", "chardev:console",
-		"-chardev", "file,id=report,path=" + escape(m.Report), "-serial", "chardev:report",
-		"-chardev", "file,id=seabios,path=" + escape(m.SeaBIOS), "-device", "isa-debugcon,iobase=0x402,chardev=seabios",
-	}
+		"-chardev", "file,id=console,path="+escape(m.Console), "-serial", "chardev:console",
+		"-chardev", "file,id=report,path="+escape(m.Report), "-serial", "chardev:report",
+		"-chardev", "file,id=seabios,path="+escape(m.SeaBIOS), "-device", "isa-debugcon,iobase=0x402,chardev=seabios",
+	)
 	if m.QMP > 0 {
-		args = append(args, "-chardev", fmt.Sprintf("socket,id=monitor,fd=%d", m.QMP), "-mon", "chardev=monitor,mode=control")
+		args = append(args, monitored(m.QMP)...)
 	}
 	args = append(args, m.firmwareArgs()...)
 	for _, unit := range m.Units {
@@ -125,10 +201,11 @@ func (m Machine) firmwareArgs() []string {
 	if files == nil {
 		return nil
 	}
-	args := []string{
-		"-drive", "if=pflash,unit=0,format=raw,readonly=on,file=" + files[0],
-		"-drive", "if=pflash,unit=1,format=raw,file=" + escape(m.Vars),
-	}
+	args := blockdevs(
+		node{"node-name": "code", "driver": "raw", "read-only": true, "file": node{"driver": "file", "filename": files[0], "read-only": true}},
+		node{"node-name": "vars", "driver": "raw", "file": node{"driver": "file", "filename": m.Vars}},
+	)
+	args = append(args, "-machine", "pflash0=code,pflash1=vars")
 	if m.Firmware == spec.FirmwareSecureBoot {
 		args = append(args, "-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.disable_s3=1")
 	}

@@ -11,13 +11,13 @@ import (
 
 func TestCommands(t *testing.T) {
 	for name, m := range map[string]Machine{
-		"bios-tcg":       {Firmware: "bios", Accel: AccelTCG},
-		"uefi-kvm":       {Firmware: "uefi", Accel: AccelKVM},
-		"secureboot-tcg": {Firmware: "secureboot", Accel: AccelTCG, Units: []Unit{{Name: "x.service", Content: "[Service]\n"}, {Name: "y.target", DropIn: true}}},
+		"bios-tcg":       {Firmware: "bios", Accel: AccelTCG, Image: Image{File: inherited(4), Format: "vmdk"}, Inherited: []int{4, 5}},
+		"uefi-kvm":       {Firmware: "uefi", Accel: AccelKVM, NoSandbox: true},
+		"secureboot-tcg": {Firmware: "secureboot", Accel: AccelTCG, Image: Image{File: "/w/disk,\".raw", Format: "raw"}, Units: []Unit{{Name: "x.service", Content: "[Service]\n"}, {Name: "y.target", DropIn: true}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m.Memory, m.CPUs = 1<<30, 2
-			m.Disk, m.Vars, m.Console, m.Report, m.QMP = "/w/a,b.qcow2", "/w/vars.fd", "/w/console", "/w/report", 3
+			m.Disk, m.Vars, m.Console, m.Report, m.QMP = "/w/a,b.qcow2", "/w/vars,.fd", "/w/console,", "/w/report", 3
 			m.SeaBIOS = "/w/seabios"
 			golden.Equal(t, name+".golden", strings.ReplaceAll(m.Command().String(), " -", " \\\n  -")+"\n")
 		})

@@ -1,0 +1,161 @@
+package image
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/btw-img/btw-img/orchestrator/fail"
+)
+
+// standalone is what to do about an image that is not whole by itself.
+const standalone = "make it an image of its own where it comes from, with 'qemu-img convert -O qcow2'"
+
+// kinds are what the first bytes of a disk image may say that it is. A check that
+// is nil needs none; a kind without a format is known and refused.
+var kinds = []struct {
+	format string
+	name   string // of a kind without a format
+	magic  string
+	offset int
+	check  func(head []byte) error
+}{
+	{format: QCOW2, magic: "QFI\xfb\x00\x00\x00\x02", check: checkQCOW2},
+	{format: QCOW2, magic: "QFI\xfb\x00\x00\x00\x03", check: checkQCOW2},
+	{format: VMDK, magic: "KDMV", check: checkVMDK},
+	{format: VHDX, magic: "vhdxfile"},
+	{format: VDI, magic: "\x7f\x10\xda\xbe", offset: 0x40},
+	{format: VHD, magic: "conectix"},
+	{name: "QCOW, version 1", magic: "QFI\xfb"},
+	{name: "QED", magic: "QED\x00"},
+	{name: "VMDK of ESX 2", magic: "COWD"},
+	{name: "VMDK of vSphere snapshots", magic: "\xbe\xba\xfe\xca\x00\x00\x00\x00"},
+	{name: "Parallels", magic: "WithoutFreeSpace"},
+	{name: "Parallels", magic: "WithouFreSpacExt"},
+	{name: "LUKS", magic: "LUKS\xba\xbe"},
+	{name: "Bochs", magic: "Bochs Virtual HD Image"},
+}
+
+// headSize is how many bytes from the start decide. No format that vmctl knows says
+// what it depends on further behind.
+const headSize = 1 << 20
+
+// Identify is the format that the first bytes of an image tell; what tells of none
+// is a raw disk. QEMU must be given the format and never guess it, since the guest
+// of a raw disk decides what its first bytes are. An image that depends on
+// another file is refused as wrong usage, since it could make QEMU open any file of
+// the host; so is one of a format that vmctl does not know.
+func Identify(r io.ReaderAt) (format string, err error) {
+	head := make([]byte, headSize)
+	n, err := r.ReadAt(head, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return "", err
+	}
+	head = head[:n]
+	for _, kind := range kinds {
+		if len(head) < kind.offset || !bytes.HasPrefix(head[kind.offset:], []byte(kind.magic)) {
+			continue
+		}
+		if kind.format == "" {
+			return "", refuse("it is an image of a kind that is not supported (%s)", kind.name)
+		}
+		if kind.check == nil {
+			return kind.format, nil
+		}
+		return kind.format, kind.check(head)
+	}
+	if isDescriptor(head) {
+		return "", refuse("it is a VMDK descriptor: the disk itself is in other files")
+	}
+	return Raw, nil
+}
+
+func refuse(format string, args ...any) error {
+	return fail.New(fail.Usage, "", standalone, format, args...)
+}
+
+// checkQCOW2 reads the header of QEMU's docs/interop/qcow2.txt.
+func checkQCOW2(head []byte) error {
+	const (
+		backingOffset, backingSize, encryption, incompatible = 8, 16, 32, 72
+		externalData                                         = 1 << 2 // of the incompatible features
+		sizeOfVersion2                                       = 72
+	)
+	if len(head) < sizeOfVersion2 {
+		return refuse("its header is cut off")
+	}
+	if offset, size := binary.BigEndian.Uint64(head[backingOffset:]), binary.BigEndian.Uint32(head[backingSize:]); offset != 0 {
+		return refuse("it depends on another file, %s", quoted(head, offset, uint64(size)))
+	}
+	if binary.BigEndian.Uint32(head[encryption:]) != 0 {
+		return refuse("it is encrypted")
+	}
+	if version := head[7]; version < 3 {
+		return nil
+	}
+	if len(head) < incompatible+8 {
+		return refuse("its header is cut off")
+	}
+	if binary.BigEndian.Uint64(head[incompatible:])&externalData != 0 {
+		return refuse("its data is in another file")
+	}
+	return nil
+}
+
+// checkVMDK reads the header of a sparse extent (VMware's Virtual Disk Format 5.0)
+// as QEMU does: without a capacity, the file is a descriptor; a parent
+// is looked for in the 20 sectors behind the header, wherever the descriptor lies.
+func checkVMDK(head []byte) error {
+	const (
+		sector                                           = 512
+		capacity, descriptorOffset, descriptorSize, size = 12, 28, 36, 79
+		parentSectors                                    = 20
+	)
+	if len(head) < size {
+		return refuse("its header is cut off")
+	}
+	number := func(at int) uint64 { return binary.LittleEndian.Uint64(head[at:]) }
+	if number(capacity) == 0 {
+		return refuse("it is a VMDK descriptor: the disk itself is in other files")
+	}
+	declared := part(head, number(descriptorOffset)*sector, number(descriptorSize)*sector)
+	for _, descriptor := range [][]byte{part(head, sector, parentSectors*sector), declared} {
+		descriptor, _, _ = bytes.Cut(descriptor, []byte{0})
+		if _, parent, found := strings.Cut(string(descriptor), "parentFileNameHint"); found {
+			name, _, _ := strings.Cut(strings.TrimLeft(parent, "= \t"), "\n")
+			return refuse("it depends on another file, %q", strings.Trim(name, "\"\r"))
+		}
+	}
+	return nil
+}
+
+// isDescriptor says whether the file is a VMDK descriptor: comments, empty lines and
+// then the version.
+func isDescriptor(head []byte) bool {
+	for line := range bytes.Lines(head) {
+		line = bytes.TrimSpace(line)
+		if bytes.HasPrefix(line, []byte("version=")) || bytes.EqualFold(line, []byte("# Disk DescriptorFile")) {
+			return true
+		}
+		if len(line) > 0 && line[0] != '#' {
+			return false
+		}
+	}
+	return false
+}
+
+// part is size bytes of head from offset on, or what head has of them.
+func part(head []byte, offset, size uint64) []byte {
+	length := uint64(len(head))
+	start := min(offset, length)
+	return head[start : start+min(size, length-start)]
+}
+
+// quoted is a name that the image holds, for messages.
+func quoted(head []byte, offset, size uint64) string {
+	const longestName = 1023 // of a backing file, says QEMU
+	return fmt.Sprintf("%q", part(head, offset, min(size, longestName)))
+}
