@@ -8,10 +8,13 @@ import (
 	"io/fs"
 )
 
+// LargestManifest is the bytes of a manifest, an index or a config, as
+// distribution-spec 1.1 has it.
+const LargestManifest = 4 << 20
+
 // Limits on what is read of an image beside its disk. Everything that a registry, an
 // archive or a layout may send without end has one.
 const (
-	largestManifest = 4 << 20  // bytes of a manifest, an index or a config, as distribution-spec 1.1 has it
 	largestIndex    = 16 << 20 // bytes of a layout's index.json
 	largestMetadata = 64 << 20 // bytes of all that is held of one image
 	mostReferrers   = 1000     // of one manifest

@@ -168,7 +168,7 @@ func (s *Store) describe(ctx context.Context, of digest.Digest) (ocispec.Descrip
 	}
 	d := ocispec.Descriptor{MediaType: "application/octet-stream", Digest: of, Size: info.Size()}
 	var manifest ocispec.Manifest
-	if d.Size <= largestManifest && fetchJSON(ctx, s, d, &manifest) == nil && isManifest(ocispec.Descriptor{MediaType: manifest.MediaType}) {
+	if d.Size <= LargestManifest && fetchJSON(ctx, s, d, &manifest) == nil && isManifest(ocispec.Descriptor{MediaType: manifest.MediaType}) {
 		d.MediaType = manifest.MediaType
 	}
 	return d, nil
@@ -347,7 +347,7 @@ func verified(ctx context.Context, src content.Fetcher, d ocispec.Descriptor, li
 }
 
 func fetchJSON(ctx context.Context, src content.Fetcher, d ocispec.Descriptor, into any) error {
-	b, err := verified(ctx, src, d, largestManifest)
+	b, err := verified(ctx, src, d, LargestManifest)
 	if err != nil {
 		return err
 	}

@@ -74,7 +74,16 @@ func fillAs(t *testing.T, root, name, build string) publish.Release {
 
 func serve(t *testing.T, root string) *httptest.Server {
 	t.Helper()
-	return serving(t, catalogue.New(root))
+	return serving(t, newCatalogue(t, root))
+}
+
+func newCatalogue(t *testing.T, root string) *catalogue.Catalogue {
+	t.Helper()
+	c, err := catalogue.New(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
 }
 
 func serving(t *testing.T, pages *catalogue.Catalogue) *httptest.Server {
@@ -213,7 +222,7 @@ func TestWhatIsHeldIsLimited(t *testing.T) {
 	for _, name := range names {
 		fill(t, root, name)
 	}
-	pages := catalogue.New(root)
+	pages := newCatalogue(t, root)
 	pages.Limit(6 << 10)
 	server := serving(t, pages)
 	for range 2 {
