@@ -40,6 +40,11 @@ fuzz:
 	$(GO) test -run '^$$' -fuzz FuzzParseSize -fuzztime 30s ./orchestrator/spec
 	$(GO) test -run '^$$' -fuzz FuzzJudge -fuzztime 30s ./orchestrator/vm
 	$(GO) test -run '^$$' -fuzz FuzzEvents -fuzztime 30s ./ansible
+	$(GO) test -run '^$$' -fuzz FuzzLine -fuzztime 30s ./orchestrator/text
+	$(GO) test -run '^$$' -fuzz FuzzParseReference -fuzztime 30s ./publish
+	$(GO) test -run '^$$' -fuzz FuzzCheckFileName -fuzztime 30s ./publish
+	$(GO) test -run '^$$' -fuzz FuzzStore -fuzztime 30s ./publish
+	$(GO) test -run '^$$' -fuzz FuzzPull -fuzztime 30s ./publish
 
 clean:
 	rm -rf vmctl images

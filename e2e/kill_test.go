@@ -66,6 +66,7 @@ func start(t *testing.T, folder string, args ...string) *building {
 	if err := b.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = b.cmd.Process.Kill() }) // where a test ends before its build
 	go func() {
 		scanner := bufio.NewScanner(pipe)
 		for scanner.Scan() {
@@ -106,21 +107,23 @@ func (b *building) code() int {
 }
 
 // traces is what of a build is alive on this machine: processes, loop devices
-// and mounts that have to do with the folder.
+// and mounts that have to do with the folder. In the jail the folder has another
+// name; what is mounted there tells.
 func traces(folder string) (processes, loops, mounts []string) {
 	links, _ := filepath.Glob("/proc/[0-9]*")
 	for _, dir := range links {
 		cmdline, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
 		root, _ := os.Readlink(filepath.Join(dir, "root"))
 		cwd, _ := os.Readlink(filepath.Join(dir, "cwd"))
+		mounted, _ := os.ReadFile(filepath.Join(dir, "mountinfo"))
 		text := strings.ReplaceAll(string(cmdline), "\x00", " ")
-		if strings.Contains(text, folder) || strings.HasPrefix(root, folder) || strings.HasPrefix(cwd, folder) {
+		if strings.Contains(text, folder) || strings.Contains(string(mounted), folder) || strings.HasPrefix(root, folder) || strings.HasPrefix(cwd, folder) {
 			processes = append(processes, filepath.Base(dir)+" "+text)
 		}
 	}
 	backing, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
 	for _, path := range backing {
-		if content, _ := os.ReadFile(path); strings.Contains(string(content), folder) {
+		if content, _ := os.ReadFile(path); strings.Contains(string(content), folder) || strings.HasSuffix(strings.TrimSpace(string(content)), "/disk.raw") {
 			loops = append(loops, strings.Split(path, "/")[3])
 		}
 	}

@@ -60,7 +60,7 @@ func (a Access) client(ctx context.Context, host string) (_ *auth.Client, plain 
 		return nil, false, err
 	}
 	client := &auth.Client{
-		Client: &http.Client{Transport: trustRealm(transport, os.Getenv("CI_SERVER_HOST"))},
+		Client: &http.Client{Transport: limitPages(trustRealm(transport, os.Getenv("CI_SERVER_HOST")))},
 		Cache:  auth.NewCache(), Credential: credential,
 	}
 	client.SetUserAgent(a.UserAgent)
@@ -78,6 +78,7 @@ func (a Access) transport() (*http.Transport, error) {
 	transport.ForceAttemptHTTP2 = false
 	transport.TLSClientConfig = &tls.Config{NextProtos: []string{"http/1.1"}, MinVersion: tls.VersionTLS12}
 	transport.DisableCompression = true // it saves nothing on compressed disks
+	transport.MaxResponseHeaderBytes = 256 << 10
 	transport.WriteBufferSize, transport.ReadBufferSize = copyBuffer, copyBuffer
 	transport.DialContext = impatiently(transport.DialContext, a.Patience)
 	if a.CAFile == "" {

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
@@ -61,8 +60,8 @@ func (b *bundle) titled(name, mediaType string, content []byte) ocispec.Descript
 	return d
 }
 
-func (b *bundle) file(path string, d ocispec.Descriptor) ocispec.Descriptor {
-	b.blobs[d.Digest] = func() (io.ReadCloser, error) { return os.Open(path) }
+func (b *bundle) file(open opener, d ocispec.Descriptor) ocispec.Descriptor {
+	b.blobs[d.Digest] = open
 	return d
 }
 

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"io"
-	"os"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
@@ -50,7 +49,7 @@ func packContainerDisk(ctx context.Context, b *bundle, r Release) (ocispec.Descr
 
 // containerLayer is the layer as a stream: tar header, disk, tar trailer.
 func containerLayer(r Release, d Disk) (io.ReadCloser, error) {
-	file, err := os.Open(r.path(d.Name))
+	file, err := r.open(d.Name)
 	if err != nil {
 		return nil, err
 	}

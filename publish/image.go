@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -49,12 +48,17 @@ type reader struct {
 	src       Source
 	retry     Retry
 	transfers *transfers
+	held      *budget
+}
+
+func newReader(ctx context.Context, src Source, retry Retry, tell Tell) reader {
+	return reader{ctx: ctx, src: src, retry: retry, transfers: newTransfers(tell), held: &budget{}}
 }
 
 // openImage finds the image that a reference names, which is how everything that
 // reads one begins.
 func openImage(ctx context.Context, src Source, ref Reference, o ReadOptions) (reader, Image, error) {
-	r := reader{ctx: ctx, src: src, retry: o.Retry, transfers: newTransfers(o.Tell)}
+	r := newReader(ctx, src, o.Retry, o.Tell)
 	image, err := r.find(ref, o.Selection)
 	return r, image, err
 }
@@ -70,15 +74,39 @@ func (r reader) resolve(name string) (desc ocispec.Descriptor, err error) {
 }
 
 func (r reader) json(d ocispec.Descriptor, into any) error {
+	if err := r.held.take(d.Digest.String(), d.Size); err != nil {
+		return err
+	}
 	return r.do(func() error { return fetchJSON(r.ctx, r.src, d, into) })
 }
 
 func (r reader) bytes(d ocispec.Descriptor) (content []byte, err error) {
+	if err := r.held.take(d.Digest.String(), d.Size); err != nil {
+		return nil, err
+	}
 	err = r.do(func() error {
-		content, err = fetchSmall(r.ctx, r.src, d)
+		content, err = verified(r.ctx, r.src, d, largestMetadata)
 		return err
 	})
 	return content, err
+}
+
+// manifest reads an image manifest, which is not larger than any sensible one.
+func (r reader) manifest(d ocispec.Descriptor) (m ocispec.Manifest, err error) {
+	if err := r.json(d, &m); err != nil {
+		return m, err
+	}
+	of := d.Digest.String()
+	return m, errors.Join(
+		atMost("layers of "+of, int64(len(m.Layers)), mostLayers),
+		atMost("annotations of "+of, int64(len(m.Annotations)), mostAnnotations))
+}
+
+func (r reader) index(d ocispec.Descriptor) (index ocispec.Index, err error) {
+	if err := r.json(d, &index); err != nil {
+		return index, err
+	}
+	return index, atMost("manifests in "+d.Digest.String(), int64(len(index.Manifests)), mostManifests)
 }
 
 // find resolves a reference to one disk.
@@ -94,7 +122,7 @@ func (r reader) find(ref Reference, s Selection) (Image, error) {
 	if image.Leaf, image.Release, err = r.leaf(ref, image.Top, s.Architecture); err != nil {
 		return Image{}, err
 	}
-	if err := r.json(image.Leaf, &image.Manifest); err != nil {
+	if image.Manifest, err = r.manifest(image.Leaf); err != nil {
 		return Image{}, err
 	}
 	if err := image.read(r); err != nil {
@@ -127,8 +155,8 @@ func (r reader) leaf(ref Reference, top ocispec.Descriptor, architecture string)
 	if top.MediaType != ocispec.MediaTypeImageIndex {
 		return top, "", nil
 	}
-	var index ocispec.Index
-	if err := r.json(top, &index); err != nil {
+	index, err := r.index(top)
+	if err != nil {
 		return ocispec.Descriptor{}, "", err
 	}
 	var there []string
@@ -159,8 +187,8 @@ func (i *Image) read(r reader) error {
 		return foreign(fmt.Sprintf("it has %d layers", len(m.Layers)))
 	}
 	i.Disk = m.Layers[0]
-	if title := i.Title(); title != filepath.Base(title) || strings.HasPrefix(title, ".") || title == "/" {
-		return foreign(fmt.Sprintf("%q is no file name", title))
+	if err := CheckFileName(i.Title()); err != nil {
+		return foreign(err.Error())
 	}
 	if err := i.Disk.Digest.Validate(); err != nil || i.Disk.Size < 0 {
 		return foreign("its layer has no digest")
@@ -195,11 +223,7 @@ func (r reader) attachments(i Image) ([]referrer, error) { return r.referrers(i.
 // tags name where the registry knows of no referrers. tag is the manifest's own
 // tag, "" for unknown.
 func (r reader) referrers(subject ocispec.Descriptor, tag string) ([]referrer, error) {
-	var descs []ocispec.Descriptor
-	err := r.do(func() (err error) {
-		descs, err = registry.Referrers(r.ctx, r.src, subject, "")
-		return err
-	})
+	descs, err := r.listReferrers(subject)
 	switch statusOf(err) {
 	case http.StatusNotFound, http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusNotImplemented:
 		// no referrers here
@@ -226,7 +250,7 @@ func (r reader) referrers(subject ocispec.Descriptor, tag string) ([]referrer, e
 		if d.MediaType != ocispec.MediaTypeImageManifest {
 			continue
 		}
-		if err := r.json(d, &one.manifest); err != nil {
+		if one.manifest, err = r.manifest(d); err != nil {
 			return nil, err
 		}
 		if s := one.manifest.Subject; s != nil && s.Digest == subject.Digest {
@@ -237,6 +261,23 @@ func (r reader) referrers(subject ocispec.Descriptor, tag string) ([]referrer, e
 		return strings.Compare(a.manifest.ArtifactType+a.desc.Digest.String(), b.manifest.ArtifactType+b.desc.Digest.String())
 	})
 	return found, nil
+}
+
+// listReferrers is what a place says that refers to a manifest.
+func (r reader) listReferrers(subject ocispec.Descriptor) (descs []ocispec.Descriptor, err error) {
+	lister, ok := r.src.(registry.ReferrerLister)
+	if !ok {
+		descs, err = registry.Referrers(r.ctx, r.src, subject, "")
+		return descs, err
+	}
+	err = r.do(func() error {
+		descs = nil
+		return lister.Referrers(r.ctx, subject, "", func(some []ocispec.Descriptor) error {
+			descs = append(descs, some...)
+			return atMost("referrers of "+subject.Digest.String(), int64(len(descs)), mostReferrers)
+		})
+	})
+	return descs, err
 }
 
 // leafTag is the leaf's own tag, as far as the index tells.

@@ -2,7 +2,6 @@ package publish
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"maps"
 	"slices"
@@ -92,10 +91,10 @@ func inspect(ctx context.Context, src Source, ref Reference, o ReadOptions) (Ins
 		return Inspection{}, err
 	}
 	var report BootReport
-	if json.Unmarshal(in.Files[bootFile], &report) == nil {
+	if decode(in.Files[bootFile], &report) == nil {
 		in.Boots = report.Results
 	}
-	_ = json.Unmarshal(in.Files[packagesName], &in.Packages) // an image without a list is still shown
+	_ = decode(in.Files[packagesName], &in.Packages) // an image without a list is still shown
 	return in, nil
 }
 
@@ -128,10 +127,10 @@ func IsRelease(ctx context.Context, src Source, name string) bool {
 }
 
 func indexOf(ctx context.Context, src Source, name string) (index ocispec.Index, err error) {
-	r := reader{ctx: ctx, src: src, retry: Retry{Attempts: 1}, transfers: newTransfers(nil)}
+	r := newReader(ctx, src, Retry{Attempts: 1}, nil)
 	top, err := r.resolve(name)
 	if err != nil || top.MediaType != ocispec.MediaTypeImageIndex {
 		return index, err
 	}
-	return index, r.json(top, &index)
+	return r.index(top)
 }

@@ -6,13 +6,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/btw-img/btw-img/orchestrator/fail"
-	"github.com/btw-img/btw-img/orchestrator/files"
+	"github.com/btw-img/btw-img/orchestrator/text"
 )
 
 // asLocal is err, as the host's fault where it is one of a file of this machine.
@@ -55,6 +54,7 @@ var localHints = []struct {
 	{syscall.ENOTDIR, "something else has that name: move it away, or " + elsewhere},
 	{syscall.EEXIST, "something else has that name: move it away, or " + elsewhere},
 	{syscall.ELOOP, "a link is in the way: remove it, or " + elsewhere},
+	{errNotOwn, "somebody may have planted it: remove it, or " + elsewhere},
 	{syscall.EIO, "the disk that holds it, or its file system, is damaged"},
 }
 
@@ -82,56 +82,10 @@ func permissionHint(path, top string) string {
 			if inside, err := filepath.Rel(top, path); top != "" && err == nil && filepath.IsLocal(inside) {
 				path = top
 			}
-			return fmt.Sprintf("it belongs to root; to make it yours, run: sudo chown -R %d:%d %s", os.Geteuid(), os.Getegid(), quoted(path))
+			return fmt.Sprintf("it belongs to root; to make it yours, run: sudo chown -R %d:%d %s", os.Geteuid(), os.Getegid(), text.Word(path))
 		}
 		if path == filepath.Dir(path) {
 			return "check the rights on it, or " + elsewhere
 		}
 	}
-}
-
-// quoted is a word for a shell.
-func quoted(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
-
-var errLocked = errors.New("another process has locked it")
-
-// openLocked opens a file for this process alone, and makes it where there is
-// none. errLocked says that another process has it.
-func openLocked(path string, own files.Owner) (*os.File, error) {
-	for {
-		file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o666)
-		if err != nil {
-			return nil, err
-		}
-		locked, err := lock(file, path)
-		if err == nil && locked {
-			err = own.Give(path)
-		}
-		if err == nil && locked {
-			return file, nil
-		}
-		file.Close()
-		if err != nil {
-			return nil, err
-		}
-	}
-}
-
-// lock says whether the file got locked and still has its name: whoever had it
-// locked before may have given it another one meanwhile.
-func lock(file *os.File, path string) (bool, error) {
-	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
-		return false, errLocked
-	} else if err != nil {
-		return false, &fs.PathError{Op: "lock", Path: path, Err: err}
-	}
-	open, err := file.Stat()
-	if err != nil {
-		return false, err
-	}
-	if !open.Mode().IsRegular() {
-		return false, &fs.PathError{Op: "lock", Path: path, Err: syscall.EEXIST}
-	}
-	there, err := os.Lstat(path)
-	return err == nil && os.SameFile(open, there), nil
 }

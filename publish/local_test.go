@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/files"
 )
 
 // TestFailuresOfFilesAreTheHostsFault has each place where a pull or push writes
@@ -59,8 +60,8 @@ func TestFailuresOfFilesAreTheHostsFault(t *testing.T) {
 			return err
 		},
 		"a link where the part should be": func(dir string) error {
-			d := download{desc: ocispec.Descriptor{Digest: r.Disks[0].Digest}, path: filepath.Join(dir, r.Disks[0].Name)}
-			if err := os.Symlink("/dev/null", d.part()); err != nil {
+			d := download{desc: ocispec.Descriptor{Digest: r.Disks[0].Digest}, name: r.Disks[0].Name}
+			if err := os.Symlink("/dev/null", filepath.Join(dir, d.part())); err != nil {
 				t.Fatal(err)
 			}
 			_, err := pullTo(t, ref, PullOptions{Folder: dir})
@@ -130,16 +131,21 @@ func TestOnePullAtATime(t *testing.T) {
 	r := newRelease(t, 1)
 	ref := in(t, registryWith(t, nil), "debian")
 	mustPush(t, ref, r, PushOptions{})
-	d := download{desc: ocispec.Descriptor{Digest: r.Disks[0].Digest}, path: filepath.Join(t.TempDir(), r.Disks[0].Name)}
-	part, err := openLocked(d.part(), d.owner)
+	dir := t.TempDir()
+	in, err := openFolder(dir, files.Owner{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := pullTo(t, ref, PullOptions{Folder: filepath.Dir(d.path)}); fail.ExitCode(err) != 3 || !strings.Contains(err.Error(), "another pull") {
+	d := download{desc: ocispec.Descriptor{Digest: r.Disks[0].Digest}, name: r.Disks[0].Name}
+	part, err := in.locked(d.part(), os.O_RDWR)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pullTo(t, ref, PullOptions{Folder: dir}); fail.ExitCode(err) != 3 || !strings.Contains(err.Error(), "another pull") {
 		t.Errorf("%v", err)
 	}
 	_ = part.Close()
-	if _, err := pullTo(t, ref, PullOptions{Folder: filepath.Dir(d.path)}); err != nil {
+	if _, err := pullTo(t, ref, PullOptions{Folder: dir}); err != nil {
 		t.Error(err)
 	}
 }

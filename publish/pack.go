@@ -5,9 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
-	"os"
 	"strings"
 	"time"
 
@@ -68,7 +68,7 @@ func packDisk(b *bundle, r Release, d Disk, suffix string, files map[string][]by
 	if err != nil {
 		return leaf{}, err
 	}
-	layer := b.file(r.path(d.Name), ocispec.Descriptor{
+	layer := b.file(func() (io.ReadCloser, error) { return r.open(d.Name) }, ocispec.Descriptor{
 		MediaType: mediaTypeLayer + d.Format, Digest: d.Digest, Size: d.Size,
 		Annotations: map[string]string{ocispec.AnnotationTitle: d.Name},
 	})
@@ -172,7 +172,7 @@ func consoleName(firmware string) string { return "boot-" + firmware + ".log" }
 // readFiles reads the files to attach and compares them with SHA256SUMS, so
 // that what is published is what the build left.
 func readFiles(r Release) (map[string][]byte, error) {
-	sums, err := os.ReadFile(r.path(checksumsName))
+	sums, err := r.read(checksumsName)
 	if err != nil {
 		return nil, notBuilt(err)
 	}
@@ -182,7 +182,7 @@ func readFiles(r Release) (map[string][]byte, error) {
 		names = append(names, consoleName(boot.Firmware))
 	}
 	for _, name := range names {
-		content, err := os.ReadFile(r.path(name))
+		content, err := r.read(name)
 		if errors.Is(err, fs.ErrNotExist) && strings.HasSuffix(name, ".log") && r.untested() != "" {
 			continue
 		}

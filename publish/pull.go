@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
-	"math"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -71,7 +71,15 @@ func pull(ctx context.Context, src Source, ref Reference, o PullOptions) (Pulled
 		Path: path, Reference: image.Reference.String(), Digest: image.Leaf.Digest, Release: image.Release,
 		Disk: image.Disk.Digest, Size: image.Disk.Size, Signed: o.Key != nil,
 	}
-	there, err := holds(ctx, path, image.Disk)
+	if err := o.Owner.MakeFolders(o.Folder); err != nil {
+		return Pulled{}, err
+	}
+	in, err := openFolder(o.Folder, o.Owner)
+	if err != nil {
+		return Pulled{}, err
+	}
+	defer func() { _ = in.Close() }()
+	there, err := in.holds(ctx, image.Title(), image.Disk)
 	if err != nil {
 		return Pulled{}, err
 	}
@@ -79,22 +87,22 @@ func pull(ctx context.Context, src Source, ref Reference, o PullOptions) (Pulled
 		r.transfers.end(image.Disk, true)
 		return pulled, nil
 	}
-	if _, err := os.Lstat(path); err == nil && !o.Overwrite {
+	if _, err := in.Lstat(image.Title()); err == nil && !o.Overwrite {
 		return Pulled{}, fail.New(fail.Usage, path, "give --overwrite, or another folder with -o", "the file is there and holds something else than %s", ref)
 	}
-	d := download{reader: r, desc: image.Disk, path: path, owner: o.Owner}
+	d := download{reader: r, desc: image.Disk, folder: in, name: image.Title()}
 	err = d.run()
 	pulled.Received = d.received
 	return pulled, err
 }
 
-// holds says whether the file is the blob already.
-func holds(ctx context.Context, path string, d ocispec.Descriptor) (bool, error) {
-	info, err := os.Stat(path)
+// holds says whether the file is the blob already. A link to it is not.
+func (f folder) holds(ctx context.Context, name string, d ocispec.Descriptor) (bool, error) {
+	info, err := f.Lstat(name)
 	if err != nil || !info.Mode().IsRegular() || info.Size() != d.Size {
 		return false, nil
 	}
-	file, err := os.Open(path)
+	file, err := f.regular(name, os.O_RDONLY)
 	if err != nil {
 		return false, err
 	}
@@ -108,24 +116,23 @@ func holds(ctx context.Context, path string, d ocispec.Descriptor) (bool, error)
 type download struct {
 	reader
 	desc     ocispec.Descriptor
-	path     string
-	owner    files.Owner
+	folder   folder
+	name     string // of the file
 	received int64
 }
 
 // part is where the blob is until it is whole. The digest in its name keeps
 // the parts of different blobs apart.
 func (d *download) part() string {
-	return filepath.Join(filepath.Dir(d.path), "."+filepath.Base(d.path)+"."+d.desc.Digest.Encoded()[:16]+".part")
+	return "." + d.name + "." + d.desc.Digest.Encoded()[:16] + ".part"
 }
 
+func (d *download) path() string { return filepath.Join(d.folder.Name(), d.name) }
+
 func (d *download) run() error {
-	if err := d.owner.MakeFolders(filepath.Dir(d.path)); err != nil {
-		return err
-	}
-	file, err := openLocked(d.part(), d.owner)
+	file, err := d.folder.locked(d.part(), os.O_RDWR)
 	if errors.Is(err, errLocked) {
-		return fail.New(fail.Host, d.path, "wait for it", "another pull of it is running")
+		return fail.New(fail.Host, d.path(), "wait for it", "another pull of it is running")
 	}
 	if err != nil {
 		return err
@@ -140,19 +147,30 @@ func (d *download) run() error {
 		}
 	}
 	if errors.Is(err, errWrongBytes) || errors.Is(err, unix.ENOSPC) || errors.Is(err, errNoSpace) {
-		os.Remove(d.part())
+		_ = d.folder.Remove(d.part())
 	}
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(file.Sync(), os.Rename(d.part(), d.path)); err != nil {
-		return err
-	}
-	if err := files.Sync(filepath.Dir(d.path)); err != nil {
+	if err := d.keep(file); err != nil {
 		return err
 	}
 	d.transfers.end(d.desc, false)
 	return nil
+}
+
+// keep gives the file that was filled its name, and no other that took its place.
+func (d *download) keep(file *os.File) error {
+	if err := file.Sync(); err != nil {
+		return err
+	}
+	if !d.folder.has(file, d.part()) {
+		return d.folder.located(&fs.PathError{Op: "rename", Path: d.part(), Err: errNotOwn})
+	}
+	if err := d.folder.rename(d.part(), d.name); err != nil {
+		return err
+	}
+	return d.folder.sync(".")
 }
 
 var (
@@ -163,7 +181,7 @@ var (
 // fill receives what the file lacks, and verifies all of it.
 func (d *download) fill(file *os.File) error {
 	digester := d.desc.Digest.Algorithm().Digester()
-	have, err := copyInto(d.ctx, digester.Hash(), io.NewSectionReader(file, 0, math.MaxInt64))
+	have, err := copyInto(d.ctx, digester.Hash(), io.NewSectionReader(file, 0, d.desc.Size+1))
 	if err != nil {
 		return err
 	}
@@ -194,7 +212,7 @@ func (d *download) fill(file *os.File) error {
 		return err
 	}
 	if digester.Digest() != d.desc.Digest {
-		return &fail.Error{Kind: fail.Registry, Op: d.path, Err: errWrongBytes, Hint: "nothing was kept; tell the registry's owner, or push the image again"}
+		return &fail.Error{Kind: fail.Registry, Op: d.path(), Err: errWrongBytes, Hint: "nothing was kept; tell the registry's owner, or push the image again"}
 	}
 	return nil
 }
@@ -207,7 +225,7 @@ func (d *download) room(file *os.File, need int64) error {
 		return nil //nolint:nilerr // a file system that cannot tell may still have room
 	}
 	if free := int64(stat.Bavail) * stat.Bsize; free < need && d.desc.MediaType != mediaTypeLayer+"raw" {
-		return &fail.Error{Kind: fail.Host, Op: d.path, Err: fmt.Errorf("%w: %d MB needed, %d MB free", errNoSpace, need/1e6, free/1e6), Hint: "free some, or choose another folder with -o"}
+		return &fail.Error{Kind: fail.Host, Op: d.path(), Err: fmt.Errorf("%w: %d MB needed, %d MB free", errNoSpace, need/1e6, free/1e6), Hint: "free some, or choose another folder with -o"}
 	}
 	return nil
 }

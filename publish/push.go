@@ -2,17 +2,14 @@ package publish
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 	"oras.land/oras-go/v2"
-	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
 
 	"github.com/btw-img/btw-img/orchestrator/fail"
@@ -178,7 +175,7 @@ func (p *push) number(leaves []leaf, before []ocispec.Index) (int, []ocispec.Des
 func (p *push) sendLeaves(leaves []leaf) error {
 	group, ctx := errgroup.WithContext(p.ctx)
 	for _, d := range p.release.Disks {
-		group.Go(func() error { return sameBytes(ctx, p.release.path(d.Name), d) })
+		group.Go(func() error { return p.release.sameBytes(ctx, d) })
 	}
 	group.Go(func() error {
 		for _, l := range leaves {
@@ -279,8 +276,8 @@ func isManifest(d ocispec.Descriptor) bool {
 }
 
 // sameBytes compares a disk with what the build said of it.
-func sameBytes(ctx context.Context, path string, d Disk) error {
-	file, err := os.Open(path)
+func (r Release) sameBytes(ctx context.Context, d Disk) error {
+	file, err := r.open(d.Name)
 	if err != nil {
 		return notBuilt(err)
 	}
@@ -291,7 +288,7 @@ func sameBytes(ctx context.Context, path string, d Disk) error {
 		return err
 	}
 	if size != d.Size || digester.Digest() != d.Digest {
-		return changed(path, d.Digest)
+		return changed(r.path(d.Name), d.Digest)
 	}
 	return nil
 }
@@ -312,26 +309,4 @@ func (r untilDone) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	return r.Reader.Read(p)
-}
-
-// largestMetadata is what a manifest or attachment may have, in bytes.
-const largestMetadata = 64 << 20
-
-// fetchSmall reads a blob that is no disk, and checks its digest.
-func fetchSmall(ctx context.Context, src content.Fetcher, d ocispec.Descriptor) ([]byte, error) {
-	if d.Size > largestMetadata {
-		return nil, fmt.Errorf("%s has %d bytes, more than the %d that are sensible", d.Digest, d.Size, largestMetadata)
-	}
-	return content.FetchAll(ctx, src, d)
-}
-
-func fetchJSON(ctx context.Context, src content.Fetcher, d ocispec.Descriptor, into any) error {
-	b, err := fetchSmall(ctx, src, d)
-	if err != nil {
-		return err
-	}
-	if err := json.Unmarshal(b, into); err != nil {
-		return fmt.Errorf("%s: %w", d.Digest, err)
-	}
-	return nil
 }

@@ -511,7 +511,7 @@ func TestManifests(t *testing.T) {
 	var all strings.Builder
 	show := func(title string, d ocispec.Descriptor) {
 		t.Helper()
-		content, err := fetchSmall(t.Context(), b, d)
+		content, err := verified(t.Context(), b, d, LargestManifest)
 		if err != nil {
 			t.Fatal(err)
 		}

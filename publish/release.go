@@ -3,6 +3,7 @@ package publish
 import (
 	"encoding/json"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/btw-img/btw-img/orchestrator/debian"
 	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/files"
 )
 
 // Names of the files of a build that are attached to its disks.
@@ -84,13 +86,45 @@ func (r Release) bootedOn() []string {
 
 func (r Release) path(name string) string { return filepath.Join(r.Folder, name) }
 
+// open opens a file of the release: not what a link names.
+func (r Release) open(name string) (*os.File, error) {
+	f, err := openFolder(r.Folder, files.Owner{})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	return f.regular(name, os.O_RDONLY)
+}
+
+// read reads a file that is to be attached.
+func (r Release) read(name string) ([]byte, error) {
+	root, err := os.OpenRoot(r.Folder)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = root.Close() }()
+	return readFile(FolderFS(root, "."), name, largestMetadata)
+}
+
+// check makes sure that what the build's record names are files in its folder.
 func (r Release) check() error {
 	if len(r.Disks) == 0 {
 		return fail.New(fail.Usage, r.Folder, "build it again", "%s lists no disk", manifestName)
 	}
+	untrusted := func(err error) error {
+		return fail.New(fail.Usage, r.path(manifestName), "build it again", "%w", err)
+	}
 	for _, d := range r.Disks {
-		if err := d.Digest.Validate(); err != nil || d.Name != filepath.Base(d.Name) {
-			return fail.New(fail.Usage, r.path(manifestName), "build it again", "the output %q has no name or digest to trust", d.Name)
+		if err := CheckFileName(d.Name); err != nil {
+			return untrusted(err)
+		}
+		if err := d.Digest.Validate(); err != nil {
+			return untrusted(fmt.Errorf("the output %s: %w", d.Name, err))
+		}
+	}
+	for _, boot := range r.Boots {
+		if err := CheckFileName(consoleName(boot.Firmware)); err != nil {
+			return untrusted(err)
 		}
 	}
 	return nil

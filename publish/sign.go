@@ -196,7 +196,7 @@ func (b *bundle) sign(s *Signer, annotations map[string]string, manifests ...oci
 // signature is not by it.
 func (v *Verifier) signedBy(content []byte) ([]digest.Digest, error) {
 	var signed sigstoreBundle
-	if err := json.Unmarshal(content, &signed); err != nil {
+	if err := decode(content, &signed); err != nil {
 		return nil, err
 	}
 	e := signed.Envelope
@@ -205,7 +205,7 @@ func (v *Verifier) signedBy(content []byte) ([]digest.Digest, error) {
 		return nil, errors.New("the signature is not by this key")
 	}
 	var st statement
-	if err := json.Unmarshal(e.Payload, &st); err != nil {
+	if err := decode(e.Payload, &st); err != nil {
 		return nil, err
 	}
 	if st.Type != statementType || st.PredicateType != predicateType {

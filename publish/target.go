@@ -3,19 +3,22 @@ package publish
 import (
 	"archive/tar"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 	"oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/content"
-	"oras.land/oras-go/v2/content/oci"
+	"oras.land/oras-go/v2/errdef"
 
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/files"
@@ -28,25 +31,36 @@ type Source interface {
 
 // OpenSource opens the place to read from.
 func (a Access) OpenSource(ctx context.Context, r Reference) (Source, error) {
-	switch r.kind {
-	case inArchive:
-		store, err := oci.NewFromTar(ctx, r.path)
-		return store, unreadable(r, err)
-	case inLayout:
-		if _, err := os.Stat(filepath.Join(r.path, ocispec.ImageLayoutFile)); err != nil {
-			return nil, unreadable(r, err)
-		}
-		store, err := oci.NewFromFS(ctx, os.DirFS(r.path))
-		return store, unreadable(r, err)
-	default:
+	if r.kind == inRegistry {
 		return a.repository(ctx, r)
 	}
+	open := openArchiveFS
+	if r.kind == inLayout {
+		open = openLayoutFS
+	}
+	fsys, err := open(r.path)
+	if err != nil {
+		return nil, unreadable(r, err)
+	}
+	store, err := OpenStore(fsys)
+	if err != nil {
+		return nil, unreadable(r, err)
+	}
+	return store, nil
+}
+
+func openLayoutFS(path string) (fs.FS, error) {
+	root, err := os.OpenRoot(path) // open until the process ends
+	if err != nil {
+		return nil, err
+	}
+	return FolderFS(root, "."), nil
 }
 
 // Destination is a place to push to. Commit makes what was pushed visible,
 // where that does not happen at once; Close gives up what was not committed.
 type Destination interface {
-	oras.GraphTarget
+	oras.Target
 	Commit(ctx context.Context) error
 	Close() error
 }
@@ -55,9 +69,9 @@ type Destination interface {
 func (a Access) OpenDestination(ctx context.Context, r Reference) (Destination, error) {
 	switch r.kind {
 	case inArchive:
-		return openArchive(ctx, r.path, a.Owner)
+		return openArchive(r.path, a.Owner)
 	case inLayout:
-		return openLayout(ctx, r.path, a.Owner)
+		return openLayout(r.path, a.Owner)
 	default:
 		repository, err := a.repository(ctx, r)
 		if err != nil {
@@ -68,7 +82,7 @@ func (a Access) OpenDestination(ctx context.Context, r Reference) (Destination, 
 }
 
 // direct is a destination that shows everything at once.
-type direct struct{ oras.GraphTarget }
+type direct struct{ oras.Target }
 
 func (direct) Commit(context.Context) error { return nil }
 func (direct) Close() error                 { return nil }
@@ -77,11 +91,10 @@ func (direct) Close() error                 { return nil }
 // blobs and renamed into place at the end, so that readers never see half a
 // push and a killed push leaves the index as it was.
 type layout struct {
-	*oci.Store
-	dir   string
-	stage string
-	lock  *os.File
-	owner files.Owner
+	*Store
+	folder folder
+	lock   *os.File
+	staged atomic.Int64 // files that were made in the stage
 }
 
 const (
@@ -89,78 +102,69 @@ const (
 	lockName  = ".lock"
 )
 
-func openLayout(ctx context.Context, dir string, owner files.Owner) (_ *layout, err error) {
+func openLayout(dir string, owner files.Owner) (_ *layout, err error) {
 	if err := files.Trusted(dir); err != nil {
 		return nil, err
 	}
 	if err := mayBeLayout(dir); err != nil {
 		return nil, err
 	}
-	l := &layout{dir: dir, stage: filepath.Join(dir, stageName), owner: owner}
+	if err := owner.MakeFolders(dir); err != nil {
+		return nil, asLocalBelow(dir, err)
+	}
+	opened, err := openFolder(dir, owner)
+	if err != nil {
+		return nil, asLocalBelow(dir, err)
+	}
+	l := &layout{folder: opened, Store: newStore(FolderFS(opened.Root, "."))}
 	if err := l.makeFolders(); err != nil {
-		return nil, asLocalBelow(dir, err)
+		return nil, errors.Join(asLocalBelow(dir, err), opened.Close())
 	}
-	l.lock, err = openLocked(filepath.Join(dir, lockName), owner)
+	l.lock, err = opened.locked(lockName, os.O_RDONLY)
 	if errors.Is(err, errLocked) {
-		return nil, fail.New(fail.Registry, inLayout+":"+dir, "wait for it", "another push is running")
+		return nil, errors.Join(fail.New(fail.Registry, inLayout+":"+dir, "wait for it", "another push is running"), opened.Close())
 	}
 	if err != nil {
-		return nil, asLocalBelow(dir, err)
+		return nil, errors.Join(asLocalBelow(dir, err), opened.Close())
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, l.Close())
-		}
-	}()
 	if err := l.prepare(); err != nil {
-		return nil, asLocalBelow(dir, err)
+		return nil, errors.Join(err, l.Close())
 	}
-	l.Store, err = oci.NewWithContext(ctx, l.stage)
-	if err != nil {
-		return nil, unreadable(Reference{kind: inLayout, path: dir}, err)
-	}
-	l.AutoSaveIndex = false
 	return l, nil
-}
-
-// blobs is the folder that blobs of the algorithm lie in.
-func (l *layout) blobs(algorithm digest.Algorithm) string {
-	return filepath.Join(l.dir, ocispec.ImageBlobsDir, algorithm.String())
 }
 
 // makeFolders makes the folders of the layout, and sure that they can be written:
 // a push that finds out in its middle has sent a disk in vain.
 func (l *layout) makeFolders() error {
-	blobs := l.blobs(digest.Canonical)
-	if err := l.owner.MakeFolders(blobs); err != nil {
+	blobs := filepath.Join(ocispec.ImageBlobsDir, digest.Canonical.String())
+	if err := l.folder.make(ocispec.ImageBlobsDir, digest.Canonical.String()); err != nil {
 		return err
 	}
-	for _, folder := range []string{l.dir, filepath.Dir(blobs), blobs} {
-		if err := unix.Faccessat(unix.AT_FDCWD, folder, unix.W_OK, unix.AT_EACCESS); err != nil {
-			return &fs.PathError{Op: "write to", Path: folder, Err: err}
+	for _, name := range []string{".", ocispec.ImageBlobsDir, blobs} {
+		if err := l.folder.writable(name); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// prepare makes the stage: a layout with the index as it was, and the blobs.
+// prepare makes the stage, and reads the index as it was.
 func (l *layout) prepare() error {
-	if err := errors.Join(os.RemoveAll(l.stage), l.owner.MakeFolders(l.stage)); err != nil {
-		return err
+	dir := l.folder.Name()
+	if err := l.folder.located(l.folder.RemoveAll(stageName)); err != nil {
+		return asLocalBelow(dir, err)
 	}
-	for _, name := range []string{ocispec.ImageLayoutFile, ocispec.ImageIndexFile} {
-		before, err := os.ReadFile(filepath.Join(l.dir, name))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		if err := os.WriteFile(filepath.Join(l.stage, name), before, 0o644); err != nil {
-			return err
-		}
+	if err := l.folder.make(stageName); err != nil {
+		return asLocalBelow(dir, err)
 	}
-	return os.Symlink(filepath.Join("..", ocispec.ImageBlobsDir), filepath.Join(l.stage, ocispec.ImageBlobsDir))
+	err := l.checkVersion()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = l.readIndex()
+	}
+	return unreadable(Reference{kind: inLayout, path: dir}, err)
 }
 
 // mayBeLayout refuses a folder that holds what is not ours. One without a
@@ -197,35 +201,41 @@ func mayBeLayout(dir string) error {
 // failure in an earlier push may have left it, is not there. Disks are looked at
 // by their size alone: they get their names when they are on the disk.
 func (l *layout) Exists(ctx context.Context, d ocispec.Descriptor) (bool, error) {
-	there, err := l.Store.Exists(ctx, d)
-	if !there || err != nil {
-		return there, err
+	file, err := l.Open(d.Digest)
+	if errors.Is(err, errdef.ErrNotFound) {
+		return false, nil
 	}
-	path := l.blob(d)
-	if info, err := os.Stat(path); err != nil || info.Size() == d.Size && d.Size >= copyBuffer {
-		return err == nil, err
+	if err != nil {
+		return false, err
 	}
-	if blob, err := os.ReadFile(path); err != nil || d.Digest.Algorithm().FromBytes(blob) == d.Digest {
-		return err == nil, err
+	info, err := file.Stat()
+	if err := errors.Join(err, file.Close()); err != nil {
+		return false, err
 	}
-	return false, os.Remove(path)
-}
-
-func (l *layout) blob(d ocispec.Descriptor) string {
-	return filepath.Join(l.blobs(d.Digest.Algorithm()), d.Digest.Encoded())
+	if info.Size() == d.Size && d.Size >= copyBuffer {
+		return true, nil
+	}
+	if info.Size() == d.Size {
+		if _, err := content.FetchAll(ctx, l, d); err == nil {
+			return true, nil
+		}
+	}
+	name, err := blobName(d.Digest)
+	if err != nil {
+		return false, err
+	}
+	return false, l.folder.located(l.folder.Remove(name))
 }
 
 // Push implements content.Pusher. Disks keep their holes, and all of it survives
 // a power failure that comes after Commit.
 func (l *layout) Push(ctx context.Context, d ocispec.Descriptor, r io.Reader) error {
-	path := l.blob(d)
-	if isManifest(d) { // which the store must know of
-		if err := l.Store.Push(ctx, d, r); err != nil {
-			return err
-		}
-		return errors.Join(writeThrough(path), l.owner.Give(path))
+	name, err := blobName(d.Digest)
+	if err != nil {
+		return err
 	}
-	file, err := os.CreateTemp(l.stage, "blob")
+	staged := filepath.Join(stageName, strconv.FormatInt(l.staged.Add(1), 10))
+	file, err := l.folder.create(staged, 0o644)
 	if err != nil {
 		return err
 	}
@@ -235,10 +245,31 @@ func (l *layout) Push(ctx context.Context, d ocispec.Descriptor, r io.Reader) er
 	if _, err := copyInto(ctx, out, verified); err != nil {
 		return err
 	}
-	if err := errors.Join(verified.Verify(), out.finish(), file.Chmod(0o444), l.owner.Give(file.Name()), file.Sync()); err != nil {
+	if err := errors.Join(verified.Verify(), out.finish(), file.Chmod(0o444), file.Sync()); err != nil {
 		return err
 	}
-	return errors.Join(l.owner.MakeFolders(filepath.Dir(path)), os.Rename(file.Name(), path))
+	if err := l.folder.make(ocispec.ImageBlobsDir, d.Digest.Algorithm().String()); err != nil {
+		return err
+	}
+	if err := l.folder.rename(staged, name); err != nil {
+		return err
+	}
+	if isManifest(d) {
+		l.name(d, "")
+	}
+	return nil
+}
+
+// Tag implements content.Tagger.
+func (l *layout) Tag(_ context.Context, d ocispec.Descriptor, tag string) error {
+	l.name(d, tag)
+	return nil
+}
+
+func (l *layout) name(d ocispec.Descriptor, tag string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.note(ocispec.Descriptor{MediaType: d.MediaType, ArtifactType: d.ArtifactType, Digest: d.Digest, Size: d.Size}, tag)
 }
 
 // Commit makes the push visible. Its blobs have their names for good before the
@@ -252,56 +283,51 @@ func (l *layout) commit(ctx context.Context) error {
 	if err := l.syncBlobs(); err != nil {
 		return err
 	}
-	if err := l.SaveIndex(); err != nil {
-		return err
-	}
-	for _, name := range []string{ocispec.ImageLayoutFile, ocispec.ImageIndexFile} {
-		staged := filepath.Join(l.stage, name)
-		if err := errors.Join(writeThrough(staged), l.owner.Give(staged)); err != nil {
+	for _, one := range []struct {
+		name string
+		v    any
+	}{
+		{ocispec.ImageLayoutFile, ocispec.ImageLayout{Version: ocispec.ImageLayoutVersion}},
+		{ocispec.ImageIndexFile, l.encode()},
+	} {
+		content, err := json.Marshal(one.v)
+		if err == nil {
+			err = atMost("bytes of "+one.name, int64(len(content)), largestIndex)
+		}
+		if err == nil {
+			err = l.folder.replace(filepath.Join(stageName, one.name), one.name, content)
+		}
+		if err != nil {
 			return err
 		}
-		if err := os.Rename(staged, filepath.Join(l.dir, name)); err != nil {
-			return err
-		}
 	}
-	return files.Sync(l.dir)
+	return l.folder.sync(".")
 }
 
 // syncBlobs writes the names of the blobs through to the disk.
 func (l *layout) syncBlobs() error {
-	all := filepath.Join(l.dir, ocispec.ImageBlobsDir)
-	algorithms, err := os.ReadDir(all)
+	algorithms, err := fs.ReadDir(l.folder.FS(), ocispec.ImageBlobsDir)
 	if err != nil {
-		return err
+		return l.folder.located(err)
 	}
 	for _, algorithm := range algorithms {
 		if algorithm.IsDir() {
-			if err := files.Sync(filepath.Join(all, algorithm.Name())); err != nil {
+			if err := l.folder.sync(filepath.Join(ocispec.ImageBlobsDir, algorithm.Name())); err != nil {
 				return err
 			}
 		}
 	}
-	return files.Sync(all)
-}
-
-// writeThrough writes a file through to the disk.
-func writeThrough(path string) error {
-	file, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(file.Sync(), file.Close())
+	return l.folder.sync(ocispec.ImageBlobsDir)
 }
 
 // Close removes what was not committed, and a folder that holds nothing.
 func (l *layout) Close() error {
-	err := os.RemoveAll(l.stage)
-	if _, missing := os.Stat(filepath.Join(l.dir, ocispec.ImageLayoutFile)); missing != nil {
-		err = errors.Join(err, os.RemoveAll(filepath.Join(l.dir, ocispec.ImageBlobsDir)), os.Remove(filepath.Join(l.dir, lockName)), l.lock.Close())
-		_ = os.Remove(l.dir) // fails where it holds what is not ours
-		return err
+	err := l.folder.RemoveAll(stageName)
+	if _, missing := l.folder.Lstat(ocispec.ImageLayoutFile); missing != nil {
+		err = errors.Join(err, l.folder.RemoveAll(ocispec.ImageBlobsDir), l.folder.Remove(lockName))
+		_ = os.Remove(l.folder.Name()) // fails where it holds what is not ours
 	}
-	return errors.Join(err, l.lock.Close())
+	return errors.Join(l.folder.located(err), l.lock.Close(), l.folder.Close())
 }
 
 // archive is a layout in a tar file. It is written anew by each push.
@@ -310,18 +336,18 @@ type archive struct {
 	path string
 }
 
-func openArchive(ctx context.Context, path string, owner files.Owner) (*archive, error) {
+func openArchive(path string, owner files.Owner) (*archive, error) {
 	if err := files.Trusted(filepath.Dir(path)); err != nil {
 		return nil, err
 	}
-	if _, err := os.Stat(path); err == nil {
+	if _, err := os.Lstat(path); err == nil {
 		return nil, fail.New(fail.Usage, path, "remove it, or name another file", "the archive exists already")
 	}
 	dir, err := os.MkdirTemp(filepath.Dir(path), "."+filepath.Base(path)+".")
 	if err != nil {
 		return nil, asLocal(err)
 	}
-	l, err := openLayout(ctx, dir, owner)
+	l, err := openLayout(dir, owner)
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
@@ -337,43 +363,45 @@ func (a *archive) commit(ctx context.Context) error {
 	if err := a.layout.commit(ctx); err != nil {
 		return err
 	}
-	part := filepath.Join(a.dir, ".tar")
-	if err := writeArchive(ctx, part, a.dir); err != nil {
+	const part = ".tar"
+	if err := a.write(ctx, part); err != nil {
 		return err
 	}
-	if err := errors.Join(a.owner.Give(part), os.Rename(part, a.path)); err != nil {
+	if err := os.Rename(filepath.Join(a.folder.Name(), part), a.path); err != nil {
 		return err
 	}
 	return files.Sync(filepath.Dir(a.path))
 }
 
 // Close removes the folder that the archive was made of.
-func (a *archive) Close() error { return errors.Join(a.layout.Close(), os.RemoveAll(a.dir)) }
+func (a *archive) Close() error {
+	return errors.Join(a.layout.Close(), os.RemoveAll(a.folder.Name()))
+}
 
-func writeArchive(ctx context.Context, path, dir string) error {
-	file, err := os.Create(path)
+func (a *archive) write(ctx context.Context, part string) error {
+	file, err := a.folder.create(part, 0o666)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
 	out := tar.NewWriter(file)
-	err = filepath.WalkDir(dir, func(name string, entry fs.DirEntry, err error) error {
-		inside, _ := filepath.Rel(dir, name)
-		if err != nil || inside == "." {
+	all := a.folder.FS()
+	err = fs.WalkDir(all, ".", func(name string, entry fs.DirEntry, err error) error {
+		if err != nil || name == "." {
 			return err
 		}
-		if strings.HasPrefix(inside, ".") {
+		if strings.HasPrefix(name, ".") {
 			if entry.IsDir() {
 				return fs.SkipDir
 			}
 			return nil
 		}
-		return addToArchive(ctx, out, name, inside, entry)
+		return addToArchive(ctx, out, all, name, entry)
 	})
 	return errors.Join(err, out.Close(), file.Sync())
 }
 
-func addToArchive(ctx context.Context, out *tar.Writer, path, name string, entry fs.DirEntry) error {
+func addToArchive(ctx context.Context, out *tar.Writer, from fs.FS, name string, entry fs.DirEntry) error {
 	info, err := entry.Info()
 	if err != nil {
 		return err
@@ -382,11 +410,11 @@ func addToArchive(ctx context.Context, out *tar.Writer, path, name string, entry
 	if err != nil {
 		return err
 	}
-	header.Name, header.Uid, header.Gid, header.Uname, header.Gname = filepath.ToSlash(name), 0, 0, "", ""
+	header.Name, header.Uid, header.Gid, header.Uname, header.Gname = name, 0, 0, "", ""
 	if err := out.WriteHeader(header); err != nil || entry.IsDir() {
 		return err
 	}
-	blob, err := os.Open(path)
+	blob, err := from.Open(name)
 	if err != nil {
 		return err
 	}

@@ -2,7 +2,6 @@ package publish
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -105,19 +104,27 @@ func (r reader) disk(image Image) error {
 // evidence is what is attached to a leaf: file name → content.
 type evidence map[string][]byte
 
-func (r reader) evidence(attachments []referrer) (evidence, error) {
+func (r reader) evidence(attachments []referrer) (_ evidence, err error) {
 	found := evidence{}
+	fetched := map[digest.Digest][]byte{} // a blob may have many titles
 	for _, one := range attachments {
 		kind, ours := attachmentKinds[one.manifest.ArtifactType]
 		if !ours || kind == "sig" {
 			continue
 		}
 		for _, layer := range one.manifest.Layers {
-			content, err := r.bytes(layer)
-			if err != nil {
-				return nil, err
+			title := layer.Annotations[ocispec.AnnotationTitle]
+			if err := CheckFileName(title); err != nil {
+				return nil, fmt.Errorf("attached to the image: %w", err)
 			}
-			found[layer.Annotations[ocispec.AnnotationTitle]] = content
+			content, there := fetched[layer.Digest]
+			if !there {
+				if content, err = r.bytes(layer); err != nil {
+					return nil, err
+				}
+				fetched[layer.Digest] = content
+			}
+			found[title] = content
 		}
 	}
 	return found, nil
@@ -135,7 +142,7 @@ func (e evidence) json(name string, into any) error {
 	if !ok {
 		return errors.New("none is attached")
 	}
-	if err := json.Unmarshal(content, into); err != nil {
+	if err := decode(content, into); err != nil {
 		return fmt.Errorf("%s cannot be read: %w", name, err)
 	}
 	return nil

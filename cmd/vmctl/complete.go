@@ -11,7 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-	"oras.land/oras-go/v2/content/oci"
+	"oras.land/oras-go/v2/registry"
 
 	"github.com/btw-img/btw-img/orchestrator"
 	"github.com/btw-img/btw-img/orchestrator/spec"
@@ -224,18 +224,19 @@ func references(cmd *cobra.Command, typed string) []string {
 		if !strings.HasPrefix(typed, ref.String()) {
 			continue
 		}
-		store, err := oci.NewFromFS(cmd.Context(), os.DirFS(folder))
+		store, err := publish.Access{}.OpenSource(cmd.Context(), ref)
 		if err != nil {
 			continue
 		}
-		_ = store.Tags(cmd.Context(), "", func(tags []string) error { // the layout is in memory
-			for _, tag := range tags {
-				if publish.IsRelease(cmd.Context(), store, tag) {
-					found = append(found, ref.With(tag).String())
-				}
+		tags, err := registry.Tags(cmd.Context(), store.(registry.TagLister))
+		if err != nil {
+			continue
+		}
+		for _, tag := range tags {
+			if publish.IsRelease(cmd.Context(), store, tag) {
+				found = append(found, ref.With(tag).String())
 			}
-			return nil
-		})
+		}
 	}
 	return found
 }

@@ -87,7 +87,11 @@ func finished(thread int) []string {
 		path := make([]byte, 4096)
 		if n, err := unix.PtracePeekData(thread, uintptr(registers.R10), path[:256]); err == nil {
 			end := bytes.IndexByte(path[:n], 0)
-			return []string{"rename " + string(path[:max(end, 0)])}
+			name := string(path[:max(end, 0)])
+			if folder, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", thread, registers.Rdx)); err == nil { // it is below an opened one
+				name = filepath.Join(folder, name)
+			}
+			return []string{"rename " + name}
 		}
 	}
 	return nil

@@ -4,13 +4,16 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/text"
 	"github.com/btw-img/btw-img/publish"
 )
 
@@ -26,7 +29,8 @@ func newInspect() *cobra.Command {
 		Use:   "inspect REF",
 		Short: "Tell all about a published image without fetching it",
 		Long: `Tell what a published image is, how it booted and what is attached to it. The disk
-itself is not fetched. --file prints an attached file, such as boot-bios.log.
+itself is not fetched. --file prints an attached file, such as boot-bios.log, as it
+is; on a terminal, characters that it cannot show come as escapes, such as \x1b.
 ` + registryHelp + exitCodes,
 		Example: `  vmctl inspect oci:images/oci/debian
   vmctl inspect oci:images/oci/debian --file boot-bios.log
@@ -64,6 +68,9 @@ func runInspect(cmd *cobra.Command, o inspectOptions, arg string) error {
 		if asJSON(cmd, string(content)) {
 			return nil
 		}
+		if term.IsTerminal(int(os.Stdout.Fd())) {
+			content = []byte(text.Lines(string(content)))
+		}
 		_, err = cmd.OutOrStdout().Write(content)
 		return err
 	case asJSON(cmd, in):
@@ -77,7 +84,7 @@ func runInspect(cmd *cobra.Command, o inspectOptions, arg string) error {
 func printInspection(w io.Writer, in publish.Inspection) {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	row := func(name, format string, args ...any) {
-		fmt.Fprintf(table, "%s\t%s\n", name, fmt.Sprintf(format, args...))
+		fmt.Fprintf(table, "%s\t%s\n", text.Line(name), text.Line(fmt.Sprintf(format, args...)))
 	}
 	c := in.Config
 	row("reference", "%s", in.Reference)

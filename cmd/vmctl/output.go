@@ -13,6 +13,7 @@ import (
 
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/spec"
+	"github.com/btw-img/btw-img/orchestrator/text"
 )
 
 // output is standard output. It remembers the first error of writing to it, and
@@ -142,16 +143,21 @@ func hintsOf(err error) string {
 // each failure on its own.
 func report(w io.Writer, err error) {
 	for _, one := range each(err) {
-		text := cut(one.Error())
-		if !strings.Contains(text, "\n") {
-			text = "vmctl: " + text
+		shown := text.Lines
+		switch fail.ExitCode(one) {
+		case fail.Registry.ExitCode(), fail.Boot.ExitCode(): // in words of others, who must not begin lines
+			shown = text.Line
 		}
-		fmt.Fprintln(w, text)
+		message := cut(shown(one.Error()))
+		if !strings.Contains(message, "\n") {
+			message = "vmctl: " + message
+		}
+		fmt.Fprintln(w, message)
 		if tail := fail.Tail(one); tail != "" {
-			fmt.Fprintln(w, "  | "+strings.ReplaceAll(cut(tail), "\n", "\n  | "))
+			fmt.Fprintln(w, "  | "+strings.ReplaceAll(cut(text.Lines(tail)), "\n", "\n  | "))
 		}
 		if hint := fail.Hint(one); hint != "" {
-			fmt.Fprintln(w, "hint:", hint)
+			fmt.Fprintln(w, "hint:", shown(hint))
 		}
 	}
 }
@@ -161,8 +167,8 @@ func report(w io.Writer, err error) {
 const widest = 300
 
 // cut shortens the lines that are too long for a screen.
-func cut(text string) string {
-	lines := strings.Split(text, "\n")
+func cut(s string) string {
+	lines := strings.Split(s, "\n")
 	for i, line := range lines {
 		if runes := []rune(line); len(runes) > widest {
 			lines[i] = string(runes[:widest-1]) + "…"

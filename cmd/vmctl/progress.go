@@ -11,6 +11,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/btw-img/btw-img/orchestrator"
+	"github.com/btw-img/btw-img/orchestrator/text"
 	"github.com/btw-img/btw-img/publish"
 )
 
@@ -81,7 +82,7 @@ func (p *progress) draw() {
 	if p.style != liveTerminal || p.live == "" {
 		return
 	}
-	line := fmt.Sprintf("%5.0f s  %s", time.Since(p.started).Seconds(), p.live)
+	line := fmt.Sprintf("%5.0f s  %s", time.Since(p.started).Seconds(), text.Line(p.live))
 	width := 80
 	if file, ok := p.w.(*os.File); ok {
 		if columns, _, err := term.GetSize(int(file.Fd())); err == nil && columns > 10 {
@@ -102,14 +103,14 @@ func (p *progress) clear() {
 
 func (p *progress) line(format string, args ...any) {
 	p.clear()
-	fmt.Fprintln(p.w, cut(fmt.Sprintf(format, args...)))
+	fmt.Fprintln(p.w, cut(text.Line(fmt.Sprintf(format, args...))))
 }
 
 // note shows a line that belongs to no step.
-func (p *progress) note(name, text string) {
+func (p *progress) note(name, note string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.line("%s%s", p.prefix(name), text)
+	p.line("%s%s", p.prefix(name), note)
 }
 
 func (p *progress) prefix(name string) string {
@@ -127,7 +128,7 @@ func (p *progress) event(name string, e orchestrator.Event) {
 	case orchestrator.StageStarted:
 		p.live, p.started = title, time.Now()
 		if p.style == gitlabSections {
-			fmt.Fprintf(p.w, "section_start:%d:%s[collapsed=true]%s%s\n", time.Now().Unix(), sectionName(title), clearLine, title)
+			fmt.Fprintf(p.w, "section_start:%d:%s[collapsed=true]%s%s\n", time.Now().Unix(), sectionName(title), clearLine, text.Line(title))
 		}
 	case orchestrator.StageEnded:
 		p.live = ""
@@ -202,14 +203,14 @@ func (p *progress) transfer(e publish.Event) {
 	case e.Ended:
 		p.line("%-8s %9.1f MB  %s in %.1f s, %.0f MB/s", "done", float64(e.Total)/1e6, e.Item, seconds, float64(e.Total-m.first)/max(seconds, 0.001)/1e6)
 	default:
-		text := fmt.Sprintf("%s: %.1f of %.1f MB, %.0f %%, %.1f MB/s", e.Item, float64(e.Done)/1e6, float64(e.Total)/1e6, 100*float64(e.Done)/float64(max(e.Total, 1)), rate/1e6)
+		moved := fmt.Sprintf("%s: %.1f of %.1f MB, %.0f %%, %.1f MB/s", e.Item, float64(e.Done)/1e6, float64(e.Total)/1e6, 100*float64(e.Done)/float64(max(e.Total, 1)), rate/1e6)
 		if rate > 0 && seconds > 1 {
-			text += fmt.Sprintf(", %s left", (time.Duration(float64(e.Total-e.Done)/rate) * time.Second).Round(time.Second))
+			moved += fmt.Sprintf(", %s left", (time.Duration(float64(e.Total-e.Done)/rate) * time.Second).Round(time.Second))
 		}
-		p.live = text
+		p.live = moved
 		if p.style != liveTerminal && time.Since(m.shown) >= linePeriod {
 			m.shown = time.Now()
-			p.line("  %s", text)
+			p.line("  %s", moved)
 		}
 	}
 	if e.Ended {

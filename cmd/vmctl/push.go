@@ -152,6 +152,9 @@ func (o pushOptions) references(name string, args []string) ([]publish.Reference
 }
 
 func defaultReference(folder, name string) (publish.Reference, error) {
+	if err := publish.CheckFileName(name); err != nil { // which would lead out of the folder
+		return publish.Reference{}, fail.New(fail.Usage, orchestrator.ManifestName, "build it again", "the name of the build: %w", err)
+	}
 	for _, variable := range []string{"VMCTL_REGISTRY", "CI_REGISTRY_IMAGE"} {
 		if prefix := os.Getenv(variable); prefix != "" {
 			return publish.ParseReference(prefix + "/" + name)

@@ -8,7 +8,6 @@ import (
 	"io"
 	"io/fs"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"time"
@@ -20,6 +19,7 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/files"
 	"github.com/btw-img/btw-img/orchestrator/spec"
+	"github.com/btw-img/btw-img/orchestrator/text"
 	"github.com/btw-img/btw-img/publish"
 	"github.com/btw-img/btw-img/publish/catalogue"
 )
@@ -40,7 +40,8 @@ func newServe() *cobra.Command {
 registry for vmctl, oras and skopeo, and as web pages at /. Images that were booted
 are published to the OCI layouts in DIR/` + spec.LayoutsFolder + ` first, at the start and whenever
 one is built anew. A DIR that holds OCI layouts and no builds is offered as it is.
-Interrupting it is its normal end.
+What is sent lies in a layout, links out of it are not followed, and has the digest
+that was asked for. Interrupting it is its normal end.
 
 ` + exitCodes,
 		Example: `  vmctl serve
@@ -81,15 +82,20 @@ func runServe(cmd *cobra.Command, o serveOptions) error {
 	if err != nil {
 		return &fail.Error{Kind: fail.Host, Err: err, Hint: "choose another address with --listen"}
 	}
-	pages := catalogue.New(shelf.root)
-	server := &http.Server{Handler: pages, TLSConfig: &encryption, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
+	pages, err := catalogue.New(shelf.root)
+	if err != nil {
+		return errors.Join(&fail.Error{Kind: fail.Host, Op: "serve", Err: err}, listener.Close())
+	}
+	server := pages.Server()
+	server.TLSConfig = &encryption
+	limited := catalogue.Limited(listener)
 	ended := make(chan error, 1)
 	go func() {
 		if o.cert != "" {
-			ended <- server.ServeTLS(listener, "", "")
+			ended <- server.ServeTLS(limited, "", "")
 			return
 		}
-		ended <- server.Serve(listener)
+		ended <- server.Serve(limited)
 	}()
 	for _, url := range urls(listener.Addr(), o.cert != "") {
 		fmt.Fprintln(cmd.OutOrStdout(), url)
@@ -169,9 +175,9 @@ func (s *shelf) publishOne(ctx context.Context, folder string, stderr io.Writer)
 	if s.holds(filepath.Base(folder)) {
 		what = "is not offered as it was built last, but as before"
 	}
-	fmt.Fprintf(stderr, "vmctl: %s %s: %v\n", folder, what, err)
+	fmt.Fprintf(stderr, "vmctl: %s %s: %s\n", text.Line(folder), what, text.Line(err.Error()))
 	if hint := fail.Hint(err); hint != "" {
-		fmt.Fprintln(stderr, "hint:", hint)
+		fmt.Fprintln(stderr, "hint:", text.Line(hint))
 	}
 }
 
@@ -200,7 +206,7 @@ func (s *shelf) publishRelease(ctx context.Context, release publish.Release, std
 		}
 		tag = pushed[0].Tags[0]
 	}
-	fmt.Fprintf(stderr, "offered: %s:%s\n", release.Name, tag)
+	fmt.Fprintf(stderr, "offered: %s:%s\n", release.Name, text.Line(tag))
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/btw-img/btw-img/orchestrator/text"
 	"github.com/btw-img/btw-img/publish"
 )
 
@@ -53,11 +54,11 @@ func runVerify(cmd *cobra.Command, o verifyOptions, arg string) error {
 	for _, c := range checks {
 		switch {
 		case c.Problem != "":
-			fmt.Fprintf(cmd.OutOrStdout(), "problem  %s: %s\n", c.What, c.Problem)
+			fmt.Fprintf(cmd.OutOrStdout(), "problem  %s: %s\n", text.Line(c.What), text.Line(c.Problem))
 		case c.Skipped != "":
-			fmt.Fprintf(cmd.OutOrStdout(), "skipped  %s: %s\n", c.What, c.Skipped)
+			fmt.Fprintf(cmd.OutOrStdout(), "skipped  %s: %s\n", text.Line(c.What), c.Skipped)
 		default:
-			fmt.Fprintf(cmd.OutOrStdout(), "ok       %s\n", c.What)
+			fmt.Fprintf(cmd.OutOrStdout(), "ok       %s\n", text.Line(c.What))
 		}
 	}
 	return err

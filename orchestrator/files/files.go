@@ -50,6 +50,18 @@ func (o Owner) Give(path string) error {
 		return &fs.PathError{Op: "open", Path: path, Err: err}
 	}
 	defer func() { _ = unix.Close(fd) }()
+	return o.give(fd, path)
+}
+
+// GiveOpen is Give for a file or folder that is open, whatever its name has become.
+func (o Owner) GiveOpen(file *os.File) error {
+	if !o.known {
+		return nil
+	}
+	return o.give(int(file.Fd()), file.Name())
+}
+
+func (o Owner) give(fd int, path string) error {
 	var stat unix.Stat_t
 	if err := unix.Fstat(fd, &stat); err != nil {
 		return &fs.PathError{Op: "stat", Path: path, Err: err}
@@ -57,11 +69,16 @@ func (o Owner) Give(path string) error {
 	if stat.Uid != 0 || stat.Mode&unix.S_IFMT != unix.S_IFDIR && stat.Nlink != 1 {
 		return nil
 	}
-	err = unix.Fchownat(fd, "", o.uid, o.gid, unix.AT_EMPTY_PATH)
+	err := unix.Fchownat(fd, "", o.uid, o.gid, unix.AT_EMPTY_PATH)
 	if err == nil || errors.Is(err, unix.EPERM) { // a file system that knows no owners
 		return nil
 	}
 	return &fs.PathError{Op: "chown", Path: path, Err: err}
+}
+
+// Is says whether files of this user are the owner's, or of who runs the process.
+func (o Owner) Is(uid uint32) bool {
+	return int(uid) == os.Geteuid() || o.known && int(uid) == o.uid
 }
 
 // GiveFolder hands a folder and the files in it over.
@@ -105,9 +122,14 @@ func Sync(folder string) error {
 	if err != nil {
 		return err
 	}
-	err = file.Sync()
+	return errors.Join(SyncOpen(file), file.Close())
+}
+
+// SyncOpen is Sync for a folder that is open.
+func SyncOpen(folder *os.File) error {
+	err := folder.Sync()
 	if errors.Is(err, fs.ErrInvalid) || errors.Is(err, unix.EINVAL) { // not every file system can
-		err = nil
+		return nil
 	}
-	return errors.Join(err, file.Close())
+	return err
 }

@@ -5,14 +5,11 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"sync"
+	"syscall"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/singleflight"
-	"golang.org/x/sys/unix"
-	"oras.land/oras-go/v2/content/oci"
 
 	"github.com/btw-img/btw-img/publish"
 )
@@ -22,14 +19,17 @@ import (
 type version struct {
 	device, inode uint64
 	size          int64
-	modified      unix.Timespec
+	modified      syscall.Timespec
 }
 
-func versionOf(dir string) (version, error) {
-	var stat unix.Stat_t
-	path := filepath.Join(dir, ocispec.ImageIndexFile)
-	if err := unix.Stat(path, &stat); err != nil {
-		return version{}, &fs.PathError{Op: "stat", Path: path, Err: err}
+func versionOf(fsys fs.FS) (version, error) {
+	info, err := fs.Stat(fsys, ocispec.ImageIndexFile)
+	if err != nil {
+		return version{}, err
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return version{}, errName
 	}
 	return version{stat.Dev, stat.Ino, stat.Size, stat.Mtim}, nil
 }
@@ -37,14 +37,14 @@ func versionOf(dir string) (version, error) {
 // layout is a layout as it was when it was read.
 type layout struct {
 	version version
-	store   publish.Source
+	store   *publish.Store
 	tags    []string // that name a release
 }
 
 // seen is an image of a layout's version.
 type seen struct {
-	dir, tag string
-	version  version
+	repository, tag string
+	version         version
 }
 
 // cached is an image in the list of those that were used last.
@@ -62,7 +62,7 @@ type cache struct {
 	reading singleflight.Group // who asks for what is being read waits for it
 
 	mu      sync.Mutex
-	layouts map[string]layout // by folder
+	layouts map[string]layout // by repository
 	images  map[seen]*list.Element
 	used    *list.List // of cached; the last used first
 	bytes   int64
@@ -75,22 +75,22 @@ func newCache() *cache {
 }
 
 // layout reads a layout, unless it is as it was.
-func (c *cache) layout(ctx context.Context, dir string) (layout, error) {
-	now, err := versionOf(dir)
+func (c *cache) layout(ctx context.Context, fsys fs.FS, repository string) (layout, error) {
+	now, err := versionOf(fsys)
 	c.mu.Lock()
-	known, ok := c.layouts[dir]
+	known, ok := c.layouts[repository]
 	if err != nil {
-		delete(c.layouts, dir)
+		delete(c.layouts, repository)
 	}
 	c.mu.Unlock()
 	if err != nil || ok && known.version == now {
 		return known, err
 	}
-	read, err, _ := c.reading.Do(dir, func() (any, error) {
-		l, err := readLayout(context.WithoutCancel(ctx), dir, now)
+	read, err, _ := c.reading.Do(repository, func() (any, error) {
+		l, err := readLayout(context.WithoutCancel(ctx), fsys, now)
 		if err == nil {
 			c.mu.Lock()
-			c.layouts[dir] = l
+			c.layouts[repository] = l
 			c.mu.Unlock()
 		}
 		return l, err
@@ -98,8 +98,8 @@ func (c *cache) layout(ctx context.Context, dir string) (layout, error) {
 	return read.(layout), err
 }
 
-func readLayout(ctx context.Context, dir string, now version) (layout, error) {
-	store, err := oci.NewFromFS(ctx, os.DirFS(dir))
+func readLayout(ctx context.Context, fsys fs.FS, now version) (layout, error) {
+	store, err := publish.OpenStore(fsys)
 	if err != nil {
 		return layout{}, err
 	}
@@ -116,13 +116,13 @@ func readLayout(ctx context.Context, dir string, now version) (layout, error) {
 }
 
 // image inspects an image of a layout, unless that was done.
-func (c *cache) image(ctx context.Context, dir, tag string, l layout) (publish.Inspection, error) {
-	key := seen{dir, tag, l.version}
+func (c *cache) image(ctx context.Context, repository, tag string, l layout) (publish.Inspection, error) {
+	key := seen{repository, tag, l.version}
 	if image, ok := c.cached(key); ok {
 		return image, nil
 	}
 	read, err, _ := c.reading.Do(fmt.Sprint(key), func() (any, error) {
-		image, err := readImage(context.WithoutCancel(ctx), dir, tag, l)
+		image, err := readImage(context.WithoutCancel(ctx), repository, tag, l)
 		if err == nil {
 			c.keep(key, image)
 		}
@@ -131,8 +131,8 @@ func (c *cache) image(ctx context.Context, dir, tag string, l layout) (publish.I
 	return read.(publish.Inspection), err
 }
 
-func readImage(ctx context.Context, dir, tag string, l layout) (publish.Inspection, error) {
-	ref, err := publish.Layout(dir, tag)
+func readImage(ctx context.Context, repository, tag string, l layout) (publish.Inspection, error) {
+	ref, err := publish.Layout(repository, tag)
 	if err != nil {
 		return publish.Inspection{}, err
 	}

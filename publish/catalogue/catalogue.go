@@ -18,11 +18,10 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/olareg/olareg"
-	"github.com/olareg/olareg/config"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/registry"
 
+	"github.com/btw-img/btw-img/orchestrator/text"
 	"github.com/btw-img/btw-img/publish"
 )
 
@@ -33,38 +32,41 @@ var pages = template.Must(template.New("").Funcs(template.FuncMap{
 	"megabytes": func(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) },
 	"gigabytes": func(n int64) string { return fmt.Sprintf("%.1f GB", float64(n)/1e9) },
 	"seconds":   func(s float64) string { return fmt.Sprintf("%.0f s", s) },
-	"text":      func(b []byte) string { return strings.ToValidUTF8(string(b), "�") },
+	"text":      func(b []byte) string { return strings.ToValidUTF8(string(b[:min(len(b), longestText)]), "�") },
+	"line":      text.Line,
 }).ParseFS(web, "web/*.html"))
 
-// Catalogue is the handler of both. Close releases what the registry holds.
+// longestText is how many bytes of a console a page shows; its file has all.
+const longestText = 256 << 10
+
+// Catalogue is the handler of both. Close releases the folder.
 type Catalogue struct {
-	root     string
-	registry *olareg.Server
-	mux      *http.ServeMux
-	cache    *cache
+	root  *os.Root
+	mux   *http.ServeMux
+	cache *cache
 }
 
-// New serves the layouts below root.
-func New(root string) *Catalogue {
-	no, yes := false, true
-	c := &Catalogue{root: root, mux: http.NewServeMux(), cache: newCache(), registry: olareg.New(config.Config{
-		Storage: config.ConfigStorage{StoreType: config.StoreDir, RootDir: root, ReadOnly: &yes},
-		API:     config.ConfigAPI{PushEnabled: &no, DeleteEnabled: &no},
-	})}
+// New serves the layouts below root, and nothing outside of it.
+func New(root string) (*Catalogue, error) {
+	opened, err := os.OpenRoot(root)
+	if err != nil {
+		return nil, err
+	}
+	c := &Catalogue{root: opened, mux: http.NewServeMux(), cache: newCache()}
 	assets, err := fs.Sub(web, "web")
 	if err != nil {
 		panic(err) // the folder is embedded
 	}
-	c.mux.Handle("/v2/", c.registry)
+	c.mux.Handle("/v2/", &api{catalogue: c})
 	c.mux.Handle("GET /assets/", http.StripPrefix("/assets/", http.FileServerFS(assets)))
 	c.mux.HandleFunc("GET /{$}", c.list)
 	c.mux.HandleFunc("GET /image/{repository...}", c.image)
 	c.mux.HandleFunc("GET /file/{repository...}", c.file)
-	return c
+	return c, nil
 }
 
-// Close releases the registry.
-func (c *Catalogue) Close() error { return c.registry.Close() }
+// Close releases the folder.
+func (c *Catalogue) Close() error { return c.root.Close() }
 
 // ServeHTTP implements http.Handler.
 func (c *Catalogue) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -124,7 +126,7 @@ type view struct {
 type command struct{ Purpose, Line string }
 
 func (c *Catalogue) list(w http.ResponseWriter, r *http.Request) {
-	names, _, err := Repositories(c.root)
+	names, _, err := Repositories(c.root.Name())
 	if err != nil {
 		http.Error(w, "the catalogue cannot be read", http.StatusInternalServerError)
 		return
@@ -184,16 +186,26 @@ func (c *Catalogue) inspect(ctx context.Context, repository, tag string) (publis
 	if !IsName(repository) {
 		return publish.Inspection{}, nil, errName
 	}
-	dir := filepath.Join(c.root, filepath.FromSlash(repository))
-	if _, err := os.Stat(filepath.Join(dir, ocispec.ImageLayoutFile)); err != nil {
-		return publish.Inspection{}, nil, errName
-	}
-	l, err := c.cache.layout(ctx, dir)
+	l, err := c.cache.layout(ctx, c.files(repository), repository)
 	if err != nil {
 		return publish.Inspection{}, nil, err
 	}
-	in, err := c.cache.image(ctx, dir, tag, l)
+	in, err := c.cache.image(ctx, repository, tag, l)
 	return in, l.tags, err
+}
+
+// files is those of a layout, and of no other.
+func (c *Catalogue) files(repository string) fs.FS {
+	return publish.FolderFS(c.root, filepath.FromSlash(repository))
+}
+
+// open is a layout as it is now.
+func (c *Catalogue) open(repository string) (*publish.Store, error) {
+	if !IsName(repository) {
+		return nil, errName
+	}
+	l, err := c.cache.layout(context.Background(), c.files(repository), repository)
+	return l.store, err
 }
 
 // architecture is the first one of a release: a page shows images for any.
@@ -212,10 +224,11 @@ func commands(r *http.Request, v view) []command {
 		scheme, plain = "http", "--plain-http "
 	}
 	ref := r.Host + "/" + v.Repository + ":" + v.Tag
+	blob := scheme + "://" + r.Host + "/v2/" + v.Repository + "/blobs/" + v.Disk.Digest.String()
 	return []command{
-		{"vmctl", "vmctl pull " + plain + ref},
-		{"oras", "oras pull " + plain + ref},
-		{"curl", fmt.Sprintf("curl -o %s %s://%s/v2/%s/blobs/%s", v.Disk.Name, scheme, r.Host, v.Repository, v.Disk.Digest)},
+		{"vmctl", "vmctl pull " + plain + text.Word(ref)},
+		{"oras", "oras pull " + plain + text.Word(ref)},
+		{"curl", "curl -o " + text.Word(v.Disk.Name) + " " + text.Word(blob)},
 	}
 }
 

@@ -30,11 +30,22 @@ func fill(t *testing.T, root, name string) publish.Release {
 
 func fillAs(t *testing.T, root, name, build string) publish.Release {
 	t.Helper()
+	return fillWith(t, root, name, build, filepath.Base(name)+".qcow2")
+}
+
+// fillDisk publishes a disk of that file name.
+func fillDisk(t *testing.T, root, name, file string) publish.Release {
+	t.Helper()
+	return fillWith(t, root, name, "id", file)
+}
+
+func fillWith(t *testing.T, root, name, build, file string) publish.Release {
+	t.Helper()
 	disk := []byte("the disk of " + name)
 	r := publish.Release{
 		Folder: t.TempDir(), Name: name, Description: "A <b>bold</b> image", Version: "13", Architecture: "arm64", BuildID: build,
 		Created: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Tool: "vmctl test", Tested: true,
-		Disks:    []publish.Disk{{Name: filepath.Base(name) + ".qcow2", Format: "qcow2", Size: int64(len(disk)), VirtualSize: 1 << 30, Digest: digest.FromBytes(disk)}},
+		Disks:    []publish.Disk{{Name: file, Format: "qcow2", Size: int64(len(disk)), VirtualSize: 1 << 30, Digest: digest.FromBytes(disk)}},
 		Boots:    []publish.Boot{{Firmware: "uefi", Passed: true, Proof: "report", Accel: "kvm", Seconds: 7}},
 		Packages: []debian.Package{{Name: "bash", Version: "5.2", Architecture: "arm64", Source: "bash", SourceVersion: "5.2"}},
 	}
@@ -74,7 +85,16 @@ func fillAs(t *testing.T, root, name, build string) publish.Release {
 
 func serve(t *testing.T, root string) *httptest.Server {
 	t.Helper()
-	return serving(t, catalogue.New(root))
+	return serving(t, newCatalogue(t, root))
+}
+
+func newCatalogue(t *testing.T, root string) *catalogue.Catalogue {
+	t.Helper()
+	c, err := catalogue.New(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
 }
 
 func serving(t *testing.T, pages *catalogue.Catalogue) *httptest.Server {
@@ -213,7 +233,7 @@ func TestWhatIsHeldIsLimited(t *testing.T) {
 	for _, name := range names {
 		fill(t, root, name)
 	}
-	pages := catalogue.New(root)
+	pages := newCatalogue(t, root)
 	pages.Limit(6 << 10)
 	server := serving(t, pages)
 	for range 2 {
