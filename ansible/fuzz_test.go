@@ -1,6 +1,7 @@
 package ansible
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"strings"
@@ -8,6 +9,15 @@ import (
 
 	"github.com/btw-img/btw-img/orchestrator/fail"
 )
+
+func TestALineHasALimit(t *testing.T) {
+	lines := bufio.NewReader(strings.NewReader(strings.Repeat("x", 3*longestLine) + "\nnext\n"))
+	first, err := readLine(lines)
+	second, _ := readLine(lines)
+	if err != nil || len(first) != longestLine || string(second) != "next\n" {
+		t.Errorf("%d bytes, %v, then %q", len(first), err, second)
+	}
+}
 
 // FuzzEvents reads what a tampered Ansible, or a module in a hostile image, may print.
 func FuzzEvents(f *testing.F) {

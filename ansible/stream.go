@@ -57,12 +57,27 @@ func newStream(log io.Writer, onEvent func(Event)) *stream {
 func (s *stream) Print(_ context.Context, reader io.Reader, _ io.Writer, _ ...result.OptionsFunc) error {
 	lines := bufio.NewReader(reader)
 	for {
-		line, err := lines.ReadBytes('\n')
+		line, err := readLine(lines)
 		if len(bytes.TrimSpace(line)) > 0 {
 			s.line(bytes.TrimRight(line, "\r\n"))
 		}
 		if err != nil {
 			return nil
+		}
+	}
+}
+
+// longestLine is how much of a line is kept, in bytes: an event holds all that a task
+// printed.
+const longestLine = 16 << 20
+
+// readLine reads a line, and drops what is too much of it.
+func readLine(lines *bufio.Reader) (line []byte, err error) {
+	for {
+		part, err := lines.ReadSlice('\n')
+		line = append(line, part[:min(len(part), longestLine-len(line))]...)
+		if !errors.Is(err, bufio.ErrBufferFull) {
+			return line, err
 		}
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"math"
 	"net"
 	"os"
 	"path/filepath"
@@ -58,6 +57,8 @@ type Result struct {
 const (
 	pollInterval = 200 * time.Millisecond
 	consoleTail  = 16 << 10 // bytes of the console that are searched each time
+	mostReport   = 1 << 20  // bytes of the other ports that are read
+	mostOutput   = 64 << 20 // bytes that a guest may write to a port; a noisy boot takes 1 MiB
 	silenceKVM   = 60 * time.Second
 	silenceTCG   = 3 * time.Minute
 	foreignGrace = time.Minute
@@ -102,7 +103,7 @@ func Boot(ctx context.Context, h host.Host, t Test) (Result, error) {
 	if outcome.err != nil {
 		result.Problem = outcome.err.Error()
 		return result, &fail.Error{
-			Kind: fail.Boot, Op: t.Firmware, Err: outcome.err, Tail: lastLines(guest.console.read(), tailLines),
+			Kind: fail.Boot, Op: t.Firmware, Err: outcome.err, Tail: lastLines(guest.console.last(consoleTail), tailLines),
 		}
 	}
 	return result, nil
@@ -203,9 +204,21 @@ func (g *guest) collect(path string, here *output) (name string, err error) {
 	return g.open(fmt.Sprintf("/proc/self/fd/%d", here.file.Fd()), os.O_WRONLY)
 }
 
-// read is all that was written so far.
-func (o output) read() []byte {
-	content, _ := io.ReadAll(io.NewSectionReader(o.file, 0, math.MaxInt64)) // what can be read tells enough
+// size is how many bytes were written so far.
+func (o output) size() int64 {
+	info, err := o.file.Stat()
+	if err != nil {
+		return 0
+	}
+	return info.Size()
+}
+
+// last is the last n bytes at most of what was written so far, first the first ones.
+func (o output) last(n int64) []byte  { return o.read(max(0, o.size()-n), n) }
+func (o output) first(n int64) []byte { return o.read(0, n) }
+
+func (o output) read(from, n int64) []byte {
+	content, _ := io.ReadAll(io.NewSectionReader(o.file, from, n)) // what can be read tells enough
 	return content
 }
 
@@ -231,7 +244,7 @@ func (g *guest) watch(ctx context.Context, c Confinement, l limits) (verdict, er
 	go countResets(running, qemu.monitor, &resets)
 
 	o := observation{firmware: g.machine.Firmware}
-	start, changed, size := time.Now(), time.Now(), 0
+	start, changed, seen := time.Now(), time.Now(), int64(0)
 	var login time.Time
 	ticker := time.NewTicker(pollInterval)
 	defer ticker.Stop()
@@ -245,13 +258,13 @@ func (g *guest) watch(ctx context.Context, c Confinement, l limits) (verdict, er
 			o.gone, o.exit = true, qemu.said.explain(err)
 		case <-ticker.C:
 		}
-		console := g.console.read()
-		if len(console) != size {
-			changed, size = time.Now(), len(console)
-			o.console = plain(console[max(0, size-consoleTail):])
+		if size := g.console.size(); size != seen {
+			changed, seen = time.Now(), size
+			o.console = plain(g.console.last(consoleTail))
 			o.booted = o.booted || userspace.MatchString(o.console)
 		}
-		o.report, o.seabios = string(g.report.read()), string(g.seabios.read())
+		o.report, o.seabios = string(g.report.first(mostReport)), string(g.seabios.first(mostReport))
+		o.flood = max(seen, g.report.size(), g.seabios.size()) > mostOutput
 		if login.IsZero() && loginPrompt.MatchString(o.console) {
 			login = time.Now()
 		}

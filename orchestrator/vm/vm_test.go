@@ -2,6 +2,8 @@ package vm
 
 import (
 	"encoding/base64"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -55,6 +57,7 @@ func TestJudge(t *testing.T) {
 		"unsigned kernel":        {o: observation{console: "error: bad shim signature.\n"}, done: true, reason: "Secure Boot refuses what GRUB loads: bad shim signature."},
 		"reboot loop":            {o: observation{resets: 3, console: "Loading"}, done: true, reason: "reboot loop"},
 		"one reset":              {o: observation{resets: 1, console: "Loading"}},
+		"endless output":         {o: observation{flood: true, console: "xxx"}, done: true, reason: "more than 64 MiB"},
 		"KVM gives up":           {o: observation{broken: true, console: "Loading"}, done: true, reason: "KVM cannot run"},
 		"switched off":           {o: observation{gone: true}, done: true, reason: "switched itself off"},
 		"silence from the start": {o: observation{silent: 21 * time.Second}, done: true, reason: "silence: nothing on the serial console"},
@@ -81,6 +84,22 @@ func TestJudge(t *testing.T) {
 				t.Errorf("done %v, how %q, reason %q", v.done, v.how, reason)
 			}
 		})
+	}
+}
+
+func TestOutputIsReadInParts(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "console")
+	if err := os.WriteFile(path, []byte("first middle last"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	o := output{file}
+	if first, last, all := o.first(5), o.last(4), o.last(100); string(first) != "first" || string(last) != "last" || string(all) != "first middle last" || o.size() != 17 {
+		t.Errorf("%q, %q, %q, %d", first, last, all, o.size())
 	}
 }
 
