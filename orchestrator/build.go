@@ -142,6 +142,9 @@ func (b Builder) boot(ctx context.Context, s *stages, h host.Host, plan Plan, fa
 		Systemd: facts.systemd(), Logs: space.out, Scratch: space.work,
 		Task: func(status, text string) { s.task("Boot test", status, "%s", text) },
 	})
+	if failed, ok := errors.AsType[*fail.Error](err); ok && failed.Kind != fail.Boot {
+		return results, err // of the host, say; there may be no console
+	}
 	if err != nil {
 		return results, &fail.Error{Kind: fail.Boot, Err: err, Hint: "the consoles are in " + filepath.Join(space.failed, "boot-FIRMWARE.log")}
 	}
