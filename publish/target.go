@@ -418,7 +418,7 @@ func addToArchive(ctx context.Context, out *tar.Writer, from fs.FS, name string,
 	if err != nil {
 		return err
 	}
-	defer blob.Close()
+	defer func() { _ = blob.Close() }()
 	_, err = copyInto(ctx, out, blob)
 	return err
 }
