@@ -16,12 +16,13 @@ import (
 // a file of its own, whatever links others plant there.
 type folder struct {
 	*os.Root
+	path  string
 	owner files.Owner // of what is made
 }
 
 func openFolder(path string, owner files.Owner) (folder, error) {
 	root, err := os.OpenRoot(path)
-	return folder{root, owner}, err
+	return folder{root, path, owner}, err
 }
 
 // located is an error of something in the folder, with its whole path. A link that
@@ -36,8 +37,8 @@ func (f folder) located(err error) error {
 	} else {
 		return err
 	}
-	if !filepath.IsAbs(name) && name != f.Name() {
-		name = filepath.Join(f.Name(), name)
+	if inside, err := filepath.Rel(f.path, name); err != nil || !filepath.IsLocal(inside) {
+		name = filepath.Join(f.path, name)
 	}
 	if _, told := cause.(syscall.Errno); !told && cause.Error() == "path escapes from parent" { //nolint:errorlint // os has no name for it
 		cause = syscall.ELOOP
@@ -249,10 +250,11 @@ func (f folderFS) Open(name string) (fs.File, error) {
 	if !fs.ValidPath(name) {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrInvalid}
 	}
+	outer := folder{Root: f.root, path: f.root.Name()}
 	inner, err := f.root.OpenRoot(f.name)
 	if err != nil {
-		return nil, folder{Root: f.root}.located(err)
+		return nil, outer.located(err)
 	}
 	defer func() { _ = inner.Close() }()
-	return folder{Root: inner}.regular(name, os.O_RDONLY)
+	return folder{Root: inner, path: filepath.Join(outer.path, f.name)}.regular(name, os.O_RDONLY)
 }

@@ -127,7 +127,7 @@ func (d *download) part() string {
 	return "." + d.name + "." + d.desc.Digest.Encoded()[:16] + ".part"
 }
 
-func (d *download) path() string { return filepath.Join(d.folder.Name(), d.name) }
+func (d *download) path() string { return filepath.Join(d.folder.path, d.name) }
 
 func (d *download) run() error {
 	file, err := d.folder.locked(d.part(), os.O_RDWR)

@@ -150,7 +150,7 @@ func (l *layout) makeFolders() error {
 
 // prepare makes the stage, and reads the index as it was.
 func (l *layout) prepare() error {
-	dir := l.folder.Name()
+	dir := l.folder.path
 	if err := l.folder.located(l.folder.RemoveAll(stageName)); err != nil {
 		return asLocalBelow(dir, err)
 	}
@@ -325,7 +325,7 @@ func (l *layout) Close() error {
 	err := l.folder.RemoveAll(stageName)
 	if _, missing := l.folder.Lstat(ocispec.ImageLayoutFile); missing != nil {
 		err = errors.Join(err, l.folder.RemoveAll(ocispec.ImageBlobsDir), l.folder.Remove(lockName))
-		_ = os.Remove(l.folder.Name()) // fails where it holds what is not ours
+		_ = os.Remove(l.folder.path) // fails where it holds what is not ours
 	}
 	return errors.Join(l.folder.located(err), l.lock.Close(), l.folder.Close())
 }
@@ -367,7 +367,7 @@ func (a *archive) commit(ctx context.Context) error {
 	if err := a.write(ctx, part); err != nil {
 		return err
 	}
-	if err := os.Rename(filepath.Join(a.folder.Name(), part), a.path); err != nil {
+	if err := os.Rename(filepath.Join(a.folder.path, part), a.path); err != nil {
 		return err
 	}
 	return files.Sync(filepath.Dir(a.path))
@@ -375,7 +375,7 @@ func (a *archive) commit(ctx context.Context) error {
 
 // Close removes the folder that the archive was made of.
 func (a *archive) Close() error {
-	return errors.Join(a.layout.Close(), os.RemoveAll(a.folder.Name()))
+	return errors.Join(a.layout.Close(), os.RemoveAll(a.folder.path))
 }
 
 func (a *archive) write(ctx context.Context, part string) error {
@@ -418,7 +418,7 @@ func addToArchive(ctx context.Context, out *tar.Writer, from fs.FS, name string,
 	if err != nil {
 		return err
 	}
-	defer blob.Close()
+	defer func() { _ = blob.Close() }()
 	_, err = copyInto(ctx, out, blob)
 	return err
 }

@@ -110,6 +110,21 @@ func TestPushStaysInItsLayout(t *testing.T) {
 	}
 }
 
+// TestLinksInLayoutsAreNotReadThrough says where the link is.
+func TestLinksInLayoutsAreNotReadThrough(t *testing.T) {
+	for _, planted := range []string{"oci-layout", "index.json", "blobs"} {
+		dir := t.TempDir()
+		must(t, writeBuild(filepath.Join(dir, "images/debian")))
+		if got := vmctl(t, dir, "push", "debian", "oci:layout"); got.code != 0 {
+			t.Fatal(got.stderr)
+		}
+		must(t, os.Rename(filepath.Join(dir, "layout", planted), filepath.Join(dir, "moved")), os.Symlink("../moved", filepath.Join(dir, "layout", planted)))
+		if got := vmctl(t, dir, "inspect", "oci:layout"); got.code != 3 || !strings.Contains(got.stderr, "layout/"+planted) || !strings.Contains(got.stderr, "a link is in the way") {
+			t.Errorf("%s: exit code %d: %s", planted, got.code, got.stderr)
+		}
+	}
+}
+
 // TestPullStaysInItsFolder has planted what a pull could write through.
 func TestPullStaysInItsFolder(t *testing.T) {
 	dir := t.TempDir()
