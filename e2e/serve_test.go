@@ -5,6 +5,7 @@ package e2e
 import (
 	"bufio"
 	"context"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -68,11 +69,14 @@ func TestServeOffersBuildsToClientsAndBrowsers(t *testing.T) {
 	}
 	tool(t, "cp", "-r", "--sparse=always", b.folder, filepath.Join(dir, "images/debian"))
 	host := served(t, dir)
-	r := registry{host: host}
+	r := registry{host: host, client: http.DefaultClient}
 
 	got := strings.TrimSpace(r.good(t, "pull", host+"/debian:13", "-o", t.TempDir()).stdout)
 	tool(t, "cmp", b.image("qcow2"), got)
 	r.good(t, "verify", host+"/debian")
+	for client, fetch := range map[string]func(*testing.T, string) string{"oras": r.pullWithOras, "skopeo": r.pullWithSkopeo, "curl": r.pullWithCurl} {
+		t.Run("pull with "+client, func(t *testing.T) { tool(t, "cmp", b.image("qcow2"), fetch(t, "debian")) })
+	}
 	if res := r.with(t, "", "push", b.folder, host+"/other"); res.code != 6 {
 		t.Errorf("a push to what is served: exit code %d\n%s", res.code, res.stderr)
 	}

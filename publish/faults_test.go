@@ -122,7 +122,7 @@ func TestConnectionsThatHangAreGivenUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	sending.times.Store(1)
-	src, err := access.OpenSource(t.Context(), ref)
+	src, err := access.OpenPlace(t.Context(), ref)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -209,7 +209,7 @@ func TestPushGivesUpAndSaysWhere(t *testing.T) {
 			if hits := tc.fault.hits.Load(); hits < tc.tries || hits > 3*tc.tries {
 				t.Errorf("tried %d times, want %d", hits, tc.tries)
 			}
-			if _, err := source(t, ref).Resolve(t.Context(), "latest"); err == nil {
+			if _, err := place(t, ref).Resolve(t.Context(), "latest"); err == nil {
 				t.Error("half a release is tagged")
 			}
 		})
@@ -274,7 +274,7 @@ func TestWrongBytesAreNotLeftBehind(t *testing.T) {
 	if names := folderNames(t, dir); len(names) != 0 {
 		t.Errorf("left are %v", names)
 	}
-	checks, err := Verify(t.Context(), source(t, ref), ref.With("13"), VerifyOptions{ReadOptions: ReadOptions{Selection: Selection{Architecture: "amd64"}, Retry: quick}})
+	checks, err := Verify(t.Context(), place(t, ref), ref.With("13"), VerifyOptions{ReadOptions: ReadOptions{Selection: Selection{Architecture: "amd64"}, Retry: quick}})
 	if fail.ExitCode(err) != 6 || !strings.Contains(problems(checks), "disk "+r.Disks[0].Digest.String()) {
 		t.Errorf("%s, %v", problems(checks), err)
 	}

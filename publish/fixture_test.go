@@ -195,9 +195,9 @@ func mustPush(t *testing.T, ref Reference, r Release, o PushOptions) []Pushed {
 	return pushed
 }
 
-func source(t *testing.T, ref Reference) Source {
+func place(t *testing.T, ref Reference) Place {
 	t.Helper()
-	src, err := Access{}.OpenSource(t.Context(), ref)
+	src, err := Access{}.OpenPlace(t.Context(), ref)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -215,7 +215,7 @@ func pullWithin(ctx context.Context, t *testing.T, ref Reference, o PullOptions)
 		o.Architecture = "amd64"
 	}
 	o.Retry = quick
-	return Pull(ctx, source(t, ref), ref, o)
+	return Pull(ctx, place(t, ref), ref, o)
 }
 
 func sameAsDisk(t *testing.T, path string, r Release, disk int) {

@@ -45,19 +45,19 @@ type ReadOptions struct {
 // reader reads images from one place.
 type reader struct {
 	ctx       context.Context
-	src       Source
+	src       Place
 	retry     Retry
 	transfers *transfers
 	held      *budget
 }
 
-func newReader(ctx context.Context, src Source, retry Retry, tell Tell) reader {
+func newReader(ctx context.Context, src Place, retry Retry, tell Tell) reader {
 	return reader{ctx: ctx, src: src, retry: retry, transfers: newTransfers(tell), held: &budget{}}
 }
 
 // openImage finds the image that a reference names, which is how everything that
 // reads one begins.
-func openImage(ctx context.Context, src Source, ref Reference, o ReadOptions) (reader, Image, error) {
+func openImage(ctx context.Context, src Place, ref Reference, o ReadOptions) (reader, Image, error) {
 	r := newReader(ctx, src, o.Retry, o.Tell)
 	image, err := r.find(ref, o.Selection)
 	return r, image, err

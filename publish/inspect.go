@@ -49,12 +49,12 @@ type Attached struct {
 var tagFormats = []string{"qcow2", "raw", "vmdk", "vhdx", "vdi", formatContainerDisk}
 
 // Inspect tells of a disk and what is attached to it.
-func Inspect(ctx context.Context, src Source, ref Reference, o ReadOptions) (Inspection, error) {
+func Inspect(ctx context.Context, src Place, ref Reference, o ReadOptions) (Inspection, error) {
 	inspection, err := inspect(ctx, src, ref, o)
 	return inspection, explain(ref.String(), err)
 }
 
-func inspect(ctx context.Context, src Source, ref Reference, o ReadOptions) (Inspection, error) {
+func inspect(ctx context.Context, src Place, ref Reference, o ReadOptions) (Inspection, error) {
 	r, image, err := openImage(ctx, src, ref, o)
 	if err != nil {
 		return Inspection{}, err
@@ -106,7 +106,7 @@ func inspected(d ocispec.Descriptor) InspectedFile {
 func (in Inspection) FileNames() []string { return slices.Sorted(maps.Keys(in.Files)) }
 
 // Architectures is what a reference offers images for, as its index says.
-func Architectures(ctx context.Context, src Source, name string) ([]string, error) {
+func Architectures(ctx context.Context, src Place, name string) ([]string, error) {
 	index, err := indexOf(ctx, src, name)
 	if err != nil {
 		return nil, err
@@ -121,12 +121,12 @@ func Architectures(ctx context.Context, src Source, name string) ([]string, erro
 }
 
 // IsRelease says whether a name is that of a release of disks.
-func IsRelease(ctx context.Context, src Source, name string) bool {
+func IsRelease(ctx context.Context, src Place, name string) bool {
 	index, err := indexOf(ctx, src, name)
 	return err == nil && index.ArtifactType == ArtifactType
 }
 
-func indexOf(ctx context.Context, src Source, name string) (index ocispec.Index, err error) {
+func indexOf(ctx context.Context, src Place, name string) (index ocispec.Index, err error) {
 	r := newReader(ctx, src, Retry{Attempts: 1}, nil)
 	top, err := r.resolve(name)
 	if err != nil || top.MediaType != ocispec.MediaTypeImageIndex {

@@ -41,7 +41,7 @@ type Pulled struct {
 
 // Pull writes a disk to a folder. Under its name it appears whole and verified,
 // or not at all; what an interrupted pull has received is used by the next one.
-func Pull(ctx context.Context, src Source, ref Reference, o PullOptions) (Pulled, error) {
+func Pull(ctx context.Context, src Place, ref Reference, o PullOptions) (Pulled, error) {
 	if err := files.Trusted(o.Folder); err != nil {
 		return Pulled{}, err
 	}
@@ -52,7 +52,7 @@ func Pull(ctx context.Context, src Source, ref Reference, o PullOptions) (Pulled
 	return pulled, nil
 }
 
-func pull(ctx context.Context, src Source, ref Reference, o PullOptions) (Pulled, error) {
+func pull(ctx context.Context, src Place, ref Reference, o PullOptions) (Pulled, error) {
 	r, image, err := openImage(ctx, src, ref, o.ReadOptions)
 	if err != nil {
 		return Pulled{}, err

@@ -58,7 +58,7 @@ func TestEveryLeafAndAttachmentIsTagged(t *testing.T) {
 	r.Disks = r.Disks[:1]
 	ref := parse(t, "oci:"+filepath.Join(t.TempDir(), "layout"))
 	mustPush(t, ref, r, PushOptions{})
-	got, err := registry.Tags(t.Context(), source(t, ref).(registry.TagLister))
+	got, err := registry.Tags(t.Context(), place(t, ref).(registry.TagLister))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,7 +138,7 @@ func TestImmutableTagsStayAndMovingTagsMove(t *testing.T) {
 	if !slices.Equal(two.Tags, []string{"13-20260102.2", "13", "latest"}) {
 		t.Errorf("tags of the second push: %v", two.Tags)
 	}
-	src := source(t, ref)
+	src := place(t, ref)
 	for tag, want := range map[string]digest.Digest{"13-20260102.1": one.Digest, "13-20260102.2": two.Digest, "13": two.Digest, "latest": two.Digest} {
 		if got, err := src.Resolve(t.Context(), tag); err != nil || got.Digest != want {
 			t.Errorf("%s is %s, %v; want %s", tag, got.Digest, err, want)
@@ -188,18 +188,18 @@ func TestUntestedIsRefusedUnlessForced(t *testing.T) {
 		if fail.ExitCode(err) != 5 || !strings.Contains(fail.Hint(err), "--force-untested") {
 			t.Errorf("%s: %v", name, err)
 		}
-		if _, err := source(t, ref).Resolve(t.Context(), "latest"); err == nil {
+		if _, err := place(t, ref).Resolve(t.Context(), "latest"); err == nil {
 			t.Errorf("%s: there is something", name)
 		}
 	}
 	r := newRelease(t, 1)
 	r.Tested, r.Boots = false, nil
 	mustPush(t, ref, r, PushOptions{ForceUntested: true})
-	got, err := Inspect(t.Context(), source(t, ref), ref.With("13"), ReadOptions{Selection: Selection{Architecture: "amd64"}, Retry: quick})
+	got, err := Inspect(t.Context(), place(t, ref), ref.With("13"), ReadOptions{Selection: Selection{Architecture: "amd64"}, Retry: quick})
 	if err != nil || got.Annotations[AnnotationUntested] == "" || got.Config.Untested == "" {
 		t.Errorf("%+v, %v", got.Annotations, err)
 	}
-	checks, err := Verify(t.Context(), source(t, ref), ref.With("13"), VerifyOptions{ReadOptions: ReadOptions{Selection: Selection{Architecture: "amd64"}, Retry: quick}})
+	checks, err := Verify(t.Context(), place(t, ref), ref.With("13"), VerifyOptions{ReadOptions: ReadOptions{Selection: Selection{Architecture: "amd64"}, Retry: quick}})
 	if fail.ExitCode(err) != 6 || !strings.Contains(problems(checks), "pushed by force") {
 		t.Errorf("%s, %v", problems(checks), err)
 	}
@@ -221,7 +221,7 @@ func TestWhatChangedSinceTheBuildIsRefused(t *testing.T) {
 		if fail.ExitCode(err) != 2 || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), "not the file that the build left") {
 			t.Errorf("%s: %v", name, err)
 		}
-		if _, err := source(t, ref).Resolve(t.Context(), "latest"); err == nil {
+		if _, err := place(t, ref).Resolve(t.Context(), "latest"); err == nil {
 			t.Errorf("%s: it was tagged", name)
 		}
 	}
@@ -378,7 +378,7 @@ func TestLayoutMendsWhatAPowerFailureLeft(t *testing.T) {
 		}
 	}
 	mustPush(t, ref, r, PushOptions{})
-	if _, err := Verify(t.Context(), source(t, ref), ref, VerifyOptions{ReadOptions: ReadOptions{Selection: Selection{Architecture: "amd64"}}}); err != nil {
+	if _, err := Verify(t.Context(), place(t, ref), ref, VerifyOptions{ReadOptions: ReadOptions{Selection: Selection{Architecture: "amd64"}}}); err != nil {
 		t.Error(err)
 	}
 	pulled, err := pullTo(t, ref, PullOptions{Folder: t.TempDir()})

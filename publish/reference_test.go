@@ -89,7 +89,7 @@ func TestATagThatIsAPartOfThePathIsTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	mustPush(t, ref, newRelease(t, 1), PushOptions{})
-	_, err = Access{}.OpenSource(t.Context(), parse(t, "oci:"+dir))
+	_, err = Access{}.OpenPlace(t.Context(), parse(t, "oci:"+dir))
 	if fail.ExitCode(err) != 6 || !strings.Contains(fail.Hint(err), dir+":TAG") {
 		t.Errorf("%v; hint %s", err, fail.Hint(err))
 	}

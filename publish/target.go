@@ -24,13 +24,13 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/files"
 )
 
-// Source is a place to read images from.
-type Source interface {
+// Place is where to read images from.
+type Place interface {
 	oras.ReadOnlyGraphTarget
 }
 
-// OpenSource opens the place to read from.
-func (a Access) OpenSource(ctx context.Context, r Reference) (Source, error) {
+// OpenPlace opens the place to read from.
+func (a Access) OpenPlace(ctx context.Context, r Reference) (Place, error) {
 	if r.kind == inRegistry {
 		return a.repository(ctx, r)
 	}

@@ -28,7 +28,7 @@ type VerifyOptions struct {
 
 // Verify reads a disk and all that is attached to it, and checks that they
 // belong together. The error is of the registry, or says that a check failed.
-func Verify(ctx context.Context, src Source, ref Reference, o VerifyOptions) ([]Check, error) {
+func Verify(ctx context.Context, src Place, ref Reference, o VerifyOptions) ([]Check, error) {
 	checks, err := verify(ctx, src, ref, o)
 	if err != nil {
 		return checks, explain(ref.String(), err)
@@ -39,7 +39,7 @@ func Verify(ctx context.Context, src Source, ref Reference, o VerifyOptions) ([]
 	return checks, nil
 }
 
-func verify(ctx context.Context, src Source, ref Reference, o VerifyOptions) ([]Check, error) {
+func verify(ctx context.Context, src Place, ref Reference, o VerifyOptions) ([]Check, error) {
 	r, image, err := openImage(ctx, src, ref, o.ReadOptions)
 	if err != nil {
 		return nil, err

@@ -88,12 +88,12 @@ func TestSignatures(t *testing.T) {
 				t.Errorf("signing again sends %d bytes", again[0].Uploaded)
 			}
 			for _, reference := range []Reference{ref.With("13"), ref.With("13-20260102.1-amd64"), ref.With("13-raw")} {
-				checks, err := Verify(t.Context(), source(t, ref), reference, VerifyOptions{Key: verifier, ReadOptions: ReadOptions{Selection: Selection{Architecture: "amd64"}, Retry: quick}})
+				checks, err := Verify(t.Context(), place(t, ref), reference, VerifyOptions{Key: verifier, ReadOptions: ReadOptions{Selection: Selection{Architecture: "amd64"}, Retry: quick}})
 				if err != nil {
 					t.Errorf("%s: %v\n%s", reference, err, problems(checks))
 				}
 			}
-			checks, err := Verify(t.Context(), source(t, ref), ref.With("13"), VerifyOptions{Key: other, ReadOptions: ReadOptions{Selection: Selection{Architecture: "amd64"}, Retry: quick}})
+			checks, err := Verify(t.Context(), place(t, ref), ref.With("13"), VerifyOptions{Key: other, ReadOptions: ReadOptions{Selection: Selection{Architecture: "amd64"}, Retry: quick}})
 			if fail.ExitCode(err) != 6 || !strings.Contains(problems(checks), "not by this key") {
 				t.Errorf("another key: %v\n%s", err, problems(checks))
 			}
@@ -242,7 +242,7 @@ func TestInspectTellsAllWithoutTheDisk(t *testing.T) {
 	r := newRelease(t, 1)
 	ref := in(t, registryWith(t, nil), "debian")
 	mustPush(t, ref, r, PushOptions{ContainerDisk: true})
-	src := noDisk{source(t, ref), t, r.Disks[0].Digest}
+	src := noDisk{place(t, ref), t, r.Disks[0].Digest}
 	got, err := Inspect(t.Context(), src, ref.With("latest"), ReadOptions{Selection: Selection{Architecture: "amd64"}, Retry: quick})
 	if err != nil {
 		t.Fatal(err)
@@ -261,7 +261,7 @@ func TestInspectTellsAllWithoutTheDisk(t *testing.T) {
 
 // noDisk is a source that lets nobody read the disk.
 type noDisk struct {
-	Source
+	Place
 	t    *testing.T
 	disk digest.Digest
 }
@@ -270,5 +270,5 @@ func (n noDisk) Fetch(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser,
 	if d.Digest == n.disk {
 		n.t.Error("the disk is fetched")
 	}
-	return n.Source.Fetch(ctx, d)
+	return n.Place.Fetch(ctx, d)
 }

@@ -224,7 +224,7 @@ func references(cmd *cobra.Command, typed string) []string {
 		if !strings.HasPrefix(typed, ref.String()) {
 			continue
 		}
-		store, err := publish.Access{}.OpenSource(cmd.Context(), ref)
+		store, err := publish.Access{}.OpenPlace(cmd.Context(), ref)
 		if err != nil {
 			continue
 		}

@@ -47,7 +47,7 @@ is; on a terminal, characters that it cannot show come as escapes, such as \x1b.
 const inspectAttempts = 3
 
 func runInspect(cmd *cobra.Command, o inspectOptions, arg string) error {
-	ref, src, err := o.registry.source(cmd, arg)
+	ref, src, err := o.registry.place(cmd, arg)
 	if err != nil {
 		return err
 	}

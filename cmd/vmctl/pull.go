@@ -44,7 +44,7 @@ func runPull(cmd *cobra.Command, o pullOptions, arg string) error {
 	if err != nil {
 		return err
 	}
-	ref, src, err := o.registry.source(cmd, arg)
+	ref, src, err := o.registry.place(cmd, arg)
 	if err != nil {
 		return err
 	}

@@ -62,8 +62,8 @@ func (f *registryFlags) accessAs(user, password string) (publish.Access, error) 
 	}, nil
 }
 
-// source opens the place that the reference names.
-func (f *registryFlags) source(cmd *cobra.Command, arg string) (publish.Reference, publish.Source, error) {
+// place opens the place that the reference names.
+func (f *registryFlags) place(cmd *cobra.Command, arg string) (publish.Reference, publish.Place, error) {
 	ref, err := publish.ParseReference(arg)
 	if err != nil {
 		return ref, nil, err
@@ -72,7 +72,7 @@ func (f *registryFlags) source(cmd *cobra.Command, arg string) (publish.Referenc
 	if err != nil {
 		return ref, nil, err
 	}
-	src, err := access.OpenSource(cmd.Context(), ref)
+	src, err := access.OpenPlace(cmd.Context(), ref)
 	return ref, src, err
 }
 

@@ -110,7 +110,7 @@ func runServe(cmd *cobra.Command, o serveOptions) error {
 			_ = server.Shutdown(grace) // downloads that still run are cut
 			return errors.Join(server.Close(), pages.Close())
 		case <-time.After(rescanPeriod):
-			shelf.publish(ctx, stderr)
+			shelf.offer(ctx, stderr)
 		}
 	}
 }
@@ -119,14 +119,14 @@ const rescanPeriod = 3 * time.Second
 
 // shelf is the layouts that are served, and the builds that go there.
 type shelf struct {
-	root      string
-	builds    string // "" where there are only layouts
-	published map[string]time.Time
+	root    string
+	builds  string // "" where there are only layouts
+	offered map[string]time.Time
 }
 
 func openShelf(ctx context.Context, folder string, stderr io.Writer) (*shelf, error) {
-	s := &shelf{root: filepath.Join(folder, spec.LayoutsFolder), builds: folder, published: map[string]time.Time{}}
-	s.publish(ctx, stderr)
+	s := &shelf{root: filepath.Join(folder, spec.LayoutsFolder), builds: folder, offered: map[string]time.Time{}}
+	s.offer(ctx, stderr)
 	for _, one := range []*shelf{s, {root: folder}} {
 		names, odd, err := catalogue.Repositories(one.root)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -142,9 +142,9 @@ func openShelf(ctx context.Context, folder string, stderr io.Writer) (*shelf, er
 	return nil, fail.New(fail.Usage, "", "run 'vmctl build debian' first, or name a folder of OCI layouts", "there is nothing to serve in %s", folder)
 }
 
-// publish puts builds that are new into their layouts. One that cannot be
+// offer puts builds that are new into their layouts. One that cannot be
 // published is told of, and does not stop the others.
-func (s *shelf) publish(ctx context.Context, stderr io.Writer) {
+func (s *shelf) offer(ctx context.Context, stderr io.Writer) {
 	if s.builds == "" {
 		return
 	}
@@ -155,18 +155,18 @@ func (s *shelf) publish(ctx context.Context, stderr io.Writer) {
 	for _, name := range finished {
 		file := filepath.Join(s.builds, name)
 		info, err := os.Stat(file)
-		if err != nil || s.published[file].Equal(info.ModTime()) || ctx.Err() != nil {
+		if err != nil || s.offered[file].Equal(info.ModTime()) || ctx.Err() != nil {
 			continue
 		}
-		s.published[file] = info.ModTime()
-		s.publishOne(ctx, filepath.Dir(file), stderr)
+		s.offered[file] = info.ModTime()
+		s.offerOne(ctx, filepath.Dir(file), stderr)
 	}
 }
 
-func (s *shelf) publishOne(ctx context.Context, folder string, stderr io.Writer) {
+func (s *shelf) offerOne(ctx context.Context, folder string, stderr io.Writer) {
 	release, err := readRelease(folder, nil)
 	if err == nil {
-		err = s.publishRelease(ctx, release, stderr)
+		err = s.offerRelease(ctx, release, stderr)
 	}
 	if err == nil || ctx.Err() != nil {
 		return
@@ -187,9 +187,9 @@ func (s *shelf) holds(name string) bool {
 	return err == nil
 }
 
-// publishRelease pushes a build to its layout, unless it is the newest one there:
+// offerRelease pushes a build to its layout, unless it is the newest one there:
 // who serves need not be able to write then.
-func (s *shelf) publishRelease(ctx context.Context, release publish.Release, stderr io.Writer) error {
+func (s *shelf) offerRelease(ctx context.Context, release publish.Release, stderr io.Writer) error {
 	if !catalogue.IsName(release.Name) {
 		return fail.New(fail.Usage, "", "give the build another name", "%s", catalogue.NameRule)
 	}
@@ -213,7 +213,7 @@ func (s *shelf) publishRelease(ctx context.Context, release publish.Release, std
 // newestOf is the immutable tag of the newest release in a layout, if it is this
 // one, else "".
 func newestOf(ctx context.Context, access publish.Access, ref publish.Reference, release publish.Release) string {
-	src, err := access.OpenSource(ctx, ref)
+	src, err := access.OpenPlace(ctx, ref)
 	if err != nil {
 		return ""
 	}

@@ -39,7 +39,7 @@ func runVerify(cmd *cobra.Command, o verifyOptions, arg string) error {
 	if err != nil {
 		return err
 	}
-	ref, src, err := o.registry.source(cmd, arg)
+	ref, src, err := o.registry.place(cmd, arg)
 	if err != nil {
 		return err
 	}

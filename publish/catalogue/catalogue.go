@@ -209,7 +209,7 @@ func (c *Catalogue) open(repository string) (*publish.Store, error) {
 }
 
 // architecture is the first one of a release: a page shows images for any.
-func architecture(ctx context.Context, store publish.Source, tag string) string {
+func architecture(ctx context.Context, store publish.Place, tag string) string {
 	platforms, err := publish.Architectures(ctx, store, tag)
 	if err != nil || len(platforms) == 0 {
 		return ""

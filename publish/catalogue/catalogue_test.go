@@ -269,7 +269,7 @@ func TestServedIsReadOnlyAndPullable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	src, err := publish.Access{}.OpenSource(t.Context(), ref)
+	src, err := publish.Access{}.OpenPlace(t.Context(), ref)
 	if err != nil {
 		t.Fatal(err)
 	}
