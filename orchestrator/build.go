@@ -179,12 +179,13 @@ type BootOptions struct {
 // allows. The error is that of the first firmware that failed; the results are
 // those of all.
 func BootTest(ctx context.Context, h host.Host, o BootOptions) ([]vm.Result, error) {
-	o.Task("ok", fmt.Sprintf("accelerator %s: %s", o.Accel, o.Accel.Reason))
 	uid, gid := files.Caller().IDs()
 	confinement, err := vm.Confine(ctx, uid, gid)
 	if err != nil {
 		return nil, err
 	}
+	o.Accel = o.Accel.Confined(confinement)
+	o.Task("ok", fmt.Sprintf("accelerator %s: %s", o.Accel, o.Accel.Reason))
 	for _, note := range confinement.Notes(o.Accel.String()) {
 		o.Task("ok", note)
 	}

@@ -1,6 +1,7 @@
 package orchestrator
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -57,8 +58,18 @@ func (m Manifest) checkNames() error {
 	return spec.CheckName(m.Name)
 }
 
+const largestRecord = 64 << 20 // bytes
+
 func readJSON(path string, into any) error {
-	content, err := os.ReadFile(path)
+	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // opening a pipe would wait
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
+		return cmp.Or(err, fmt.Errorf("%s is no regular file", path))
+	}
+	content, err := io.ReadAll(io.LimitReader(file, largestRecord))
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,9 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/btw-img/btw-img/orchestrator/debian"
 	"github.com/btw-img/btw-img/orchestrator/spec"
 )
 
@@ -44,5 +47,20 @@ func TestAPlanOnItsWayToTheJailKeepsItsLayout(t *testing.T) {
 	var back Plan
 	if err := json.Unmarshal(out, &back); err != nil || len(back.Definition.Disk.Layout.Partitions) != 2 {
 		t.Errorf("%+v, %v", back.Definition.Disk, err)
+	}
+}
+
+func TestABuildsRecordsAreRegularFilesAndNoPanics(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mkfifo(filepath.Join(dir, ManifestName), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ReadBuilt(dir); err == nil || !strings.Contains(err.Error(), "no regular file") {
+		t.Errorf("error %v", err)
+	}
+	for version, want := range map[string]int{"": 0, "257.13-1~deb13u1": 257, "257~rc1-1": 257, "x": 0} {
+		if got := (DiskFacts{Packages: []debian.Package{{Name: "systemd", Version: version}}}).systemd(); got != want {
+			t.Errorf("%q: %d", version, got)
+		}
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/btw-img/btw-img/orchestrator/bootloader"
 	"github.com/btw-img/btw-img/orchestrator/chroot"
@@ -295,7 +294,7 @@ func (f DiskFacts) systemd() int {
 	for _, p := range f.Packages {
 		if p.Name == "systemd" {
 			var version int
-			_, _ = fmt.Sscan(strings.FieldsFunc(p.Version, func(r rune) bool { return r < '0' || r > '9' })[0], &version)
+			_, _ = fmt.Sscanf(p.Version, "%d", &version)
 			return version
 		}
 	}

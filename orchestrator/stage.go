@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -19,12 +20,23 @@ import (
 const stageFolder = "/run/vmctl"
 
 // plainName is a file name in which nothing is expanded.
-var plainName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.+@-]*$`)
+var plainName = regexp.MustCompile(`^[A-Za-z0-9_.+@][A-Za-z0-9_.+@-]*$`)
 
-// stage binds the work folder, the roles and the assets into stageFolder and changes
-// the job to speak of them there. The mounts are the jail's own and end with it.
+// plain says whether nothing in a path is expanded.
+func plain(path string) bool {
+	for name := range strings.SplitSeq(strings.Trim(path, "/"), "/") {
+		if !plainName.MatchString(name) {
+			return false
+		}
+	}
+	return true
+}
+
+// stage binds the work folder into stageFolder, and roles and assets whose paths are
+// not plain, and changes the job to speak of them there. The mounts are the jail's own
+// and end with it.
 func (j *job) stage(h host.Host) error {
-	s := stager{h: h, root: stageFolder, folders: map[string]string{}}
+	s := stager{h: h, root: stageFolder, staged: map[string]string{}}
 	if err := s.mount(host.Mount{Source: "tmpfs", Target: s.root, Type: "tmpfs", Flags: unix.MS_NOSUID | unix.MS_NODEV, Data: "mode=0755"}); err != nil {
 		return err
 	}
@@ -47,9 +59,9 @@ func (j *job) stage(h host.Host) error {
 }
 
 type stager struct {
-	h       host.Host
-	root    string
-	folders map[string]string // of the builder → in the stage
+	h      host.Host
+	root   string
+	staged map[string]string // of the builder → in the stage
 }
 
 func (s *stager) mount(m host.Mount) error {
@@ -68,6 +80,9 @@ func (s *stager) folder(path, name string) (string, error) {
 
 // roles binds each role by itself, since roles are often links to elsewhere.
 func (s *stager) roles(path string) (string, error) {
+	if plain(path) {
+		return path, nil
+	}
 	target := filepath.Join(s.root, "roles")
 	if err := os.MkdirAll(target, 0o755); err != nil {
 		return "", err
@@ -97,30 +112,34 @@ func (s *stager) roles(path string) (string, error) {
 // asset binds the folder of a file, so that a template finds what it includes. A file
 // whose own name is not plain is bound under another one.
 func (s *stager) asset(path string) (string, error) {
-	path, err := filepath.EvalSymlinks(path)
-	if err != nil {
-		return "", err
+	if plain(path) {
+		return path, nil
 	}
-	name := strconv.Itoa(len(s.folders))
-	if base := filepath.Base(path); plainName.MatchString(base) {
-		folder := filepath.Dir(path)
-		if _, known := s.folders[folder]; !known {
-			if s.folders[folder], err = s.folder(folder, filepath.Join("assets", name)); err != nil {
+	if known, ok := s.staged[path]; ok {
+		return known, nil
+	}
+	target := filepath.Join(s.root, "assets", strconv.Itoa(len(s.staged)))
+	folder, base := filepath.Split(path)
+	if plainName.MatchString(base) {
+		staged, known := s.staged[folder]
+		if !known {
+			if err := s.mount(host.Mount{Source: folder, Target: target, Flags: unix.MS_BIND | unix.MS_REC}); err != nil {
 				return "", err
 			}
+			staged, s.staged[folder] = target, target
 		}
-		return filepath.Join(s.folders[folder], base), nil
+		return filepath.Join(staged, base), nil
 	}
-	s.folders[path] = filepath.Join(s.root, "assets", name, "file")
-	if extension := filepath.Ext(path); plainName.MatchString("x" + extension) {
-		s.folders[path] += extension // it tells armoured keys from others
+	file := filepath.Join(target, "file")
+	if extension := filepath.Ext(base); plainName.MatchString("x" + extension) {
+		file += extension // it tells armoured keys from others
 	}
-	target := s.folders[path]
-	if err := errors.Join(os.MkdirAll(filepath.Dir(target), 0o755), os.WriteFile(target, nil, 0o600)); err != nil {
+	if err := errors.Join(os.MkdirAll(target, 0o755), os.WriteFile(file, nil, 0o600)); err != nil {
 		return "", err
 	}
-	if _, err := s.h.Mount(host.Bind(path, target, false)); err != nil {
+	if _, err := s.h.Mount(host.Bind(path, file, false)); err != nil {
 		return "", fmt.Errorf("bind %s: %w", path, err)
 	}
-	return target, nil
+	s.staged[path] = file
+	return file, nil
 }

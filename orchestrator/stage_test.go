@@ -26,12 +26,17 @@ func TestTheStageHasPlainNamesAlone(t *testing.T) {
 		}
 	}
 	fake := &hosttest.Fake{}
-	s := stager{h: fake, root: filepath.Join(t.TempDir(), "stage"), folders: map[string]string{}}
+	s := stager{h: fake, root: filepath.Join(t.TempDir(), "stage"), staged: map[string]string{}}
 	want := map[string]string{"page.j2": "assets/0/page.j2", "included.j2": "assets/0/included.j2", "$HOME.asc": "assets/1/file.asc", "{{ x }}": "assets/2/file"}
-	for _, name := range []string{"page.j2", "included.j2", "$HOME.asc", "{{ x }}"} {
-		if got, err := s.asset(filepath.Join(odd, name)); err != nil || got != filepath.Join(s.root, want[name]) {
-			t.Errorf("%s: %s, %v", name, got, err)
+	for range 2 { // what is asked for again has its place
+		for _, name := range []string{"page.j2", "included.j2", "$HOME.asc", "{{ x }}"} {
+			if got, err := s.asset(filepath.Join(odd, name)); err != nil || got != filepath.Join(s.root, want[name]) {
+				t.Errorf("%s: %s, %v", name, got, err)
+			}
 		}
+	}
+	if len(fake.Calls) != 3 {
+		t.Errorf("mounts: %v", fake.Calls)
 	}
 	if _, err := s.roles(filepath.Join(odd, "roles")); err != nil {
 		t.Fatal(err)
@@ -44,5 +49,23 @@ func TestTheStageHasPlainNamesAlone(t *testing.T) {
 	}
 	if strings.Contains(calls, "roles/not") {
 		t.Errorf("a role that no definition can name is bound:\n%s", calls)
+	}
+}
+
+func TestPlainPathsStayAsTheyAre(t *testing.T) {
+	fake := &hosttest.Fake{}
+	s := stager{h: fake, root: filepath.Join(t.TempDir(), "stage"), staged: map[string]string{}}
+	for _, path := range []string{"/home/alice/.config/defs/install.d/key-2024.asc", "/srv/job@2/page.j2"} {
+		if got, err := s.asset(path); got != path || err != nil {
+			t.Errorf("%s, %v", got, err)
+		}
+	}
+	if got, err := s.roles("/srv/defs/roles"); got != "/srv/defs/roles" || err != nil || len(fake.Calls) > 0 {
+		t.Errorf("%s, %v, %v", got, err, fake.Calls)
+	}
+	for _, path := range []string{"/srv/a b/x", "/srv/~alice/x", "/srv/a:b/x", "/srv/$HOME/x", "/srv/{{x}}/x", "/srv/a,b/x", "/srv/-x/x", "/srv/a\nb/x", "/srv/%s/x"} {
+		if plain(path) {
+			t.Errorf("%q is taken for plain", path)
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package orchestrator
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -57,11 +58,8 @@ func openWorkspace(folder, name string) (*workspace, error) {
 		work: filepath.Join(folder, "."+name+".work"), lock: openLock(filepath.Join(folder, "."+name+".lock")),
 	}
 	w.out = filepath.Join(w.work, "out")
-	if err := files.Trusted(folder); err != nil {
-		return nil, err
-	}
-	if err := w.owner.MakeFolders(folder); err != nil {
-		return nil, &fail.Error{Kind: fail.Host, Op: "output folder", Err: err, Hint: "choose another with -o"}
+	if err := files.Prepare(folder, w.owner); err != nil {
+		return nil, &fail.Error{Kind: fail.Host, Op: "output folder", Err: err, Hint: cmp.Or(fail.Hint(err), "choose another with -o")}
 	}
 	locked, err := w.lock.TryLock()
 	if err != nil {

@@ -250,6 +250,9 @@ func (r reader) referrers(subject ocispec.Descriptor, tag string) ([]referrer, e
 		if d.MediaType != ocispec.MediaTypeImageManifest {
 			continue
 		}
+		if _, ours := attachmentKinds[d.ArtifactType]; d.ArtifactType != "" && !ours {
+			continue // what others attach is theirs
+		}
 		if one.manifest, err = r.manifest(d); err != nil {
 			return nil, err
 		}

@@ -71,7 +71,7 @@ func pull(ctx context.Context, src Place, ref Reference, o PullOptions) (Pulled,
 		Path: path, Reference: image.Reference.String(), Digest: image.Leaf.Digest, Release: image.Release,
 		Disk: image.Disk.Digest, Size: image.Disk.Size, Signed: o.Key != nil,
 	}
-	if err := o.Owner.MakeFolders(o.Folder); err != nil {
+	if err := files.Prepare(o.Folder, o.Owner); err != nil {
 		return Pulled{}, err
 	}
 	in, err := openFolder(o.Folder, o.Owner)

@@ -2,7 +2,9 @@ package publish
 
 import (
 	"archive/tar"
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -167,11 +169,45 @@ func (s *Store) describe(ctx context.Context, of digest.Digest) (ocispec.Descrip
 		return ocispec.Descriptor{}, err
 	}
 	d := ocispec.Descriptor{MediaType: "application/octet-stream", Digest: of, Size: info.Size()}
-	var manifest ocispec.Manifest
-	if d.Size <= LargestManifest && fetchJSON(ctx, s, d, &manifest) == nil && isManifest(ocispec.Descriptor{MediaType: manifest.MediaType}) {
-		d.MediaType = manifest.MediaType
+	var m manifestOfAnyKind
+	if d.Size <= LargestManifest && fetchJSON(ctx, s, d, &m) == nil {
+		d.MediaType = cmp.Or(m.kind(), d.MediaType)
 	}
 	return d, nil
+}
+
+// manifestOfAnyKind is what tells the kinds of manifests apart. The image
+// specification lets them leave out their media type.
+type manifestOfAnyKind struct {
+	MediaType string          `json:"mediaType"`
+	Manifests json.RawMessage `json:"manifests"`
+	Config    json.RawMessage `json:"config"`
+	Layers    json.RawMessage `json:"layers"`
+}
+
+// kind is the media type, "" for what is no manifest.
+func (m manifestOfAnyKind) kind() string {
+	switch {
+	case IsManifestType(m.MediaType):
+		return m.MediaType
+	case m.MediaType != "":
+		return ""
+	case m.Manifests != nil:
+		return ocispec.MediaTypeImageIndex
+	case m.Config != nil && m.Layers != nil:
+		return ocispec.MediaTypeImageManifest
+	}
+	return ""
+}
+
+// IsManifestType says whether a media type is that of a manifest of OCI or Docker.
+func IsManifestType(mediaType string) bool {
+	switch mediaType {
+	case ocispec.MediaTypeImageManifest, ocispec.MediaTypeImageIndex,
+		"application/vnd.docker.distribution.manifest.v2+json", "application/vnd.docker.distribution.manifest.list.v2+json":
+		return true
+	}
+	return false
 }
 
 // Tags implements registry.TagLister. Names that are no tags are left out: they are
@@ -228,11 +264,10 @@ func (s *Store) findReferrers(ctx context.Context) (map[digest.Digest][]ocispec.
 			continue
 		}
 		var m ocispec.Manifest
-		if err := fetchJSON(ctx, s, d, &m); err != nil {
-			return nil, err
-		}
-		if m.Subject == nil {
-			continue
+		if err := fetchJSON(ctx, s, d, &m); ctx.Err() != nil {
+			return nil, ctx.Err()
+		} else if err != nil || m.Subject == nil {
+			continue // one that is damaged takes nothing from the others
 		}
 		d.ArtifactType, d.Annotations = m.ArtifactType, m.Annotations
 		if d.ArtifactType == "" {

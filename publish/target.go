@@ -109,7 +109,7 @@ func openLayout(dir string, owner files.Owner) (_ *layout, err error) {
 	if err := mayBeLayout(dir); err != nil {
 		return nil, err
 	}
-	if err := owner.MakeFolders(dir); err != nil {
+	if err := files.Prepare(dir, owner); err != nil {
 		return nil, asLocalBelow(dir, err)
 	}
 	opened, err := openFolder(dir, owner)

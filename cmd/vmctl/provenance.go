@@ -74,7 +74,15 @@ func (g git) dirty() bool {
 	}
 	for entry := range strings.SplitSeq(strings.TrimSuffix(tracked, "\x00"), "\x00") {
 		about, name, _ := strings.Cut(entry, "\t")
-		if fields := strings.Fields(about); len(fields) == 3 && !asInIndex(filepath.Join(g.dir, name), fields[0], fields[1]) {
+		fields := strings.Fields(about)
+		if len(fields) == 3 && fields[0] == "160000" { // a submodule, whose commit is what counts
+			head, ok := git{g.ctx, filepath.Join(g.dir, name)}.output("rev-parse", "--verify", "--quiet", "HEAD")
+			if ok && strings.TrimSpace(head) != fields[1] {
+				return true
+			}
+			continue
+		}
+		if len(fields) == 3 && !asInIndex(filepath.Join(g.dir, name), fields[0], fields[1]) {
 			return true
 		}
 	}

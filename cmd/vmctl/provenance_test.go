@@ -103,3 +103,28 @@ func TestTheProvenanceOfARepositoryOfSomebodyElseIsUnknown(t *testing.T) {
 		t.Error("a repository of who called sudo is unknown, too")
 	}
 }
+
+func TestASubmoduleCountsByItsCommit(t *testing.T) {
+	dir, _ := repositoryOf(t)
+	git := func(args ...string) {
+		t.Helper()
+		cmd := exec.Command("git", append([]string{"-c", "user.name=a", "-c", "user.email=a@example.org"}, args...)...)
+		cmd.Dir, cmd.Env = dir, []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir}
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("git %v: %v\n%s", args, err, out)
+		}
+	}
+	_, commit := provenance(t.Context(), dir)
+	git("init", "-q", "roles/sub")
+	git("-C", "roles/sub", "commit", "-q", "--allow-empty", "-m", "one")
+	_, sub := provenance(t.Context(), filepath.Join(dir, "roles/sub"))
+	git("-c", "core.fsmonitor=false", "update-index", "--add", "--cacheinfo", "160000,"+sub+",roles/sub")
+	git("-c", "core.fsmonitor=false", "commit", "-q", "-m", "a role")
+	if _, revision := provenance(t.Context(), dir); strings.HasSuffix(revision, "-dirty") || revision == commit {
+		t.Errorf("clean, but %q", revision)
+	}
+	git("-C", "roles/sub", "commit", "-q", "--allow-empty", "-m", "two")
+	if _, revision := provenance(t.Context(), dir); !strings.HasSuffix(revision, "-dirty") {
+		t.Errorf("another commit of the submodule, but %q", revision)
+	}
+}

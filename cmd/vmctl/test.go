@@ -107,8 +107,8 @@ func openLogs(o *testOptions) (closeLogs func(error) error, err error) {
 	temporary := o.logs == ""
 	if temporary {
 		o.logs, err = os.MkdirTemp(host.Temp(), "vmctl-test-")
-	} else if err = files.Trusted(o.logs); err == nil {
-		err = os.MkdirAll(o.logs, 0o755)
+	} else {
+		err = files.Prepare(o.logs, files.Caller())
 	}
 	return func(err error) error {
 		if fail.ExitCode(err) == fail.Boot.ExitCode() {

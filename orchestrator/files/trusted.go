@@ -2,33 +2,56 @@ package files
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/btw-img/btw-img/orchestrator/fail"
 )
 
 const mostLinks = 40 // as many as the kernel follows (path_resolution(7))
 
+// Prepare makes a folder and those above it where there are none, hands over what it
+// makes to the owner, and is why root must not write there, or nil. It is to be called
+// right before the folder is used: what is trusted then stays so.
+func Prepare(folder string, owner Owner) error {
+	// Before, since root makes nothing for others; and after, since somebody may have
+	// been faster.
+	if err := Trusted(folder); err != nil {
+		return err
+	}
+	if err := owner.MakeFolders(folder); err != nil {
+		return err
+	}
+	return Trusted(folder)
+}
+
 // Trusted is why root must not write below a folder, or nil: somebody else could
 // swap what root has just made there for something of his own, and root would follow.
 // Root trusts folders that nobody but root and the caller of sudo can write, all the
 // way down from /. Of a sticky folder, such as /tmp, it trusts what is theirs in it,
-// but not the folder itself. What is not there yet is made by root. Other users than
-// root lend nobody anything, and a job of GitLab has its folder for itself.
+// but not the folder itself. A folder that is not there yet is trusted where those
+// above it are. Other users than root lend nobody anything, and a job of GitLab has
+// its folder for itself.
 func Trusted(folder string) error {
 	if os.Geteuid() != 0 || jobsOwn(folder) {
 		return nil
 	}
-	absolute, err := filepath.Abs(folder)
-	if err != nil {
-		return err
+	if !filepath.IsAbs(folder) {
+		working, err := os.Getwd()
+		if err != nil {
+			return err
+		}
+		folder = working + "/" + folder // not cleaned: what .. leads to depends on links
 	}
 	caller := Caller()
-	at, left := "/", elements(absolute)
+	at, left := "/", elements(folder)
 	for links := 0; ; {
 		info, err := os.Lstat(at)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -37,24 +60,24 @@ func Trusted(folder string) error {
 		if err != nil {
 			return err
 		}
-		if problem := caller.distrust(info, len(left) == 0); problem != "" {
-			return fail.New(fail.Host, "", "choose another folder, or mend that one with chown and chmod go-w", "root does not work in %s: %s %s", folder, at, problem)
+		if problem, hint := caller.distrust(at, info, len(left) == 0); problem != "" {
+			return fail.New(fail.Host, "", hint, "root does not work in %s: %s %s", folder, at, problem)
 		}
 		if info.Mode()&fs.ModeSymlink != 0 {
 			target, err := os.Readlink(at)
 			if links++; err != nil || links > mostLinks {
 				return errors.Join(err, &fs.PathError{Op: "follow", Path: at, Err: syscall.ELOOP})
 			}
-			if !filepath.IsAbs(target) {
-				target = filepath.Join(filepath.Dir(at), target)
+			at, left = filepath.Dir(at), append(elements(target), left...)
+			if filepath.IsAbs(target) {
+				at = "/"
 			}
-			at, left = "/", append(elements(target), left...)
 			continue
 		}
 		if len(left) == 0 {
 			return nil
 		}
-		at, left = filepath.Join(at, left[0]), left[1:]
+		at, left = filepath.Join(at, left[0]), left[1:] // at has no link in it, so .. is its parent
 	}
 }
 
@@ -65,43 +88,83 @@ func jobsOwn(folder string) bool {
 	if os.Getenv("GITLAB_CI") != "true" || project == "" || os.Getenv("SUDO_UID") != "" {
 		return false
 	}
-	absolute, err := filepath.Abs(folder)
+	project, err := filepath.EvalSymlinks(project)
 	if err != nil {
 		return false
 	}
-	inside, err := filepath.Rel(project, absolute)
-	return err == nil && filepath.IsLocal(inside)
+	for { // the part of the folder that is there
+		real, err := filepath.EvalSymlinks(folder)
+		if err == nil {
+			if real, err = filepath.Abs(real); err != nil {
+				return false
+			}
+			inside, err := filepath.Rel(project, real)
+			return err == nil && filepath.IsLocal(inside)
+		}
+		if !errors.Is(err, fs.ErrNotExist) || folder == filepath.Dir(folder) {
+			return false
+		}
+		folder = filepath.Dir(folder)
+	}
 }
 
 func elements(absolute string) []string {
 	return strings.FieldsFunc(absolute, func(r rune) bool { return r == filepath.Separator })
 }
 
-// distrust is who else can change what root would use, "" for nobody. last says that
-// root is to write into it.
-func (o Owner) distrust(info fs.FileInfo, last bool) string {
+// distrust is who else can change what root would use, "" for nobody, and what to do
+// about it. last says that root is to write into it.
+func (o Owner) distrust(path string, info fs.FileInfo, last bool) (problem, hint string) {
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {
-		return "has no owner that can be told"
+		return "has no owner that can be told", elsewhere
 	}
 	const group, others = 0o020, 0o002
-	sticky := info.Mode()&fs.ModeSticky != 0 && !last
+	sticky := info.Mode()&fs.ModeSticky != 0
+	mend := elsewhere + ", or run: chmod go-w " + path
 	switch {
 	case stat.Uid != 0 && (!o.known || int(stat.Uid) != o.uid):
-		return "belongs to somebody else"
-	case info.Mode()&fs.ModeSymlink != 0 || sticky:
-		return ""
+		return "belongs to somebody else", fmt.Sprintf("%s; where user %d is you, set SUDO_UID=%d and SUDO_GID=%d as sudo does", elsewhere, stat.Uid, stat.Uid, stat.Gid)
+	case info.Mode()&fs.ModeSymlink != 0 || sticky && !last:
+		return "", ""
 	case !info.IsDir():
-		return "is no folder"
+		return "is no folder", elsewhere
+	case sticky && stat.Mode&(group|others) != 0:
+		return "can be written by others", "name a folder in it, such as " + filepath.Join(path, "images")
 	case stat.Mode&others != 0:
-		return "can be written by everybody"
-	case stat.Mode&group != 0 && stat.Gid != 0 && !o.private(stat.Gid):
-		return "can be written by its group"
+		return "can be written by everybody", mend
+	case stat.Mode&group != 0 && !o.private(stat.Gid):
+		return "can be written by its group", mend
+	case stat.Mode&group != 0 && hasACL(path):
+		return "can be written by those whom its access control list names", elsewhere + ", or run: setfacl -b " + path
 	}
-	return ""
+	return "", ""
 }
 
-// private says whether a group is the caller's own, as Debian makes one for each user.
+const elsewhere = "choose another folder"
+
+// private says whether a group is root's or the caller's own, as Debian makes one for
+// each user, with nobody else in it.
 func (o Owner) private(gid uint32) bool {
-	return o.known && int(gid) == o.gid && o.gid == o.uid
+	if gid != 0 && (!o.known || int(gid) != o.gid || o.gid != o.uid) {
+		return false
+	}
+	groups, err := os.ReadFile("/etc/group")
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(groups)) {
+		fields := strings.Split(strings.TrimSpace(line), ":") // group(5): name, password, number, members
+		if len(fields) == 4 && fields[2] == strconv.FormatUint(uint64(gid), 10) && strings.Trim(fields[3], ",") != "" && fields[3] != fields[0] && fields[3] != "root" {
+			return false
+		}
+	}
+	return true
+}
+
+// hasACL says whether a folder has an access control list (acl(5)), of which the
+// group's permissions show no more than the sum.
+func hasACL(path string) bool {
+	_, err := unix.Lgetxattr(path, "system.posix_acl_access", nil)
+	return err == nil
 }

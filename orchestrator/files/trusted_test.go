@@ -31,7 +31,8 @@ func TestRootWorksOnlyWhereNobodyElseCanWrite(t *testing.T) {
 		"everybody's":                  {caller, "mkdir -p a/b; chmod o+w a", "a/b", "by everybody"},
 		"a group's":                    {caller, "mkdir -p a/b; chgrp 54322 a; chmod g+w a", "a/b", "by its group"},
 		"below a sticky one":           {caller, "mkdir -p a/b; chmod 1777 a; chown 54321 a/b", "a/b", ""},
-		"a sticky one itself":          {caller, "mkdir a; chmod 1777 a", "a", "by everybody"},
+		"a sticky one itself":          {caller, "mkdir a; chmod 1777 a", "a", "by others"},
+		"up through a link":            {caller, "mkdir -p a b/c; chown 54322 b; ln -s ../b/c a/l", "a/l/../../a", "belongs to somebody else"},
 		"planted in a sticky one":      {caller, "mkdir -p a/b; chmod 1777 a; chown 54322 a/b", "a/b", "belongs to somebody else"},
 		"planted link":                 {caller, "mkdir a b; chmod 1777 a; ln -s ../b a/l; chown -h 54322 a/l", "a/l", "belongs to somebody else"},
 		"root's link":                  {0, "mkdir -p a b/c; ln -s ../b a/l", "a/l/c", ""},
@@ -47,7 +48,7 @@ func TestRootWorksOnlyWhereNobodyElseCanWrite(t *testing.T) {
 			}
 			dir := t.TempDir()
 			shell(t, dir, tc.prepare)
-			err := files.Trusted(filepath.Join(dir, tc.folder))
+			err := files.Trusted(dir + "/" + tc.folder) // not cleaned
 			if tc.problem == "" && err != nil || tc.problem != "" && (err == nil || !strings.Contains(err.Error(), tc.problem)) {
 				t.Errorf("error %v", err)
 			}
@@ -55,6 +56,26 @@ func TestRootWorksOnlyWhereNobodyElseCanWrite(t *testing.T) {
 				t.Errorf("exit code %d", fail.ExitCode(err))
 			}
 		})
+	}
+}
+
+func TestAFolderThatSomebodyElseMakesFirstIsRefused(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("other users' folders can be made by root alone; make test runs this as root")
+	}
+	t.Setenv("SUDO_UID", "")
+	dir := t.TempDir()
+	shell(t, dir, "mkdir shared; chmod 1777 shared")
+	folder := filepath.Join(dir, "shared", "images")
+	if err := files.Trusted(folder); err != nil {
+		t.Fatal(err)
+	}
+	shell(t, dir, "mkdir shared/images; chown 54322 shared/images")
+	if err := files.Prepare(folder, files.Caller()); fail.ExitCode(err) != 3 {
+		t.Errorf("error %v", err)
+	}
+	if err := files.Prepare(filepath.Join(dir, "shared", "own", "images"), files.Caller()); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -1,6 +1,9 @@
 package host
 
-import "os"
+import (
+	"os"
+	"path/filepath"
+)
 
 // Temp is the folder for small temporary files: $TMPDIR where there is such a folder,
 // else /tmp.
@@ -11,8 +14,8 @@ func Temp() string { return temp("/tmp") }
 func LargeTemp() string { return temp("/var/tmp") }
 
 func temp(fallback string) string {
-	dir := os.Getenv("TMPDIR")
-	if info, err := os.Stat(dir); err == nil && info.IsDir() {
+	dir, err := filepath.Abs(os.Getenv("TMPDIR")) // the jail works in another folder
+	if info, statErr := os.Stat(dir); os.Getenv("TMPDIR") != "" && err == nil && statErr == nil && info.IsDir() {
 		return dir
 	}
 	return fallback

@@ -125,12 +125,28 @@ func (t Tree) Remove(patterns ...string) error {
 		matches, err := t.Glob(pattern)
 		problems = append(problems, err)
 		for _, name := range matches {
-			path, err := t.entry(name)
-			if err == nil {
-				err = os.RemoveAll(path)
-			}
-			problems = append(problems, err)
+			problems = append(problems, t.RemoveAll(name))
 		}
+	}
+	return errors.Join(problems...)
+}
+
+// RemoveAll removes name, whatever it is called; a link itself, a folder with its
+// content.
+func (t Tree) RemoveAll(name string) error {
+	path, err := t.entry(name)
+	if err != nil {
+		return err
+	}
+	return os.RemoveAll(path)
+}
+
+// Empty removes all that is in the folder name.
+func (t Tree) Empty(name string) error {
+	inside, err := t.matching(name, "*")
+	problems := []error{err}
+	for _, name := range inside {
+		problems = append(problems, t.RemoveAll(name))
 	}
 	return errors.Join(problems...)
 }

@@ -110,7 +110,10 @@ func mergeHosts(ours, found string) string {
 	for line := range strings.Lines(ours) {
 		for _, fields := range lineFields(line) {
 			known := slices.ContainsFunc(there, func(other []string) bool {
-				return other[0] == fields[0] || fields[0] == ownAddress && slices.Contains(other[1:], fields[1])
+				if fields[0] == ownAddress {
+					return slices.Contains(other[1:], fields[1])
+				}
+				return other[0] == fields[0]
 			})
 			if !known {
 				missing.WriteString(line)
@@ -131,7 +134,11 @@ func mounts(text string) (found []mount) {
 	for line := range strings.Lines(text) {
 		fields := strings.Fields(line)
 		if len(fields) >= 2 && !strings.HasPrefix(fields[0], "#") {
-			found = append(found, mount{strings.TrimSuffix(line, "\n") + "\n", fields[0], path.Clean(fields[1])})
+			spec := strings.ReplaceAll(fields[0], `"`, "")
+			if uuid, ok := strings.CutPrefix(spec, "/dev/disk/by-uuid/"); ok {
+				spec = "UUID=" + uuid
+			}
+			found = append(found, mount{strings.TrimSuffix(line, "\n") + "\n", spec, path.Clean(fields[1])})
 		}
 	}
 	return found
@@ -147,7 +154,7 @@ func mergeFSTab(ours, found string) (string, error) {
 		known := false
 		for _, other := range there {
 			switch {
-			case other.spec == own.spec && other.point == own.point:
+			case other.spec == own.spec && (other.point == own.point || !strings.HasPrefix(own.point, "/")):
 				known = true
 			case other.point == own.point && strings.HasPrefix(own.point, "/"):
 				return "", fail.New(fail.Build, fstabFile, "mount it elsewhere, or change disk.layout", "a layer mounts %s on %s, where the definition has a partition of the disk", other.spec, other.point)

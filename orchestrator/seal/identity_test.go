@@ -22,6 +22,8 @@ func TestWhatALayerWroteIsMergedOrRefused(t *testing.T) {
 		"fstab with other options":    {fstabFile, strings.Replace(ownFSTab, "errors=remount-ro", "noatime", 1), strings.Replace(ownFSTab, "errors=remount-ro", "noatime", 1), ""},
 		"fstab written anew":          {fstabFile, "# mine\ntmpfs /tmp tmpfs size=1G 0 0", "UUID=r / ext4 errors=remount-ro 0 1\nUUID=E-F /boot/efi vfat umask=0077 0 2\nUUID=s none swap sw 0 0\n# mine\ntmpfs /tmp tmpfs size=1G 0 0", ""},
 		"fstab with another swap":     {fstabFile, ownFSTab + "/swapfile none swap sw 0 0\n", ownFSTab + "/swapfile none swap sw 0 0\n", ""},
+		"fstab with other words":      {fstabFile, "/dev/disk/by-uuid/r / ext4 defaults 0 1\nUUID=\"E-F\" /boot/efi vfat defaults 0 2\nUUID=s swap swap sw 0 0\n", "/dev/disk/by-uuid/r / ext4 defaults 0 1\nUUID=\"E-F\" /boot/efi vfat defaults 0 2\nUUID=s swap swap sw 0 0\n", ""},
+		"hosts with another name":     {hostsFile, strings.Replace(ownHosts, "web.example.org web", "other", 1), "127.0.1.1\tweb.example.org web\n" + strings.Replace(ownHosts, "web.example.org web", "other", 1), ""},
 		"fstab removed":               {fstabFile, "", strings.SplitN(ownFSTab, "\n", 2)[1], ""},
 		"fstab with another root":     {fstabFile, "LABEL=other / ext4 defaults 0 1\n", "", "LABEL=other on /"},
 		"fstab with a second root":    {fstabFile, ownFSTab + "LABEL=other /boot/efi/ vfat defaults 0 1\n", "", "LABEL=other on /boot/efi"},

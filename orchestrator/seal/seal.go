@@ -159,10 +159,12 @@ func emptyLogs(tree host.Tree) error {
 		if err != nil {
 			return err
 		}
-		if info.IsDir() {
-			name += "/*"
+		if !info.IsDir() {
+			err = tree.RemoveAll(name)
+		} else {
+			err = tree.Empty(name)
 		}
-		if err := tree.Remove(name); err != nil {
+		if err != nil {
 			return err
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"sync"
 	"time"
 
@@ -142,6 +143,10 @@ type complaints struct {
 	onInternalError func() // may be nil
 }
 
+// kvmGaveUp is what QEMU says before a guest stands still for the hypervisor's sake
+// (accel/kvm/kvm-all.c and target/i386/kvm/kvm.c of QEMU).
+var kvmGaveUp = regexp.MustCompile(`KVM internal error|KVM: entry failed|kvm run failed`)
+
 const mostComplaints = 64 << 10 // bytes; the first ones tell
 
 // Write implements io.Writer.
@@ -149,7 +154,7 @@ func (c *complaints) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.text.Write(p[:min(len(p), mostComplaints-c.text.Len())])
-	if !c.internalError && bytes.Contains(c.text.Bytes(), []byte("KVM internal error")) {
+	if !c.internalError && kvmGaveUp.Match(c.text.Bytes()) {
 		c.internalError = true
 		if c.onInternalError != nil {
 			c.onInternalError()

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/btw-img/btw-img/orchestrator/fail"
@@ -46,6 +47,24 @@ func TestWhatKVMCannotRunIsEmulatedOnce(t *testing.T) {
 	}
 	if _, again := (Accelerator{kvm: true}).After(failure); again {
 		t.Error("what the user asked for is overridden")
+	}
+}
+
+func TestKVMThatTakesRootIsUsedOnlyWhereAskedFor(t *testing.T) {
+	user := &syscall.Credential{Uid: nobody, Gid: nobody}
+	for name, tc := range map[string]struct {
+		accel Accelerator
+		c     Confinement
+		want  string
+	}{
+		"auto, root alone may":  {Accelerator{kvm: true, fallback: true}, Confinement{user: user}, AccelTCG},
+		"asked for":             {Accelerator{kvm: true}, Confinement{user: user}, AccelKVM},
+		"auto, the group may":   {Accelerator{kvm: true, fallback: true}, Confinement{user: user, kvm: user}, AccelKVM},
+		"auto, an ordinary one": {Accelerator{kvm: true, fallback: true}, Confinement{}, AccelKVM},
+	} {
+		if got := tc.accel.Confined(tc.c).For("bios"); got != tc.want {
+			t.Errorf("%s: %s", name, got)
+		}
 	}
 }
 

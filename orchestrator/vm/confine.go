@@ -92,6 +92,15 @@ func (c Confinement) Notes(accel string) []string {
 	return notes
 }
 
+// Confined is the accelerator for guests of a QEMU that is confined so. One that takes
+// root is used only where the user asks for it.
+func (a Accelerator) Confined(c Confinement) Accelerator {
+	if a.kvm && a.fallback && c.user != nil && c.kvm == nil {
+		return Accelerator{Reason: "only root may use " + kvmDevice + "; with --accel kvm, QEMU would run as root"}
+	}
+	return a
+}
+
 // forKVM is the credential with which QEMU can open the device, nil where that takes
 // root. A group that may is added; root's own is not.
 func forKVM(user syscall.Credential, device string) *syscall.Credential {

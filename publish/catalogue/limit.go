@@ -11,16 +11,20 @@ import (
 // registries do.
 const (
 	mostConnections = 256
-	mostOfOneClient = 32 // connections from one address; this machine itself, with its proxies, may use all
+	mostOfOneClient = 128 // connections from one address, which may be a proxy's; this machine itself may use all
 	patience        = time.Minute
 	mostHeaderBytes = 16 << 10
 )
 
 // Server is an HTTP server for the catalogue that nobody can hold for long: requests
-// come whole and soon, and who takes an answer takes some of it each minute.
+// come whole and soon, and who takes an answer takes some of it each minute. It speaks
+// HTTP/1 alone: with HTTP/2, one connection holds many answers that nobody takes.
 func (c *Catalogue) Server() *http.Server {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
 	return &http.Server{
-		Handler: withoutBody(c), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: mostHeaderBytes,
+		Protocols: protocols,
+		Handler:   withoutBody(c), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: mostHeaderBytes,
 	}
 }
 

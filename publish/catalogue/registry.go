@@ -19,7 +19,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sync/singleflight"
 	"oras.land/oras-go/v2/content"
 
 	"github.com/btw-img/btw-img/publish"
@@ -94,7 +93,7 @@ func cutLast(s string) (before, last string) {
 
 func (a *api) manifest(w http.ResponseWriter, r *http.Request, of asked) {
 	d, err := of.store.Resolve(r.Context(), of.reference)
-	if err != nil || d.Size > publish.LargestManifest || !isManifest(d.MediaType) {
+	if err != nil || d.Size > publish.LargestManifest || !publish.IsManifestType(d.MediaType) {
 		refuse(w, "MANIFEST_UNKNOWN")
 		return
 	}
@@ -106,16 +105,6 @@ func (a *api) manifest(w http.ResponseWriter, r *http.Request, of asked) {
 	w.Header().Set("Docker-Content-Digest", d.Digest.String())
 	w.Header().Set("ETag", strconv.Quote(d.Digest.String()))
 	send(w, d.MediaType, manifest)
-}
-
-// isManifest says whether a media type is that of a manifest of OCI or Docker.
-func isManifest(mediaType string) bool {
-	switch mediaType {
-	case ocispec.MediaTypeImageManifest, ocispec.MediaTypeImageIndex,
-		"application/vnd.docker.distribution.manifest.v2+json", "application/vnd.docker.distribution.manifest.list.v2+json":
-		return true
-	}
-	return false
 }
 
 func send(w http.ResponseWriter, mediaType string, body []byte) {
@@ -209,10 +198,15 @@ type blobFile struct {
 
 // verifiedBlobs remembers which files have the digests that they are named by.
 type verifiedBlobs struct {
-	reading singleflight.Group // who asks for what is being read waits for it
+	mu      sync.Mutex
+	files   map[blobFile]bool
+	reading map[blobFile]*reading // who asks for what is being read waits for it
+}
 
-	mu    sync.Mutex
-	files map[blobFile]bool
+// reading is a blob that is being compared with its digest.
+type reading struct {
+	ended chan struct{}
+	err   error
 }
 
 const (
@@ -229,23 +223,47 @@ func (v *verifiedBlobs) verify(ctx context.Context, file *os.File, want digest.D
 		return err
 	}
 	v.mu.Lock()
-	known := v.files[before]
+	known, r := v.files[before], v.reading[before]
+	if !known && r == nil {
+		r, err = v.start(file, before)
+	}
 	v.mu.Unlock()
-	if known {
-		return nil
+	if known || err != nil {
+		return err
 	}
-	_, err, _ = v.reading.Do(fmt.Sprint(before), func() (any, error) {
-		return nil, v.read(ctx, file, before)
-	})
-	if errors.Is(err, context.Canceled) && ctx.Err() == nil { // of who asked first
-		err = v.read(ctx, file, before)
+	select {
+	case <-r.ended:
+		return r.err
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	return err
 }
 
-func (v *verifiedBlobs) read(ctx context.Context, file *os.File, before blobFile) error {
+// start reads a blob to its end, whoever waits for it: a client or proxy that gives up
+// finds it verified when it comes again. v is locked.
+func (v *verifiedBlobs) start(file *os.File, before blobFile) (*reading, error) {
+	own, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", file.Fd())) // who asked may be gone
+	if err != nil {
+		return nil, err
+	}
+	if v.reading == nil {
+		v.reading = map[blobFile]*reading{}
+	}
+	r := &reading{ended: make(chan struct{})}
+	v.reading[before] = r
+	go func() {
+		r.err = errors.Join(v.read(own, before), own.Close())
+		v.mu.Lock()
+		delete(v.reading, before)
+		v.mu.Unlock()
+		close(r.ended)
+	}()
+	return r, nil
+}
+
+func (v *verifiedBlobs) read(file *os.File, before blobFile) error {
 	digester := before.digest.Algorithm().Digester()
-	_, err := io.Copy(digester.Hash(), untilDone{ctx, io.NewSectionReader(file, 0, before.size)})
+	_, err := io.Copy(digester.Hash(), io.NewSectionReader(file, 0, before.size))
 	if err != nil {
 		return err
 	}
@@ -278,17 +296,4 @@ func fileOf(file *os.File, of digest.Digest) (blobFile, error) {
 		return blobFile{}, errDamaged
 	}
 	return blobFile{stat.Dev, stat.Ino, stat.Size, stat.Mtim, stat.Ctim, of}, nil
-}
-
-// untilDone is a reader that ends with its context.
-type untilDone struct {
-	ctx context.Context
-	io.Reader
-}
-
-func (r untilDone) Read(p []byte) (int, error) {
-	if err := r.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return r.Reader.Read(p)
 }
