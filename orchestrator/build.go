@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"time"
 
@@ -197,6 +198,11 @@ func BootTest(ctx context.Context, h host.Host, o BootOptions) ([]vm.Result, err
 	results := make([]vm.Result, len(o.Firmware))
 	failures := make([]error, len(o.Firmware))
 	atOnce := min(guestsAtOnce(o.Memory), len(o.Firmware))
+	if o.Accel.String() == vm.AccelTCG {
+		// A guest that is emulated on a part of a processor runs into the time limits
+		// that its own systemd has for devices.
+		atOnce = min(atOnce, runtime.NumCPU())
+	}
 	free := make(chan struct{}, atOnce)
 	var tell sync.Mutex
 	var running sync.WaitGroup

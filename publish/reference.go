@@ -46,6 +46,9 @@ func ParseReference(s string) (Reference, error) {
 	if host, _, ok := strings.Cut(s, "/"); ok && strings.Contains(host, "@") {
 		return Reference{}, fail.New(fail.Usage, "", "use --username and --password-stdin, or 'vmctl login'", "a reference holds no user and no password")
 	}
+	if strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return Reference{}, fail.New(fail.Usage, "", howToRefer, "%q holds a character that no reference to a registry has", s)
+	}
 	repo, err := registry.ParseReference(s)
 	if err != nil {
 		return Reference{}, malformed(s, err.Error())
