@@ -38,7 +38,7 @@ func TestBrokenGuestsAreRecognised(t *testing.T) {
 			t.Parallel()
 			d := copyDisk(t, raw)
 			tc.damage(d)
-			expectFailure(t, d.raw, tc.want, "--timeout", "5m")
+			expectFailure(t, d.raw, tc.want, "--timeout", "9m")
 		})
 	}
 }
@@ -104,7 +104,7 @@ func TestAnImageThatSecureBootMustRefuse(t *testing.T) {
 		t.Fatal(err)
 	}
 	tool(t, "mcopy", "-o", "-i", at, unsigned, "::/EFI/BOOT/BOOTX64.EFI")
-	r := run(t, t.TempDir(), "test", target, "--firmware", "secureboot", "--timeout", "3m", "--logs", t.TempDir())
+	r := run(t, t.TempDir(), "test", target, "--firmware", "secureboot", "--timeout", "6m", "--logs", t.TempDir())
 	if r.code != 5 || !strings.Contains(r.stderr, "Secure Boot refuses the boot loader") {
 		t.Errorf("exit code %d\n%s", r.code, r.stderr)
 	}

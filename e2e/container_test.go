@@ -112,7 +112,7 @@ func contain(t *testing.T, image testcontainers.FromDockerfile, script string, v
 	request := testcontainers.ContainerRequest{
 		Cmd:        []string{"/bin/sh", "-c", script},
 		Env:        env,
-		WaitingFor: wait.ForExit().WithExitTimeout(15 * time.Minute),
+		WaitingFor: wait.ForExit().WithExitTimeout(30 * time.Minute),
 		HostConfigModifier: func(c *container.HostConfig) {
 			c.NetworkMode = "host"
 			if privileges != nil {

@@ -122,15 +122,3 @@ func TestDebianIsSealed(t *testing.T) {
 		t.Errorf("initramfs: %q", content)
 	}
 }
-
-func TestTheImageSurvivesItsOwnBootTest(t *testing.T) {
-	b := debian(t)
-	before := tool(t, "sha256sum", b.image("qcow2"))
-	r := good(t, shared, "test", "debian", "-o", shared, "--firmware", "uefi", "--json", "--logs", t.TempDir())
-	if !strings.Contains(r.stdout, `"passed": true`) || !strings.Contains(r.stdout, `"firmware": "uefi"`) {
-		t.Error(r.stdout)
-	}
-	if after := tool(t, "sha256sum", b.image("qcow2")); after != before {
-		t.Error("the boot test changed the image")
-	}
-}

@@ -80,7 +80,7 @@ func start(t *testing.T, folder string, args ...string) *building {
 // after waits until the stage is done.
 func (b *building) after(stage string) {
 	b.t.Helper()
-	timeout := time.After(3 * time.Minute)
+	timeout := time.After(8 * time.Minute)
 	for {
 		select {
 		case line, ok := <-b.lines:

@@ -29,12 +29,12 @@ test -e /boot/grub/i386-pc/core.img
 test -e /boot/efi/EFI/debian/grubx64.efi`
 
 // TestKernelAndGrubAreUpgradedInTheGuest runs the upgrade in the image and boots
-// it again on every firmware.
+// it again, with the boot code of BIOS and of Secure Boot.
 func TestKernelAndGrubAreUpgradedInTheGuest(t *testing.T) {
 	dir := t.TempDir()
 	image := filepath.Join(dir, "disk.qcow2")
 	tool(t, "cp", debian(t).image("qcow2"), image)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Minute)
 	defer cancel()
 	accel, err := vm.ChooseAccelerator(ctx, vm.AccelAuto)
 	if err != nil {
@@ -57,5 +57,5 @@ func TestKernelAndGrubAreUpgradedInTheGuest(t *testing.T) {
 		t.Fatalf("%v %s\n%s\nconsole:\n%s", err, out, report, console[max(0, len(console)-2000):])
 	}
 	t.Logf("upgraded in %.0f s", time.Since(started).Seconds())
-	good(t, dir, "test", image, "--logs", filepath.Join(dir, "logs"))
+	good(t, dir, "test", image, "--firmware", "bios,secureboot", "--logs", filepath.Join(dir, "logs"))
 }
