@@ -105,13 +105,7 @@ func buildDisk(s *stages, h host.Host, provisioner Provisioner, j job, log io.Wr
 	if err != nil {
 		return facts, err
 	}
-	layered, err := applyLayers(s, provisioner, entered, j, log)
-	if err != nil {
-		return facts, err
-	}
-	settled, err := step(s, "Identity", func(context.Context) (settledTree, error) {
-		return settledTree(layered), j.Plan.identity().Settle(layered.root)
-	})
+	settled, err := applyLayers(s, provisioner, entered, j, log)
 	if err != nil {
 		return facts, err
 	}
@@ -209,8 +203,9 @@ func enter(ctx context.Context, h host.Host, tree debianTree, j job, stack *scop
 	return enteredTree{tree.mountedDisk, leaveOnce}, nil
 }
 
-// applyLayers is one stage per layer, the farthest ancestor first.
-func applyLayers(s *stages, provisioner Provisioner, tree enteredTree, j job, log io.Writer) (layeredTree, error) {
+// applyLayers is one stage per layer, the farthest ancestor first, and one that merges
+// what they wrote of the machine's identity.
+func applyLayers(s *stages, provisioner Provisioner, tree enteredTree, j job, log io.Writer) (settledTree, error) {
 	layered := layeredTree{tree}
 	for _, layer := range withoutEarly(j.Plan.Definition) {
 		var err error
@@ -218,10 +213,12 @@ func applyLayers(s *stages, provisioner Provisioner, tree enteredTree, j job, lo
 			return applyLayer(ctx, s, provisioner, layered, layer, j, log)
 		})
 		if err != nil {
-			return layered, err
+			return settledTree{}, err
 		}
 	}
-	return layered, nil
+	return step(s, "Identity", func(context.Context) (settledTree, error) {
+		return settledTree(layered), j.Plan.identity().Settle(layered.root)
+	})
 }
 
 func applyLayer(ctx context.Context, s *stages, provisioner Provisioner, tree layeredTree, layer spec.Layer, j job, log io.Writer) (layeredTree, error) {

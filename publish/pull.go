@@ -240,7 +240,7 @@ func (d *download) receive(out *sparseFile, sum hash.Hash) error {
 		return err
 	}
 	defer rc.Close()
-	in := untilDone{d.ctx, rc}
+	in := files.UntilDone(d.ctx, rc)
 	if err := skip(in, rc, out.offset); err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"oras.land/oras-go/v2/errdef"
 
 	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/files"
 )
 
 // PushOptions is how a release is pushed.
@@ -295,18 +296,5 @@ func (r Release) sameBytes(ctx context.Context, d Disk) error {
 
 // copyInto copies all of in, until the context ends.
 func copyInto(ctx context.Context, out io.Writer, in io.Reader) (int64, error) {
-	return io.CopyBuffer(struct{ io.Writer }{out}, untilDone{ctx, in}, make([]byte, copyBuffer))
-}
-
-// untilDone is a reader that ends with its context.
-type untilDone struct {
-	ctx context.Context
-	io.Reader
-}
-
-func (r untilDone) Read(p []byte) (int, error) {
-	if err := r.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return r.Reader.Read(p)
+	return io.CopyBuffer(struct{ io.Writer }{out}, files.UntilDone(ctx, in), make([]byte, copyBuffer))
 }

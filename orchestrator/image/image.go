@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/btw-img/btw-img/orchestrator/files"
 	"github.com/btw-img/btw-img/orchestrator/host"
 )
 
@@ -102,10 +103,10 @@ func Digest(ctx context.Context, path string) (sum string, size int64, err error
 	hash := sha256.New()
 	for size < info.Size() {
 		data, hole := nextData(f, size, info.Size())
-		if _, err := io.Copy(hash, untilDone{ctx, io.LimitReader(zeros{}, data-size)}); err != nil {
+		if _, err := io.Copy(hash, files.UntilDone(ctx, io.LimitReader(zeros{}, data-size))); err != nil {
 			return "", 0, err
 		}
-		if _, err := io.Copy(hash, untilDone{ctx, io.NewSectionReader(f, data, hole-data)}); err != nil {
+		if _, err := io.Copy(hash, files.UntilDone(ctx, io.NewSectionReader(f, data, hole-data))); err != nil {
 			return "", 0, err
 		}
 		size = hole
@@ -136,17 +137,4 @@ type zeros struct{}
 func (zeros) Read(p []byte) (int, error) {
 	clear(p)
 	return len(p), nil
-}
-
-// untilDone is a reader that ends with its context.
-type untilDone struct {
-	ctx context.Context
-	io.Reader
-}
-
-func (r untilDone) Read(p []byte) (int, error) {
-	if err := r.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return r.Reader.Read(p)
 }
