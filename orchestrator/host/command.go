@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/btw-img/btw-img/orchestrator/text"
 )
 
 // Command is one call of a tool, as a value: planned and tested without
@@ -46,25 +48,9 @@ func (c Command) String() string {
 	words := c.Argv()
 	quoted := make([]string, len(words))
 	for i, w := range words {
-		quoted[i] = Quote(w)
+		quoted[i] = text.Word(w)
 	}
 	return strings.Join(quoted, " ")
-}
-
-// Quote quotes a word for a POSIX shell where it needs quoting.
-func Quote(word string) string {
-	if word != "" && strings.IndexFunc(word, needsQuote) < 0 {
-		return word
-	}
-	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
-}
-
-func needsQuote(r rune) bool {
-	switch {
-	case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9':
-		return false
-	}
-	return !strings.ContainsRune("_-+=./:,@%^", r)
 }
 
 const adminPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
