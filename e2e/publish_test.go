@@ -304,7 +304,7 @@ func TestPullOntoAFullDisk(t *testing.T) {
 	r := olaregInProcess(t)
 	r.good(t, "push", debian(t).folder, r.host+"/debian")
 	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=64m"); err != nil {
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=64m,mode=755"); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = syscall.Unmount(dir, 0) })
@@ -444,13 +444,15 @@ func TestWhatSudoPublishesBelongsToItsCaller(t *testing.T) {
 func TestWhatIsRootsComesWithACure(t *testing.T) {
 	dir := t.TempDir()
 	tool(t, "chmod", "755", filepath.Dir(dir)) // for the user
-	fakeBuild(t, filepath.Join(dir, "images/debian"), "one")
-	tool(t, "chown", "-R", fmt.Sprintf("%d:%d", user, user), dir)
 	t.Setenv("SUDO_UID", "")
+	fakeBuild(t, filepath.Join(dir, "images/debian"), "one")
 	good(t, dir, "push", "debian", "oci:roots")
 	good(t, dir, "pull", "oci:roots", "-o", "roots-pull")
 	fakeBuild(t, filepath.Join(dir, "images/debian"), "two")
 	good(t, dir, "push", "debian", "oci:other")
+	caller := fmt.Sprintf("%d:%d", user, user)
+	tool(t, "chown", caller, dir) // root would not have worked in it
+	tool(t, "chown", "-R", caller, filepath.Join(dir, "images"), filepath.Join(dir, "other"))
 	for layout, args := range map[string][]string{"roots": {"push", "debian", "oci:roots"}, "roots-pull": {"pull", "oci:other", "-o", "roots-pull", "--overwrite"}} {
 		res := asUser(t, dir, args...)
 		_, cure, told := strings.Cut(res.stderr, "run: sudo ")

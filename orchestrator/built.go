@@ -13,6 +13,7 @@ import (
 
 	"github.com/btw-img/btw-img/orchestrator/debian"
 	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/files"
 	"github.com/btw-img/btw-img/orchestrator/image"
 	"github.com/btw-img/btw-img/orchestrator/spec"
 	"github.com/btw-img/btw-img/orchestrator/vm"
@@ -51,8 +52,8 @@ func ReadBuilt(folder string) (Built, error) {
 
 func (m Manifest) checkNames() error {
 	for _, output := range m.Outputs {
-		if output.Name != filepath.Base(output.Name) || !filepath.IsLocal(output.Name) {
-			return fmt.Errorf("%q is no file beside it", output.Name)
+		if err := files.CheckFileName(output.Name); err != nil {
+			return err
 		}
 	}
 	return spec.CheckName(m.Name)
@@ -61,14 +62,11 @@ func (m Manifest) checkNames() error {
 const largestRecord = 64 << 20 // bytes
 
 func readJSON(path string, into any) error {
-	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // opening a pipe would wait
+	file, err := openRegular(path)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
-		return cmp.Or(err, fmt.Errorf("%s is no regular file", path))
-	}
 	content, err := io.ReadAll(io.LimitReader(file, largestRecord))
 	if err != nil {
 		return err
@@ -105,7 +103,7 @@ type openedImage struct {
 func openImage(ctx context.Context, c vm.Confinement, path, format string) (openedImage, error) {
 	file, err := openRegular(path)
 	if err != nil {
-		return openedImage{}, err
+		return openedImage{}, noImage(err)
 	}
 	opened := openedImage{File: file}
 	if opened.format, err = trueFormat(file, format); err == nil {
@@ -122,13 +120,17 @@ func openImage(ctx context.Context, c vm.Confinement, path, format string) (open
 func openRegular(path string) (*os.File, error) {
 	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // opening a pipe would wait
 	if err != nil {
-		return nil, &fail.Error{Kind: fail.Usage, Err: err, Hint: "name a disk image"}
+		return nil, err
 	}
 	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
 		file.Close()
-		return nil, fail.New(fail.Usage, "", "name a disk image", "%s is no regular file", path)
+		return nil, cmp.Or(err, fmt.Errorf("%s is no regular file", path))
 	}
 	return file, nil
+}
+
+func noImage(err error) error {
+	return &fail.Error{Kind: fail.Usage, Err: err, Hint: "name a disk image"}
 }
 
 // trueFormat is the format of an image that is said to be of a format, or of which
@@ -152,7 +154,7 @@ func CheckImage(path, format string) error {
 	}
 	file, err := openRegular(path)
 	if err != nil {
-		return err
+		return noImage(err)
 	}
 	defer file.Close()
 	_, err = image.Identify(file)

@@ -15,6 +15,8 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/registry"
+
+	"github.com/btw-img/btw-img/orchestrator/files"
 )
 
 // FuzzParseReference reads what a user may write. What is read is written as it is
@@ -48,7 +50,7 @@ func FuzzCheckFileName(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, name string) {
-		if CheckFileName(name) != nil {
+		if files.CheckFileName(name) != nil {
 			return
 		}
 		dir := t.TempDir()

@@ -13,6 +13,7 @@ import (
 	"oras.land/oras-go/v2/registry"
 
 	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/files"
 )
 
 // Image is one disk in a registry, found by its reference.
@@ -187,7 +188,7 @@ func (i *Image) read(r reader) error {
 		return foreign(fmt.Sprintf("it has %d layers", len(m.Layers)))
 	}
 	i.Disk = m.Layers[0]
-	if err := CheckFileName(i.Title()); err != nil {
+	if err := files.CheckFileName(i.Title()); err != nil {
 		return foreign(err.Error())
 	}
 	if err := i.Disk.Digest.Validate(); err != nil || i.Disk.Size < 0 {

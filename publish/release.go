@@ -115,7 +115,7 @@ func (r Release) check() error {
 		return fail.New(fail.Usage, r.path(manifestName), "build it again", "%w", err)
 	}
 	for _, d := range r.Disks {
-		if err := CheckFileName(d.Name); err != nil {
+		if err := files.CheckFileName(d.Name); err != nil {
 			return untrusted(err)
 		}
 		if err := d.Digest.Validate(); err != nil {
@@ -123,7 +123,7 @@ func (r Release) check() error {
 		}
 	}
 	for _, boot := range r.Boots {
-		if err := CheckFileName(consoleName(boot.Firmware)); err != nil {
+		if err := files.CheckFileName(consoleName(boot.Firmware)); err != nil {
 			return untrusted(err)
 		}
 	}

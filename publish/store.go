@@ -315,6 +315,8 @@ type archiveFS struct {
 	members map[string]member
 }
 
+const longestMember = 200 // bytes of a name; those of a layout are far shorter
+
 type member struct {
 	header *tar.Header
 	offset int64
@@ -350,7 +352,7 @@ func (a *archiveFS) list() error {
 		if err != nil {
 			return err
 		}
-		if name := path.Clean(header.Name); header.Typeflag == tar.TypeReg && len(name) <= longestName {
+		if name := path.Clean(header.Name); header.Typeflag == tar.TypeReg && len(name) <= longestMember {
 			a.members[name] = member{&tar.Header{Typeflag: tar.TypeReg, Name: name, Size: header.Size, Mode: header.Mode}, offset}
 		}
 	}

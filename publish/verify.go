@@ -11,6 +11,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/files"
 )
 
 // Check is one thing that was verified.
@@ -114,7 +115,7 @@ func (r reader) evidence(attachments []referrer) (_ evidence, err error) {
 		}
 		for _, layer := range one.manifest.Layers {
 			title := layer.Annotations[ocispec.AnnotationTitle]
-			if err := CheckFileName(title); err != nil {
+			if err := files.CheckFileName(title); err != nil {
 				return nil, fmt.Errorf("attached to the image: %w", err)
 			}
 			content, there := fetched[layer.Digest]

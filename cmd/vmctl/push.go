@@ -18,6 +18,7 @@ import (
 
 	"github.com/btw-img/btw-img/orchestrator"
 	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/files"
 	"github.com/btw-img/btw-img/orchestrator/image"
 	"github.com/btw-img/btw-img/orchestrator/spec"
 	"github.com/btw-img/btw-img/publish"
@@ -152,7 +153,7 @@ func (o pushOptions) references(name string, args []string) ([]publish.Reference
 }
 
 func defaultReference(folder, name string) (publish.Reference, error) {
-	if err := publish.CheckFileName(name); err != nil { // which would lead out of the folder
+	if err := files.CheckFileName(name); err != nil { // which would lead out of the folder
 		return publish.Reference{}, fail.New(fail.Usage, orchestrator.ManifestName, "build it again", "the name of the build: %w", err)
 	}
 	for _, variable := range []string{"VMCTL_REGISTRY", "CI_REGISTRY_IMAGE"} {
