@@ -36,8 +36,8 @@ lint:
 	$(GO) run $(LINT) run --build-tags e2e ./e2e/...
 
 fuzz:
-	$(GO) test -run '^$$' -fuzz FuzzLoad -fuzztime 30s ./orchestrator/spec
-	$(GO) test -run '^$$' -fuzz FuzzParseSize -fuzztime 30s ./orchestrator/spec
+	$(GO) test -run '^$$' -fuzz FuzzLoad -fuzztime 30s ./orchestrator/definition
+	$(GO) test -run '^$$' -fuzz FuzzParseSize -fuzztime 30s ./orchestrator/definition
 	$(GO) test -run '^$$' -fuzz FuzzJudge -fuzztime 30s ./orchestrator/vm
 	$(GO) test -run '^$$' -fuzz FuzzEvents -fuzztime 30s ./ansible
 	$(GO) test -run '^$$' -fuzz FuzzLine -fuzztime 30s ./orchestrator/text

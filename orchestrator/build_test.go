@@ -11,18 +11,18 @@ import (
 	"testing"
 
 	btwimg "github.com/btw-img/btw-img"
+	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/golden"
 	"github.com/btw-img/btw-img/orchestrator/host"
 	"github.com/btw-img/btw-img/orchestrator/host/hosttest"
-	"github.com/btw-img/btw-img/orchestrator/spec"
 	"github.com/btw-img/btw-img/orchestrator/vm"
 )
 
 // plan is the plan of a shipped build with identifiers that tests foresee.
 func plan(t *testing.T, name string, settings ...string) Plan {
 	t.Helper()
-	library, err := spec.NewLibrary(os.DirFS(t.TempDir()), "", btwimg.Files)
+	library, err := definition.NewLibrary(os.DirFS(t.TempDir()), "", btwimg.Files)
 	if err != nil {
 		t.Fatal(err)
 	}

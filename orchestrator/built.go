@@ -12,10 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/btw-img/btw-img/orchestrator/debian"
+	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/files"
 	"github.com/btw-img/btw-img/orchestrator/image"
-	"github.com/btw-img/btw-img/orchestrator/spec"
 	"github.com/btw-img/btw-img/orchestrator/vm"
 )
 
@@ -28,7 +28,7 @@ type Built struct {
 // ResultsFolder is where the results of the build of that name are, in the
 // output folder.
 func ResultsFolder(output, name string) (string, error) {
-	if err := spec.CheckName(name); err != nil {
+	if err := definition.CheckName(name); err != nil {
 		return "", err
 	}
 	return filepath.Join(output, name), nil
@@ -56,7 +56,7 @@ func (m Manifest) checkNames() error {
 			return err
 		}
 	}
-	return spec.CheckName(m.Name)
+	return definition.CheckName(m.Name)
 }
 
 const largestRecord = 64 << 20 // bytes

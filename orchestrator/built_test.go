@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/btw-img/btw-img/orchestrator/debian"
-	"github.com/btw-img/btw-img/orchestrator/spec"
+	"github.com/btw-img/btw-img/orchestrator/definition"
 )
 
 func TestReadBuiltReadsTheLayoutsOfOlderBuilds(t *testing.T) {
@@ -39,7 +39,7 @@ func TestReadBuiltReadsTheLayoutsOfOlderBuilds(t *testing.T) {
 
 func TestAPlanOnItsWayToTheJailKeepsItsLayout(t *testing.T) {
 	p := plan(t, "debian")
-	p.Definition.Disk.Layout = spec.Layout{Partitions: []spec.Partition{{Type: "bios"}, {Mount: "/", Filesystem: "btrfs", Options: "compress=zstd"}}}
+	p.Definition.Disk.Layout = definition.Layout{Partitions: []definition.Partition{{Type: "bios"}, {Mount: "/", Filesystem: "btrfs", Options: "compress=zstd"}}}
 	out, err := json.Marshal(p)
 	if err != nil || !strings.Contains(string(out), `"layout":[{"type":"bios"},`) {
 		t.Fatalf("%s, %v", out, err)

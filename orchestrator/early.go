@@ -7,8 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
-	"github.com/btw-img/btw-img/orchestrator/spec"
 )
 
 // plainPackage is a package name that mmdebstrap takes as it is.
@@ -23,7 +23,7 @@ type early struct {
 // earlyEntries is the first install entries as long as nothing but packages
 // happens before them: those packages can come in the one run of apt that
 // installs the base system, with the same result and in less time.
-func earlyEntries(d spec.Definition) []early {
+func earlyEntries(d definition.Definition) []early {
 	if d.Source.Bootstrap == nil {
 		return nil
 	}
@@ -47,7 +47,7 @@ func earlyEntries(d spec.Definition) []early {
 }
 
 // earlyPackages is the packages of the early entries.
-func earlyPackages(d spec.Definition) []string {
+func earlyPackages(d definition.Definition) []string {
 	var packages []string
 	for _, e := range earlyEntries(d) {
 		packages = append(packages, e.packages...)
@@ -56,7 +56,7 @@ func earlyPackages(d spec.Definition) []string {
 }
 
 // withoutEarly is the layers without the packages that are there already.
-func withoutEarly(d spec.Definition) []spec.Layer {
+func withoutEarly(d definition.Definition) []definition.Layer {
 	layers := slices.Clone(d.Layers)
 	for i := range layers {
 		layers[i].Install = slices.Clone(layers[i].Install)
@@ -70,7 +70,7 @@ func withoutEarly(d spec.Definition) []spec.Layer {
 var missingPackage = regexp.MustCompile(`(?m)^E: (?:Unable to locate package|Package '?)\s?([a-z0-9][a-z0-9+.-]+)(?:'? has no installation candidate)?`)
 
 // blame names the entry whose package the archive does not have.
-func blame(d spec.Definition, err error) error {
+func blame(d definition.Definition, err error) error {
 	if err == nil {
 		return nil
 	}

@@ -6,29 +6,29 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
-	"github.com/btw-img/btw-img/orchestrator/spec"
 )
 
 func TestOnlyPackagesThatNothingPrecedesComeEarly(t *testing.T) {
-	a := spec.InstallEntry{Packages: []string{"aa"}}
-	b := spec.InstallEntry{Packages: []string{"bb"}, Files: []spec.File{{Path: "/x"}}}
-	c := spec.InstallEntry{Packages: []string{"cc"}}
+	a := definition.InstallEntry{Packages: []string{"aa"}}
+	b := definition.InstallEntry{Packages: []string{"bb"}, Files: []definition.File{{Path: "/x"}}}
+	c := definition.InstallEntry{Packages: []string{"cc"}}
 	for name, tc := range map[string]struct {
-		layers []spec.Layer
+		layers []definition.Layer
 		want   string
 	}{
-		"up to an entry with files": {[]spec.Layer{{Install: []spec.InstallEntry{a, b, c}}}, "aa bb"},
-		"across layers":             {[]spec.Layer{{Install: []spec.InstallEntry{a}}, {Install: []spec.InstallEntry{c}}}, "aa cc"},
-		"up to commands":            {[]spec.Layer{{Install: []spec.InstallEntry{a}, Commands: []spec.CommandEntry{{Run: "x"}}}, {Install: []spec.InstallEntry{c}}}, "aa"},
-		"not behind a repository":   {[]spec.Layer{{Install: []spec.InstallEntry{{Repositories: []spec.Repository{{}}, Packages: []string{"rr"}}, a}}}, ""},
-		"not behind an answer":      {[]spec.Layer{{Install: []spec.InstallEntry{{Debconf: []spec.Debconf{{}}, Packages: []string{"rr"}}, a}}}, ""},
-		"not with recommends":       {[]spec.Layer{{Install: []spec.InstallEntry{{Recommends: true, Packages: []string{"rr"}}}}}, ""},
-		"not with a version":        {[]spec.Layer{{Install: []spec.InstallEntry{{Packages: []string{"rr=1"}}}}}, ""},
-		"not with Jinja":            {[]spec.Layer{{Install: []spec.InstallEntry{{Packages: []string{"{{ rr }}"}}}}}, ""},
-		"not behind a mask":         {[]spec.Layer{{Install: []spec.InstallEntry{{Services: spec.Services{Masked: []string{"x"}}}, a}}}, ""},
+		"up to an entry with files": {[]definition.Layer{{Install: []definition.InstallEntry{a, b, c}}}, "aa bb"},
+		"across layers":             {[]definition.Layer{{Install: []definition.InstallEntry{a}}, {Install: []definition.InstallEntry{c}}}, "aa cc"},
+		"up to commands":            {[]definition.Layer{{Install: []definition.InstallEntry{a}, Commands: []definition.CommandEntry{{Run: "x"}}}, {Install: []definition.InstallEntry{c}}}, "aa"},
+		"not behind a repository":   {[]definition.Layer{{Install: []definition.InstallEntry{{Repositories: []definition.Repository{{}}, Packages: []string{"rr"}}, a}}}, ""},
+		"not behind an answer":      {[]definition.Layer{{Install: []definition.InstallEntry{{Debconf: []definition.Debconf{{}}, Packages: []string{"rr"}}, a}}}, ""},
+		"not with recommends":       {[]definition.Layer{{Install: []definition.InstallEntry{{Recommends: true, Packages: []string{"rr"}}}}}, ""},
+		"not with a version":        {[]definition.Layer{{Install: []definition.InstallEntry{{Packages: []string{"rr=1"}}}}}, ""},
+		"not with Jinja":            {[]definition.Layer{{Install: []definition.InstallEntry{{Packages: []string{"{{ rr }}"}}}}}, ""},
+		"not behind a mask":         {[]definition.Layer{{Install: []definition.InstallEntry{{Services: definition.Services{Masked: []string{"x"}}}, a}}}, ""},
 	} {
-		d := spec.Definition{Source: spec.Source{Bootstrap: &spec.Bootstrap{}}, Layers: tc.layers}
+		d := definition.Definition{Source: definition.Source{Bootstrap: &definition.Bootstrap{}}, Layers: tc.layers}
 		if got := strings.Join(earlyPackages(d), " "); got != tc.want {
 			t.Errorf("%s: %q, want %q", name, got, tc.want)
 		}
@@ -48,7 +48,7 @@ func TestOnlyPackagesThatNothingPrecedesComeEarly(t *testing.T) {
 }
 
 func TestBlameNamesTheEntry(t *testing.T) {
-	d := spec.Definition{Name: "web", Source: spec.Source{Bootstrap: &spec.Bootstrap{}}, Layers: []spec.Layer{{Install: []spec.InstallEntry{
+	d := definition.Definition{Name: "web", Source: definition.Source{Bootstrap: &definition.Bootstrap{}}, Layers: []definition.Layer{{Install: []definition.InstallEntry{
 		{Packages: []string{"nginx"}}, {Name: "Tools", Origin: "install.d/web.yml:7", Packages: []string{"lesss", "vim"}},
 	}}}}
 	for _, line := range []string{"E: Unable to locate package lesss", "E: Package 'lesss' has no installation candidate"} {

@@ -10,13 +10,13 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/bootloader"
 	"github.com/btw-img/btw-img/orchestrator/chroot"
 	"github.com/btw-img/btw-img/orchestrator/debian"
+	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/disk"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/host"
 	"github.com/btw-img/btw-img/orchestrator/scope"
 	"github.com/btw-img/btw-img/orchestrator/seal"
 	"github.com/btw-img/btw-img/orchestrator/source"
-	"github.com/btw-img/btw-img/orchestrator/spec"
 )
 
 // Provisioner applies one layer to a tree; cmd/vmctl wires Ansible in.
@@ -28,8 +28,8 @@ type Provisioner interface {
 type Provision struct {
 	Root       string // the tree, ready to run programs in
 	Scratch    string // folder for files in passing
-	Definition *spec.Definition
-	Layer      spec.Layer
+	Definition *definition.Definition
+	Layer      definition.Layer
 	Roles      string // folder of the user's roles
 	Env        []string
 	Log        io.Writer
@@ -221,7 +221,7 @@ func applyLayers(s *stages, provisioner Provisioner, tree enteredTree, j job, lo
 	})
 }
 
-func applyLayer(ctx context.Context, s *stages, provisioner Provisioner, tree layeredTree, layer spec.Layer, j job, log io.Writer) (layeredTree, error) {
+func applyLayer(ctx context.Context, s *stages, provisioner Provisioner, tree layeredTree, layer definition.Layer, j job, log io.Writer) (layeredTree, error) {
 	if len(layer.Install)+len(layer.Commands) == 0 {
 		return tree, nil
 	}
@@ -234,7 +234,7 @@ func applyLayer(ctx context.Context, s *stages, provisioner Provisioner, tree la
 
 func makeBootable(ctx context.Context, h host.Host, tree settledTree, j job) (bootableTree, error) {
 	target := bootloader.Target{Root: tree.root, Disk: j.disk(), Scratch: j.Work}
-	if esp := j.Plan.Disk.OfType(spec.TypeESP); esp != nil {
+	if esp := j.Plan.Disk.OfType(definition.TypeESP); esp != nil {
 		target.ESP = tree.Device(*esp)
 	}
 	if err := chroot.RestoreInitramfs(ctx, h, tree.root); err != nil {

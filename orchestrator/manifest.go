@@ -12,31 +12,31 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/host"
 	"github.com/btw-img/btw-img/orchestrator/image"
-	"github.com/btw-img/btw-img/orchestrator/spec"
 	"github.com/btw-img/btw-img/orchestrator/vm"
 )
 
 // Manifest is build.json: what was built, from what, and what proved it. It is
 // published with the images and holds nothing that may be secret.
 type Manifest struct {
-	ID           string            `json:"id"` // of this build, random
-	Name         string            `json:"name"`
-	Version      string            `json:"version,omitempty"` // number of the Debian release
-	Architecture string            `json:"architecture"`
-	Repository   string            `json:"repository,omitempty"` // URL of the definitions
-	Revision     string            `json:"revision,omitempty"`   // commit of the definitions
-	Vmctl        string            `json:"vmctl"`
-	Created      time.Time         `json:"created"` // SOURCE_DATE_EPOCH, or the start of the build
-	Tested       bool              `json:"tested"`
-	Disk         DiskContent       `json:"disk"`
-	Outputs      []image.File      `json:"outputs"` // the one that was booted comes first
-	Boot         []vm.Result       `json:"boot,omitempty"`
-	Stages       []StageTime       `json:"stages"`
-	Inputs       map[string]string `json:"inputs"` // SHA-256 of the definition below and of each file it names
-	Tools        map[string]string `json:"tools"`  // Debian package → version, of the host
-	Definition   spec.Definition   `json:"definition"`
+	ID           string                `json:"id"` // of this build, random
+	Name         string                `json:"name"`
+	Version      string                `json:"version,omitempty"` // number of the Debian release
+	Architecture string                `json:"architecture"`
+	Repository   string                `json:"repository,omitempty"` // URL of the definitions
+	Revision     string                `json:"revision,omitempty"`   // commit of the definitions
+	Vmctl        string                `json:"vmctl"`
+	Created      time.Time             `json:"created"` // SOURCE_DATE_EPOCH, or the start of the build
+	Tested       bool                  `json:"tested"`
+	Disk         DiskContent           `json:"disk"`
+	Outputs      []image.File          `json:"outputs"` // the one that was booted comes first
+	Boot         []vm.Result           `json:"boot,omitempty"`
+	Stages       []StageTime           `json:"stages"`
+	Inputs       map[string]string     `json:"inputs"` // SHA-256 of the definition below and of each file it names
+	Tools        map[string]string     `json:"tools"`  // Debian package → version, of the host
+	Definition   definition.Definition `json:"definition"`
 }
 
 // DiskContent is the disk inside the images, whatever their format.

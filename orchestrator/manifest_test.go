@@ -6,7 +6,7 @@ import (
 	"reflect"
 	"testing"
 
-	"github.com/btw-img/btw-img/orchestrator/spec"
+	"github.com/btw-img/btw-img/orchestrator/definition"
 )
 
 // A secret of few possible values cannot be found out by trying them all.
@@ -19,9 +19,9 @@ func TestInputsTellNothingOfWhatIsHidden(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		p.Definition.Layers = append(p.Definition.Layers, spec.Layer{Install: []spec.InstallEntry{
-			{Files: []spec.File{{Path: "/a", Source: "install.d/public"}}},
-			{Files: []spec.File{{Path: "/b", Source: "install.d/pin", Content: pin}}, Debconf: []spec.Debconf{{Value: pin}}, NoLog: true},
+		p.Definition.Layers = append(p.Definition.Layers, definition.Layer{Install: []definition.InstallEntry{
+			{Files: []definition.File{{Path: "/a", Source: "install.d/public"}}},
+			{Files: []definition.File{{Path: "/b", Source: "install.d/pin", Content: pin}}, Debconf: []definition.Debconf{{Value: pin}}, NoLog: true},
 		}})
 		return inputDigests(t.Context(), p)
 	}

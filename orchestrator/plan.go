@@ -11,11 +11,11 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/bootloader"
 	"github.com/btw-img/btw-img/orchestrator/chroot"
 	"github.com/btw-img/btw-img/orchestrator/debian"
+	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/disk"
 	"github.com/btw-img/btw-img/orchestrator/image"
 	"github.com/btw-img/btw-img/orchestrator/seal"
 	"github.com/btw-img/btw-img/orchestrator/source"
-	"github.com/btw-img/btw-img/orchestrator/spec"
 	"github.com/btw-img/btw-img/orchestrator/vm"
 )
 
@@ -24,18 +24,18 @@ const Architecture = "amd64"
 
 // Plan is everything that is decided before the machine is touched.
 type Plan struct {
-	Definition spec.Definition `json:"definition"`
-	Disk       disk.Plan       `json:"disk"`
-	Boot       bootloader.Plan `json:"boot"`
-	FSTab      string          `json:"fstab"`
-	Roles      string          `json:"roles"` // folder of the user's roles
+	Definition definition.Definition `json:"definition"`
+	Disk       disk.Plan             `json:"disk"`
+	Boot       bootloader.Plan       `json:"boot"`
+	FSTab      string                `json:"fstab"`
+	Roles      string                `json:"roles"` // folder of the user's roles
 	// Assets is where the files lie that the definition names.
 	Assets map[string]string `json:"assets,omitempty"`
 }
 
 // NewPlan decides about a definition. newUUID gives the identifier of the thing
 // that it is told of; nil means random ones.
-func NewPlan(d spec.Definition, newUUID func(of string) string) (Plan, error) {
+func NewPlan(d definition.Definition, newUUID func(of string) string) (Plan, error) {
 	if newUUID == nil {
 		newUUID = func(string) string { return uuid.NewString() }
 	}
@@ -45,10 +45,10 @@ func NewPlan(d spec.Definition, newUUID func(of string) string) (Plan, error) {
 	}
 	grub, path := layout.Holding("/boot/grub")
 	boot := bootloader.Plan{
-		EFI: layout.OfType(spec.TypeESP) != nil, Cmdline: d.Boot.Cmdline, Timeout: *d.Boot.Timeout,
+		EFI: layout.OfType(definition.TypeESP) != nil, Cmdline: d.Boot.Cmdline, Timeout: *d.Boot.Timeout,
 		GrubUUID: grub.UUID, GrubPath: path, Filesystem: grub.Filesystem, DiskID: layout.ID,
 	}
-	if core := layout.OfType(spec.TypeBIOS); core != nil {
+	if core := layout.OfType(definition.TypeBIOS); core != nil {
 		boot.BIOS, boot.CoreStart, boot.CoreSize = true, core.Start, core.Size
 	}
 	return Plan{Definition: d, Disk: layout, Boot: boot, FSTab: layout.FSTab()}, nil
@@ -146,7 +146,7 @@ func (p Plan) Describe(folder string, accel *vm.Accelerator) Description {
 	return steps
 }
 
-func describeLayer(layer spec.Layer) string {
+func describeLayer(layer definition.Layer) string {
 	var b strings.Builder
 	for _, e := range layer.Install {
 		fmt.Fprintf(&b, "install  %s  %s", e.Origin, e.Name)
@@ -166,7 +166,7 @@ func describeLayer(layer spec.Layer) string {
 
 // outputs is the formats to write, the one that the boot test uses first: qcow2
 // where it is among them, since that is what most people will run.
-func outputs(d spec.Definition) []string {
+func outputs(d definition.Definition) []string {
 	formats := slices.Clone(d.Outputs)
 	if i := slices.Index(formats, image.QCOW2); i > 0 {
 		formats = slices.Insert(slices.Delete(formats, i, i+1), 0, image.QCOW2)

@@ -10,23 +10,23 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/host"
-	"github.com/btw-img/btw-img/orchestrator/spec"
 	"github.com/btw-img/btw-img/orchestrator/vm"
 )
 
 // Needs is what a job needs of the host.
 type Needs struct {
-	Build       bool      // make disks; else only boot them
-	Test        bool      // boot disks
-	Tests       bool      // run the project's own tests
-	Bench       bool      // run the project's own benchmark
-	Filesystems []string  // of the disks to be made
-	Firmware    []string  // of the boot tests
-	Keyring     bool      // Debian's, to check the archive's signatures
-	Folder      string    // where images go; "" for not yet known
-	Memory      spec.Size // of the largest guest; 0 for not yet known
+	Build       bool            // make disks; else only boot them
+	Test        bool            // boot disks
+	Tests       bool            // run the project's own tests
+	Bench       bool            // run the project's own benchmark
+	Filesystems []string        // of the disks to be made
+	Firmware    []string        // of the boot tests
+	Keyring     bool            // Debian's, to check the archive's signatures
+	Folder      string          // where images go; "" for not yet known
+	Memory      definition.Size // of the largest guest; 0 for not yet known
 }
 
 // EverythingNeeded is what all verbs together can need.
@@ -34,12 +34,12 @@ func EverythingNeeded() Needs {
 	return Needs{
 		Build: true, Test: true, Keyring: true,
 		Filesystems: []string{"ext4", "xfs", "btrfs", "vfat", "swap"},
-		Firmware:    []string{spec.FirmwareBIOS, spec.FirmwareUEFI, spec.FirmwareSecureBoot},
+		Firmware:    []string{definition.FirmwareBIOS, definition.FirmwareUEFI, definition.FirmwareSecureBoot},
 	}
 }
 
 // NeedsOf is what building the definition needs.
-func NeedsOf(d spec.Definition, test bool, folder string) Needs {
+func NeedsOf(d definition.Definition, test bool, folder string) Needs {
 	n := Needs{Build: true, Test: test, Folder: folder, Keyring: d.Source.Bootstrap != nil && d.Source.Bootstrap.Keyring == ""}
 	for _, part := range d.Disk.Layout.Resolve() {
 		if part.Filesystem != "" && !slices.Contains(n.Filesystems, part.Filesystem) {
@@ -206,15 +206,15 @@ func checkKernel(filesystems []string) []Check {
 	return checks
 }
 
-func checkMemory(guest spec.Size) Check {
+func checkMemory(guest definition.Size) Check {
 	check := Check{What: fmt.Sprintf("memory for a guest of %s", guest)}
-	if free := spec.Size(host.AvailableMemory()); free > 0 && free < guest {
-		check.Problem, check.Fix = fmt.Sprintf("%d MiB free", free/spec.MiB), "free some, or give the guest less"
+	if free := definition.Size(host.AvailableMemory()); free > 0 && free < guest {
+		check.Problem, check.Fix = fmt.Sprintf("%d MiB free", free/definition.MiB), "free some, or give the guest less"
 	}
 	return check
 }
 
-const leastSpace = 2 * spec.GiB
+const leastSpace = 2 * definition.GiB
 
 func checkSpace(folder string) Check {
 	check := Check{What: "space for " + folder}
@@ -229,8 +229,8 @@ func checkSpace(folder string) Check {
 		check.Problem, check.Fix = err.Error(), "choose another folder with -o"
 		return check
 	}
-	if free := spec.Size(stat.Bavail) * spec.Size(stat.Bsize); free < leastSpace {
-		check.Problem, check.Fix = fmt.Sprintf("%d MiB free, %s needed", free/spec.MiB, leastSpace), "free some, or choose another folder with -o"
+	if free := definition.Size(stat.Bavail) * definition.Size(stat.Bsize); free < leastSpace {
+		check.Problem, check.Fix = fmt.Sprintf("%d MiB free, %s needed", free/definition.MiB, leastSpace), "free some, or choose another folder with -o"
 	}
 	return check
 }

@@ -14,10 +14,10 @@ import (
 	"github.com/gofrs/flock"
 	"golang.org/x/sys/unix"
 
+	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/files"
 	"github.com/btw-img/btw-img/orchestrator/image"
-	"github.com/btw-img/btw-img/orchestrator/spec"
 )
 
 // Names of the files beside the images.
@@ -54,7 +54,7 @@ func openWorkspace(folder, name string) (*workspace, error) {
 	}
 	w := &workspace{
 		owner: files.Caller(),
-		final: final, failed: final + spec.FailedSuffix,
+		final: final, failed: final + definition.FailedSuffix,
 		work: filepath.Join(folder, "."+name+".work"), lock: openLock(filepath.Join(folder, "."+name+".lock")),
 	}
 	w.out = filepath.Join(w.work, "out")
@@ -166,7 +166,7 @@ func (w *workspace) keepLogs(failure error) error {
 // LogPath is where the log of a build lies after it has ended.
 func LogPath(folder, name string, failed bool) string {
 	if failed {
-		name += spec.FailedSuffix
+		name += definition.FailedSuffix
 	}
 	return filepath.Join(folder, name, LogName)
 }

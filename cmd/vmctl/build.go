@@ -13,9 +13,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/btw-img/btw-img/orchestrator"
+	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/host"
-	"github.com/btw-img/btw-img/orchestrator/spec"
 	"github.com/btw-img/btw-img/orchestrator/vm"
 )
 
@@ -203,15 +203,15 @@ func planBuilds(o buildOptions) (plans []orchestrator.Plan, cleanup func(), err 
 // toldOnce is the failures without mistakes of definitions that are told before:
 // builds share those of the build that they extend.
 func toldOnce(failures []error) []error {
-	var told spec.Problems
+	var told definition.Problems
 	var once []error
 	for _, err := range failures {
-		problems, ok := errors.AsType[spec.Problems](err)
+		problems, ok := errors.AsType[definition.Problems](err)
 		if !ok {
 			once = append(once, err)
 			continue
 		}
-		fresh := slices.DeleteFunc(slices.Clone(problems), func(p spec.Problem) bool { return slices.Contains(told, p) })
+		fresh := slices.DeleteFunc(slices.Clone(problems), func(p definition.Problem) bool { return slices.Contains(told, p) })
 		if len(fresh) > 0 {
 			told, once = append(told, fresh...), append(once, &fail.Error{Kind: fail.Usage, Err: fresh})
 		}
@@ -219,7 +219,7 @@ func toldOnce(failures []error) []error {
 	return once
 }
 
-func planBuild(library *spec.Library, dir, name string, settings []string, extract func(string, []byte) (string, error)) (orchestrator.Plan, error) {
+func planBuild(library *definition.Library, dir, name string, settings []string, extract func(string, []byte) (string, error)) (orchestrator.Plan, error) {
 	definition, err := library.Load(name, settings)
 	if err != nil {
 		return orchestrator.Plan{}, err

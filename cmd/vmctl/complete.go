@@ -14,7 +14,7 @@ import (
 	"oras.land/oras-go/v2/registry"
 
 	"github.com/btw-img/btw-img/orchestrator"
-	"github.com/btw-img/btw-img/orchestrator/spec"
+	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/publish"
 	"github.com/btw-img/btw-img/publish/catalogue"
 )
@@ -137,7 +137,7 @@ func both(a, b candidates) candidates {
 
 // settings is the keys of a definition.
 func settings(*cobra.Command, string) []string {
-	content, err := spec.InstallSchema()
+	content, err := definition.InstallSchema()
 	if err != nil {
 		return nil
 	}
@@ -211,7 +211,7 @@ func paths(extensions ...string) candidates {
 // references is the OCI layouts that 'vmctl push' makes where no registry is
 // named; once one is typed, also with the tags of its releases.
 func references(cmd *cobra.Command, typed string) []string {
-	root := filepath.Join(imagesFolder(cmd), spec.LayoutsFolder)
+	root := filepath.Join(imagesFolder(cmd), definition.LayoutsFolder)
 	names, _, _ := catalogue.Repositories(root)
 	var found []string
 	for _, name := range names {

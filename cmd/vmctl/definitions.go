@@ -7,8 +7,8 @@ import (
 	"github.com/spf13/cobra"
 
 	btwimg "github.com/btw-img/btw-img"
+	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
-	"github.com/btw-img/btw-img/orchestrator/spec"
 )
 
 // definitions is where the user's definitions are.
@@ -33,7 +33,7 @@ func (d definitions) checkPlace() error {
 }
 
 // library opens the definitions: those of the folder, then the embedded ones.
-func (d definitions) library() (*spec.Library, error) {
+func (d definitions) library() (*definition.Library, error) {
 	info, err := os.Stat(d.dir)
 	if err != nil || !info.IsDir() {
 		return nil, fail.New(fail.Usage, "--definitions", "name a folder that holds install.d", "%s is no folder", d.dir)
@@ -45,7 +45,7 @@ func (d definitions) library() (*spec.Library, error) {
 	if clean := filepath.Clean(d.dir); clean != "." {
 		prefix = clean + "/"
 	}
-	return spec.NewLibrary(spec.Folder(d.dir), prefix, btwimg.Files)
+	return definition.NewLibrary(definition.Folder(d.dir), prefix, btwimg.Files)
 }
 
 func setFlag(cmd *cobra.Command, settings *[]string) {

@@ -12,9 +12,9 @@ import (
 	btwimg "github.com/btw-img/btw-img"
 	"github.com/btw-img/btw-img/ansible"
 	"github.com/btw-img/btw-img/orchestrator"
+	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/host"
-	"github.com/btw-img/btw-img/orchestrator/spec"
 )
 
 // jailVerb is how vmctl calls itself for the work that needs root.
@@ -57,7 +57,7 @@ func (provisioner) Provision(ctx context.Context, p orchestrator.Provision) erro
 
 // numbered is the layer with a number in place of each entry's origin, which may hold
 // the name of any folder and must not be rendered.
-func numbered(layer spec.Layer) (spec.Layer, []string) {
+func numbered(layer definition.Layer) (definition.Layer, []string) {
 	var origins []string
 	number := func(origin *string) {
 		origins = append(origins, *origin)

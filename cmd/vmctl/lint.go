@@ -7,8 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
-	"github.com/btw-img/btw-img/orchestrator/spec"
 )
 
 func newLint(defs *definitions) *cobra.Command {
@@ -26,14 +26,14 @@ func runLint(cmd *cobra.Command, defs definitions, names []string) error {
 	if err != nil {
 		return err
 	}
-	problems := spec.Problems{}
+	problems := definition.Problems{}
 	if len(names) == 0 {
 		names = library.Names()
 		problems = append(problems, library.Strays()...)
 	}
 	for _, name := range names {
 		_, err := library.Load(name, nil)
-		found, isProblems := errors.AsType[spec.Problems](err)
+		found, isProblems := errors.AsType[definition.Problems](err)
 		if err != nil && !isProblems {
 			return err
 		}

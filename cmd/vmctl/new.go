@@ -9,8 +9,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
-	"github.com/btw-img/btw-img/orchestrator/spec"
 )
 
 func newNew(defs *definitions) *cobra.Command {
@@ -33,7 +33,7 @@ func runNew(cmd *cobra.Command, defs definitions, name, extends string) error {
 	if err != nil {
 		return err
 	}
-	if err := spec.CheckName(name); err != nil {
+	if err := definition.CheckName(name); err != nil {
 		return err
 	}
 	if _, err := library.Load(extends, nil); err != nil {
@@ -41,8 +41,8 @@ func runNew(cmd *cobra.Command, defs definitions, name, extends string) error {
 	}
 	var written []string
 	for _, file := range []struct{ path, content string }{
-		{filepath.Join(defs.dir, "install.d", name+".yml"), spec.InstallScaffold(name, extends)},
-		{filepath.Join(defs.dir, "commands.d", name+".yml"), spec.CommandsScaffold()},
+		{filepath.Join(defs.dir, "install.d", name+".yml"), definition.InstallScaffold(name, extends)},
+		{filepath.Join(defs.dir, "commands.d", name+".yml"), definition.CommandsScaffold()},
 	} {
 		if err := writeNew(file.path, file.content); err != nil {
 			for _, path := range written {

@@ -11,8 +11,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
-	"github.com/btw-img/btw-img/orchestrator/spec"
 	"github.com/btw-img/btw-img/orchestrator/text"
 )
 
@@ -60,10 +60,10 @@ type document struct {
 }
 
 type failure struct {
-	Message  string        `json:"message"`
-	Hint     string        `json:"hint"`
-	ExitCode int           `json:"exit_code"`
-	Problems spec.Problems `json:"problems,omitempty"` // of definitions
+	Message  string              `json:"message"`
+	Hint     string              `json:"hint"`
+	ExitCode int                 `json:"exit_code"`
+	Problems definition.Problems `json:"problems,omitempty"` // of definitions
 }
 
 // wantsJSON says whether the arguments hold --json, for a command line of which
@@ -118,10 +118,10 @@ func encoded(v any) ([]byte, error) {
 }
 
 // problemsOf is the mistakes of definitions that err tells of.
-func problemsOf(err error) spec.Problems {
-	var all spec.Problems
+func problemsOf(err error) definition.Problems {
+	var all definition.Problems
 	for _, one := range each(err) {
-		if found, ok := errors.AsType[spec.Problems](one); ok {
+		if found, ok := errors.AsType[definition.Problems](one); ok {
 			all = append(all, found...)
 		}
 	}

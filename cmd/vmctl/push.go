@@ -17,10 +17,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/btw-img/btw-img/orchestrator"
+	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/files"
 	"github.com/btw-img/btw-img/orchestrator/image"
-	"github.com/btw-img/btw-img/orchestrator/spec"
 	"github.com/btw-img/btw-img/publish"
 )
 
@@ -47,7 +47,7 @@ overwritten, and VERSION and latest, which move to the newest push. With a TAG,
 they are TAG-DATE.N and TAG. Formats beside the first get tags that end in
 -FORMAT. Without a REF, the image goes to $CI_REGISTRY_IMAGE/NAME in a GitLab job, to
 $VMCTL_REGISTRY/NAME where that variable is set, and else to the OCI layout
-oci:images/` + spec.LayoutsFolder + `/NAME, which 'vmctl serve' offers to a network.
+oci:images/` + definition.LayoutsFolder + `/NAME, which 'vmctl serve' offers to a network.
 ` + registryHelp + exitCodes,
 		Example: `  vmctl push debian
   vmctl push debian oci:layouts/debian:edge --annotation org.opencontainers.image.licenses=MIT
@@ -161,12 +161,12 @@ func defaultReference(folder, name string) (publish.Reference, error) {
 			return publish.ParseReference(prefix + "/" + name)
 		}
 	}
-	return layoutOf(filepath.Join(folder, spec.LayoutsFolder), name)
+	return layoutOf(filepath.Join(folder, definition.LayoutsFolder), name)
 }
 
 // layoutOf is the OCI layout of the build of that name.
 func layoutOf(folder, name string) (publish.Reference, error) {
-	if err := spec.CheckName(name); err != nil {
+	if err := definition.CheckName(name); err != nil {
 		return publish.Reference{}, err
 	}
 	return publish.Layout(filepath.Join(folder, name), "")

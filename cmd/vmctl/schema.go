@@ -3,7 +3,7 @@ package main
 import (
 	"github.com/spf13/cobra"
 
-	"github.com/btw-img/btw-img/orchestrator/spec"
+	"github.com/btw-img/btw-img/orchestrator/definition"
 )
 
 func newSchema() *cobra.Command {
@@ -18,9 +18,9 @@ with the YAML language server uses it when the file starts with
   vmctl schema commands`,
 		ValidArgs: []string{"install", "commands"},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			schema := spec.InstallSchema
+			schema := definition.InstallSchema
 			if args[0] == "commands" {
-				schema = spec.CommandsSchema
+				schema = definition.CommandsSchema
 			}
 			out, err := schema()
 			if err != nil {

@@ -16,9 +16,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/btw-img/btw-img/orchestrator"
+	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/files"
-	"github.com/btw-img/btw-img/orchestrator/spec"
 	"github.com/btw-img/btw-img/orchestrator/text"
 	"github.com/btw-img/btw-img/publish"
 	"github.com/btw-img/btw-img/publish/catalogue"
@@ -38,7 +38,7 @@ func newServe() *cobra.Command {
 		Short: "Offer the built images to a network, as a registry and as web pages",
 		Long: `Offer the images that were built in DIR (default: images) to a network, read-only: as a
 registry for vmctl, oras and skopeo, and as web pages at /. Images that were booted
-are published to the OCI layouts in DIR/` + spec.LayoutsFolder + ` first, at the start and whenever
+are published to the OCI layouts in DIR/` + definition.LayoutsFolder + ` first, at the start and whenever
 one is built anew. A DIR that holds OCI layouts and no builds is offered as it is.
 What is sent lies in a layout, links out of it are not followed, and has the digest
 that was asked for. Interrupting it is its normal end.
@@ -125,7 +125,7 @@ type shelf struct {
 }
 
 func openShelf(ctx context.Context, folder string, stderr io.Writer) (*shelf, error) {
-	s := &shelf{root: filepath.Join(folder, spec.LayoutsFolder), builds: folder, offered: map[string]time.Time{}}
+	s := &shelf{root: filepath.Join(folder, definition.LayoutsFolder), builds: folder, offered: map[string]time.Time{}}
 	s.offer(ctx, stderr)
 	for _, one := range []*shelf{s, {root: folder}} {
 		names, odd, err := catalogue.Repositories(one.root)

@@ -11,10 +11,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/btw-img/btw-img/orchestrator"
+	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/files"
 	"github.com/btw-img/btw-img/orchestrator/host"
-	"github.com/btw-img/btw-img/orchestrator/spec"
 	"github.com/btw-img/btw-img/orchestrator/vm"
 )
 
@@ -60,7 +60,7 @@ itself; for an older one the login prompt on the serial console counts.
 }
 
 func runTest(cmd *cobra.Command, o testOptions) error {
-	memory, err := spec.ParseSize(o.memory)
+	memory, err := definition.ParseSize(o.memory)
 	if err != nil {
 		return err
 	}

@@ -12,9 +12,9 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/image"
-	"github.com/btw-img/btw-img/orchestrator/spec"
 	"github.com/btw-img/btw-img/orchestrator/vm"
 )
 
@@ -29,7 +29,7 @@ func misused(cmd *cobra.Command, hint, format string, args ...any) error {
 // didYouMean is the hint for a word that is none of the names, "" where it
 // resembles none.
 func didYouMean(word, prefix string, names []string) string {
-	if near := spec.Nearest(word, names); near != "" {
+	if near := definition.Nearest(word, names); near != "" {
 		return "did you mean " + prefix + near + "?"
 	}
 	return ""
@@ -101,7 +101,7 @@ func alias(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 var choices = map[string][]string{
 	"accel":    {vm.AccelAuto, vm.AccelKVM, vm.AccelTCG},
 	"arch":     {"386", "amd64", "arm", "arm64", "loong64", "mips64le", "ppc64le", "riscv64", "s390x"},
-	"firmware": {spec.FirmwareBIOS, spec.FirmwareUEFI, spec.FirmwareSecureBoot},
+	"firmware": {definition.FirmwareBIOS, definition.FirmwareUEFI, definition.FirmwareSecureBoot},
 	"format":   {image.QCOW2, image.Raw, image.VMDK, image.VHDX, image.VDI},
 }
 
@@ -160,10 +160,10 @@ func atLeastOne(value string) error {
 }
 
 // leastMemory is what a guest needs to say anything at all.
-const leastMemory = 64 * spec.MiB
+const leastMemory = 64 * definition.MiB
 
 func guestMemory(value string) error {
-	size, err := spec.ParseSize(value)
+	size, err := definition.ParseSize(value)
 	if err == nil && size < leastMemory {
 		return fail.New(fail.Usage, "", "give "+leastMemory.String()+" or more", "%s is too little", value)
 	}

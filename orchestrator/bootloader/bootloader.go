@@ -8,8 +8,8 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/host"
-	"github.com/btw-img/btw-img/orchestrator/spec"
 )
 
 // Plan is what the boot loader needs to know of the image.
@@ -156,10 +156,10 @@ func (p Plan) espFiles() []espFile {
 func (p Plan) Firmware() []string {
 	var names []string
 	if p.BIOS {
-		names = append(names, spec.FirmwareBIOS)
+		names = append(names, definition.FirmwareBIOS)
 	}
 	if p.EFI {
-		names = append(names, spec.FirmwareUEFI, spec.FirmwareSecureBoot)
+		names = append(names, definition.FirmwareUEFI, definition.FirmwareSecureBoot)
 	}
 	return names
 }

@@ -9,15 +9,15 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/host"
-	"github.com/btw-img/btw-img/orchestrator/spec"
 )
 
 // SectorSize is the size of a sector, in bytes, in all that follows.
 const SectorSize = 512
 
-const align = int64(spec.MiB) // room for the GPT in front and, mirrored, behind
+const align = int64(definition.MiB) // room for the GPT in front and, mirrored, behind
 
 // Plan is a disk image before it exists.
 type Plan struct {
@@ -29,7 +29,7 @@ type Plan struct {
 // Partition is one partition of a Plan.
 type Partition struct {
 	Number     int    `json:"number"` // 1 for the first
-	Type       string `json:"type"`   // spec.TypeBIOS and its kin
+	Type       string `json:"type"`   // definition.TypeBIOS and its kin
 	ID         string `json:"id"`     // GUID of the partition
 	Start      int64  `json:"start"`  // bytes
 	Size       int64  `json:"size"`   // bytes
@@ -42,7 +42,7 @@ type Partition struct {
 
 // New lays the partitions of d out, aligned to 1 MiB. newUUID gives the identifier
 // of the thing that it is told of. It fails where the partitions do not fit.
-func New(d spec.Disk, newUUID func(of string) string) (Plan, error) {
+func New(d definition.Disk, newUUID func(of string) string) (Plan, error) {
 	wanted := d.Layout.Resolve()
 	plan := Plan{Size: int64(d.Size), ID: newUUID("disk")}
 	rest := plan.Size - 2*align
@@ -86,10 +86,10 @@ func fatSerial(id string) string {
 // typeGUIDs are from the UEFI specification 2.10, table 5.7, the GRUB manual
 // and the UAPI Group's Discoverable Partitions Specification.
 var typeGUIDs = map[string]string{
-	spec.TypeBIOS:  "21686148-6449-6E6F-744E-656564454649",
-	spec.TypeESP:   "C12A7328-F81F-11D2-BA4B-00A0C93EC93B",
-	spec.TypeSwap:  "0657FD6D-A4AB-43C4-84E5-0933C84B4F4F",
-	spec.TypeLinux: "0FC63DAF-8483-4772-8E79-3D69D8477DE4",
+	definition.TypeBIOS:  "21686148-6449-6E6F-744E-656564454649",
+	definition.TypeESP:   "C12A7328-F81F-11D2-BA4B-00A0C93EC93B",
+	definition.TypeSwap:  "0657FD6D-A4AB-43C4-84E5-0933C84B4F4F",
+	definition.TypeLinux: "0FC63DAF-8483-4772-8E79-3D69D8477DE4",
 }
 
 const rootGUID = "4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709" // x86-64 root

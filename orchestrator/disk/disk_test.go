@@ -5,10 +5,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/disk"
 	"github.com/btw-img/btw-img/orchestrator/golden"
 	"github.com/btw-img/btw-img/orchestrator/host/hosttest"
-	"github.com/btw-img/btw-img/orchestrator/spec"
 )
 
 // counted gives identifiers that tests can foresee.
@@ -17,18 +17,18 @@ func counted() func(string) string {
 	return func(string) string { n++; return fmt.Sprintf("%08d-0000-4000-8000-000000000000", n) }
 }
 
-var disks = map[string]spec.Disk{
-	"hybrid": {Size: 2 * spec.GiB, Layout: spec.Layout{Name: "hybrid"}},
-	"efi":    {Size: 2 * spec.GiB, Layout: spec.Layout{Name: "efi"}},
-	"bios":   {Size: 1 * spec.GiB, Layout: spec.Layout{Name: "bios"}},
-	"inline": {Size: 8 * spec.GiB, Layout: spec.Layout{Partitions: []spec.Partition{
+var disks = map[string]definition.Disk{
+	"hybrid": {Size: 2 * definition.GiB, Layout: definition.Layout{Name: "hybrid"}},
+	"efi":    {Size: 2 * definition.GiB, Layout: definition.Layout{Name: "efi"}},
+	"bios":   {Size: 1 * definition.GiB, Layout: definition.Layout{Name: "bios"}},
+	"inline": {Size: 8 * definition.GiB, Layout: definition.Layout{Partitions: []definition.Partition{
 		{Type: "bios"},
-		{Label: "esp", Size: 256 * spec.MiB, Filesystem: "vfat", Mount: "/boot/efi"},
-		{Label: "boot", Size: 512 * spec.MiB, Filesystem: "ext4", Mount: "/boot"},
-		{Label: "log", Size: 1 * spec.GiB, Filesystem: "btrfs", Mount: "/var/log", Options: "compress=zstd"},
-		{Label: "srv", Size: 1 * spec.GiB, Filesystem: "ext4", Mount: "/srv", Options: "errors=remount-ro,noatime"},
-		{Label: "swap", Size: 1 * spec.GiB, Filesystem: "swap"},
-		{Label: "swap2", Size: 1 * spec.GiB, Filesystem: "swap", Options: "pri=5"},
+		{Label: "esp", Size: 256 * definition.MiB, Filesystem: "vfat", Mount: "/boot/efi"},
+		{Label: "boot", Size: 512 * definition.MiB, Filesystem: "ext4", Mount: "/boot"},
+		{Label: "log", Size: 1 * definition.GiB, Filesystem: "btrfs", Mount: "/var/log", Options: "compress=zstd"},
+		{Label: "srv", Size: 1 * definition.GiB, Filesystem: "ext4", Mount: "/srv", Options: "errors=remount-ro,noatime"},
+		{Label: "swap", Size: 1 * definition.GiB, Filesystem: "swap"},
+		{Label: "swap2", Size: 1 * definition.GiB, Filesystem: "swap", Options: "pri=5"},
 		{Label: "root", Filesystem: "xfs", Mount: "/"},
 	}}},
 }
@@ -43,7 +43,7 @@ func TestPlans(t *testing.T) {
 			var b strings.Builder
 			b.WriteString(plan.Script() + "\n")
 			for _, part := range plan.Partitions {
-				if part.Start%int64(spec.MiB) != 0 {
+				if part.Start%int64(definition.MiB) != 0 {
 					t.Errorf("partition %d starts at %d", part.Number, part.Start)
 				}
 				for _, tool := range []func(string) string{
@@ -81,8 +81,8 @@ func TestHoldingIsTheNearestMount(t *testing.T) {
 }
 
 func TestADiskThatIsTooSmallIsRefused(t *testing.T) {
-	for _, size := range []spec.Size{100 * spec.MiB, 131 * spec.MiB} {
-		if _, err := disk.New(spec.Disk{Size: size, Layout: spec.Layout{Name: "hybrid"}}, counted()); err == nil {
+	for _, size := range []definition.Size{100 * definition.MiB, 131 * definition.MiB} {
+		if _, err := disk.New(definition.Disk{Size: size, Layout: definition.Layout{Name: "hybrid"}}, counted()); err == nil {
 			t.Errorf("%s: no error", size)
 		}
 	}

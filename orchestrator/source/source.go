@@ -8,8 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/host"
-	"github.com/btw-img/btw-img/orchestrator/spec"
 )
 
 // Options is what the build adds to a definition's source.
@@ -41,7 +41,7 @@ find "$1/usr/share/man" "$1/usr/share/info" "$1/usr/share/locale" -mindepth 1 ! 
 find "$1/usr/share/doc" "$1/usr/share/man" "$1/usr/share/locale" -mindepth 1 -type d -empty -delete`
 
 // Command is the call that fills root.
-func Command(s spec.Source, root string, o Options) host.Command {
+func Command(s definition.Source, root string, o Options) host.Command {
 	if s.Tarball != nil {
 		return host.Cmd("tar", "--extract", "--file", s.Tarball.Path, "--directory", root,
 			"--numeric-owner", "--preserve-permissions", "--xattrs", "--xattrs-include=*", "--acls", "--exclude=./dev/*")
@@ -74,7 +74,7 @@ func Command(s spec.Source, root string, o Options) host.Command {
 }
 
 // Apply fills the tree at root.
-func Apply(ctx context.Context, h host.Host, s spec.Source, root string, o Options) error {
+func Apply(ctx context.Context, h host.Host, s definition.Source, root string, o Options) error {
 	if err := os.MkdirAll(o.Scratch, 0o755); err != nil {
 		return err
 	}

@@ -4,19 +4,19 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/golden"
 	"github.com/btw-img/btw-img/orchestrator/source"
-	"github.com/btw-img/btw-img/orchestrator/spec"
 )
 
 func TestCommands(t *testing.T) {
-	for name, s := range map[string]spec.Source{
-		"slim": {Bootstrap: &spec.Bootstrap{Suite: "trixie", Variant: "minbase", Components: []string{"main"}}},
-		"docs": {Bootstrap: &spec.Bootstrap{
+	for name, s := range map[string]definition.Source{
+		"slim": {Bootstrap: &definition.Bootstrap{Suite: "trixie", Variant: "minbase", Components: []string{"main"}}},
+		"docs": {Bootstrap: &definition.Bootstrap{
 			Suite: "bookworm", Variant: "apt", Components: []string{"main", "contrib"}, Docs: true,
 			Mirror: "http://mirror.example/debian", Keyring: "/keys/mirror.gpg", Packages: []string{"vim", "python3"},
 		}},
-		"tarball": {Tarball: &spec.Tarball{Path: "/srv/root.tar.zst"}},
+		"tarball": {Tarball: &definition.Tarball{Path: "/srv/root.tar.zst"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := source.Command(s, "/work/root", source.Options{Packages: []string{"grub-pc"}, EssentialHook: "true", Scratch: "/work/tmp"})

@@ -10,8 +10,8 @@ import (
 	"fmt"
 	"strconv"
 
+	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/host"
-	"github.com/btw-img/btw-img/orchestrator/spec"
 )
 
 // Accelerators of QEMU.
@@ -35,7 +35,7 @@ const QEMU = "qemu-system-x86_64"
 
 // Machine is a guest before it starts.
 type Machine struct {
-	Firmware string // spec.FirmwareBIOS and its kin
+	Firmware string // definition.FirmwareBIOS and its kin
 	Accel    string // AccelKVM or AccelTCG
 	Memory   int64  // bytes
 	CPUs     int    // under KVM
@@ -139,9 +139,9 @@ func (u Unit) smbios() string {
 // VarsTemplate is the file that Vars starts as a copy of, "" on BIOS.
 func VarsTemplate(firmware string) string {
 	switch firmware {
-	case spec.FirmwareUEFI:
+	case definition.FirmwareUEFI:
 		return ovmfVars
-	case spec.FirmwareSecureBoot:
+	case definition.FirmwareSecureBoot:
 		return ovmfSecureVars
 	}
 	return ""
@@ -150,9 +150,9 @@ func VarsTemplate(firmware string) string {
 // FirmwareFiles is the files that a host needs for the firmware.
 func FirmwareFiles(firmware string) []string {
 	switch firmware {
-	case spec.FirmwareUEFI:
+	case definition.FirmwareUEFI:
 		return []string{ovmfCode, ovmfVars}
-	case spec.FirmwareSecureBoot:
+	case definition.FirmwareSecureBoot:
 		return []string{ovmfSecureCode, ovmfSecureVars}
 	}
 	return nil
@@ -163,7 +163,7 @@ func (m Machine) Command() host.Command {
 	// Five-level page tables and string instructions that the guest believes to
 	// be fast only slow TCG down.
 	machine, cpu := "q35", "max,la57=off,erms=off,fsrm=off"
-	if m.Firmware == spec.FirmwareSecureBoot {
+	if m.Firmware == definition.FirmwareSecureBoot {
 		machine += ",smm=on"
 	}
 	// Emulated processors may run code that another one has just patched, and
@@ -206,7 +206,7 @@ func (m Machine) firmwareArgs() []string {
 		node{"node-name": "vars", "driver": "raw", "file": node{"driver": "file", "filename": m.Vars}},
 	)
 	args = append(args, "-machine", "pflash0=code,pflash1=vars")
-	if m.Firmware == spec.FirmwareSecureBoot {
+	if m.Firmware == definition.FirmwareSecureBoot {
 		args = append(args, "-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.disable_s3=1")
 	}
 	return args

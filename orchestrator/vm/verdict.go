@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/btw-img/btw-img/orchestrator/spec"
+	"github.com/btw-img/btw-img/orchestrator/definition"
 )
 
 // symptom is a text on the console that tells how a boot failed.
@@ -126,11 +126,11 @@ func judgeReport(r Report, firmware string) error {
 		return fmt.Errorf("failed units: %s", strings.Join(r.Failed, ", "))
 	case r.State != "running":
 		return fmt.Errorf("systemd says that the system is %s", r.State)
-	case firmware == spec.FirmwareBIOS && r.Firmware != "bios":
+	case firmware == definition.FirmwareBIOS && r.Firmware != "bios":
 		return fmt.Errorf("the guest booted by %s, not by BIOS", r.Firmware)
-	case firmware != spec.FirmwareBIOS && r.Firmware != "uefi":
+	case firmware != definition.FirmwareBIOS && r.Firmware != "uefi":
 		return fmt.Errorf("the guest booted by %s, not by UEFI", r.Firmware)
-	case firmware == spec.FirmwareSecureBoot && r.SecureBoot != "enabled":
+	case firmware == definition.FirmwareSecureBoot && r.SecureBoot != "enabled":
 		return fmt.Errorf("in the guest, Secure Boot is %s", r.SecureBoot)
 	}
 	return nil

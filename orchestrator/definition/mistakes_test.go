@@ -1,10 +1,10 @@
-package spec_test
+package definition_test
 
 import (
 	"strings"
 	"testing"
 
-	"github.com/btw-img/btw-img/orchestrator/spec"
+	"github.com/btw-img/btw-img/orchestrator/definition"
 )
 
 func TestAMistakeIsToldWithoutWhatFollowsFromIt(t *testing.T) {
@@ -84,7 +84,7 @@ func TestABuildHasOneNameEverywhere(t *testing.T) {
 				t.Errorf("%s: %v, want %s", build, err, want)
 			}
 		}
-		if spec.CheckName(name) == nil {
+		if definition.CheckName(name) == nil {
 			t.Errorf("CheckName takes %q", name)
 		}
 	}

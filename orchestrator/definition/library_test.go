@@ -1,4 +1,4 @@
-package spec_test
+package definition_test
 
 import (
 	"encoding/json"
@@ -11,9 +11,9 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	btwimg "github.com/btw-img/btw-img"
+	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/golden"
-	"github.com/btw-img/btw-img/orchestrator/spec"
 )
 
 // files is a working folder.
@@ -25,8 +25,8 @@ func files(content map[string]string) fstest.MapFS {
 	return folder
 }
 
-func library(content map[string]string) *spec.Library {
-	l, err := spec.NewLibrary(files(content), "", btwimg.Files)
+func library(content map[string]string) *definition.Library {
+	l, err := definition.NewLibrary(files(content), "", btwimg.Files)
 	if err != nil {
 		panic(err)
 	}
@@ -52,7 +52,7 @@ func TestShippedBuilds(t *testing.T) {
 
 const base = "source: {bootstrap: {suite: trixie}}\n"
 
-func load(t *testing.T, content map[string]string, name string, settings ...string) *spec.Definition {
+func load(t *testing.T, content map[string]string, name string, settings ...string) *definition.Definition {
 	t.Helper()
 	definition, err := library(content).Load(name, settings)
 	if err != nil {
@@ -100,7 +100,7 @@ func TestAWorkingFolderOverridesWhatIsEmbedded(t *testing.T) {
 		"commands.d/debian.yml":      "commands: [{run: mine}]",
 	}, "debian")
 	layer := part.Layers[0]
-	if part.Disk.Size != 4*spec.GiB || layer.Install[len(layer.Install)-1].Packages[0] != "less" || len(layer.Install) < 2 {
+	if part.Disk.Size != 4*definition.GiB || layer.Install[len(layer.Install)-1].Packages[0] != "less" || len(layer.Install) < 2 {
 		t.Errorf("the drop-in did not extend the embedded build: %+v", part)
 	}
 	if len(layer.Commands) != 1 || layer.Commands[0].Run != "mine" {
@@ -110,7 +110,7 @@ func TestAWorkingFolderOverridesWhatIsEmbedded(t *testing.T) {
 
 func TestSettingsReachIntoTheDefinition(t *testing.T) {
 	d := load(t, nil, "debian", "disk.size=3G", "vars.timezone=Europe/Berlin", "vars.new=[a, b]", "firmware=[bios]", "outputs=[raw]")
-	if d.Disk.Size != 3*spec.GiB || d.Vars["timezone"] != "Europe/Berlin" || len(d.Firmware) != 1 || d.Outputs[0] != "raw" {
+	if d.Disk.Size != 3*definition.GiB || d.Vars["timezone"] != "Europe/Berlin" || len(d.Firmware) != 1 || d.Outputs[0] != "raw" {
 		t.Errorf("%+v", d)
 	}
 	_, err := library(nil).Load("debian", []string{"disk.siez=3G", "nonsense", "hostname=-"})
@@ -130,7 +130,7 @@ func TestEachBuildIsCalledByItsOwnName(t *testing.T) {
 		"install.d/web-1.2.yml":      "extends: mine",
 		"install.d/named.yml":        "extends: mine\nhostname: other.example.org",
 		"install.d/child.yml":        "extends: named",
-		"install.d/scaffold.yml":     spec.InstallScaffold("scaffold", "named"),
+		"install.d/scaffold.yml":     definition.InstallScaffold("scaffold", "named"),
 	}
 	for name, want := range map[string]string{
 		"debian": "debian", "debian-12": "debian-12", "webserver": "webserver", "mine": "mine", long: long, "web-1.2": "web-1.2",
@@ -374,7 +374,7 @@ func TestAnUnknownBuildGetsASuggestion(t *testing.T) {
 
 func TestProblemsAreFoundByType(t *testing.T) {
 	_, err := library(map[string]string{"install.d/x.yml": base + "a: 1\nb: 2"}).Load("x", nil)
-	problems, ok := errors.AsType[spec.Problems](err)
+	problems, ok := errors.AsType[definition.Problems](err)
 	if !ok || len(problems) != 2 || problems[1].Line != 3 {
 		t.Errorf("%#v", problems)
 	}
@@ -382,7 +382,7 @@ func TestProblemsAreFoundByType(t *testing.T) {
 
 func TestScaffoldsAreValid(t *testing.T) {
 	if _, err := library(map[string]string{
-		"install.d/mine.yml": spec.InstallScaffold("mine", "debian"), "commands.d/mine.yml": spec.CommandsScaffold(),
+		"install.d/mine.yml": definition.InstallScaffold("mine", "debian"), "commands.d/mine.yml": definition.CommandsScaffold(),
 	}).Load("mine", nil); err != nil {
 		t.Error(err)
 	}

@@ -1,4 +1,4 @@
-package spec
+package definition
 
 // Nearest is the name that differs from word by at most two typing mistakes,
 // or "".

@@ -1,4 +1,4 @@
-package spec_test
+package definition_test
 
 import (
 	"encoding/json"
@@ -9,8 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/golden"
-	"github.com/btw-img/btw-img/orchestrator/spec"
 )
 
 // The names say nothing of secrets, since those who write them do not either.
@@ -71,7 +71,7 @@ func TestRedactedHoldsNoSecrets(t *testing.T) {
 // Every text of a definition is its own key here, so that the golden file tells
 // of each what becomes of it, also of those that are new.
 func TestRedactedIsDecidedForEveryKey(t *testing.T) {
-	var d spec.Definition
+	var d definition.Definition
 	fill(reflect.ValueOf(&d).Elem(), "")
 	entries := d.Layers[0]
 	entries.Install, entries.Commands = slices.Clone(entries.Install), slices.Clone(entries.Commands)

@@ -1,4 +1,4 @@
-package spec
+package definition
 
 // InstallFile is what install.d/NAME.yml and its drop-ins may hold.
 type InstallFile struct {

@@ -1,4 +1,4 @@
-package spec_test
+package definition_test
 
 import (
 	"strconv"
