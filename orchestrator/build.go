@@ -9,14 +9,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
-	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/btw-img/btw-img/orchestrator/boottest"
 	"github.com/btw-img/btw-img/orchestrator/fail"
-	"github.com/btw-img/btw-img/orchestrator/files"
 	"github.com/btw-img/btw-img/orchestrator/host"
 	"github.com/btw-img/btw-img/orchestrator/image"
 	"github.com/btw-img/btw-img/orchestrator/vm"
@@ -65,9 +63,9 @@ func (b Builder) build(ctx context.Context, plan Plan, space *workspace) (manife
 		return Manifest{}, err
 	}
 	images := converted.images
-	var boots []vm.Result
+	var boots []boottest.Result
 	if b.Boot != nil {
-		boots, err = step(s, "Boot test", func(ctx context.Context) ([]vm.Result, error) {
+		boots, err = step(s, "Boot test", func(ctx context.Context) ([]boottest.Result, error) {
 			return b.boot(ctx, s, h, plan, facts, space, images)
 		})
 		if err != nil {
@@ -133,12 +131,12 @@ func convert(ctx context.Context, h host.Host, plan Plan, space *workspace) (con
 }
 
 // boot tests the image on every firmware and makes sure that it did not change.
-func (b Builder) boot(ctx context.Context, s *stages, h host.Host, plan Plan, facts DiskFacts, space *workspace, images []image.File) ([]vm.Result, error) {
+func (b Builder) boot(ctx context.Context, s *stages, h host.Host, plan Plan, facts DiskFacts, space *workspace, images []image.File) ([]boottest.Result, error) {
 	d := plan.Definition
 	format := outputs(d)[0]
 	path := filepath.Join(space.out, plan.ImageName(format))
-	results, err := BootTest(ctx, h, BootOptions{
-		Image: path, Format: format, Firmware: d.Firmware, Accel: *b.Boot,
+	results, err := BootTest(ctx, h, path, format, boottest.Options{
+		Firmware: d.Firmware, Accel: *b.Boot,
 		Memory: int64(d.Test.Memory), CPUs: d.Test.CPUs, Timeout: time.Duration(d.Test.Timeout),
 		Systemd: facts.systemd(), Logs: space.out, Scratch: space.work,
 		Task: func(status, text string) { s.task("Boot test", status, "%s", text) },
@@ -161,108 +159,12 @@ func (b Builder) boot(ctx context.Context, s *stages, h host.Host, plan Plan, fa
 	return results, nil
 }
 
-// BootOptions is what a boot test needs to know.
-type BootOptions struct {
-	Image    string
-	Format   string // "" for what its first bytes tell
-	Firmware []string
-	Accel    vm.Accelerator
-	Memory   int64 // bytes
-	CPUs     int   // under KVM; emulation has one
-	Timeout  time.Duration
-	Systemd  int    // version in the image; 0 for unknown
-	Logs     string // folder that gets boot-FIRMWARE.log
-	Scratch  string // folder for what the guests write; "" for host.LargeTemp
-	Task     func(status, text string)
-}
-
-// BootTest boots the image on every firmware, at the same time where memory
-// allows. The error is that of the first firmware that failed; the results are
-// those of all.
-func BootTest(ctx context.Context, h host.Host, o BootOptions) ([]vm.Result, error) {
-	uid, gid := files.Caller().IDs()
-	confinement, err := vm.Confine(ctx, uid, gid)
-	if err != nil {
+// BootTest boots the image at path, of the format that it is said to be ("" for what its
+// first bytes tell). One that depends on another file is refused as wrong usage.
+func BootTest(ctx context.Context, h host.Host, path, format string, o boottest.Options) (results []boottest.Result, err error) {
+	if o.Image, o.Format, err = image.Open(path, format); err != nil {
 		return nil, err
 	}
-	o.Accel = o.Accel.Confined(confinement)
-	o.Task("ok", fmt.Sprintf("accelerator %s: %s", o.Accel, o.Accel.Reason))
-	for _, note := range confinement.Notes(o.Accel.String()) {
-		o.Task("ok", note)
-	}
-	disk, err := openImage(ctx, confinement, o.Image, o.Format)
-	if err != nil {
-		return nil, fail.Wrap(fail.Usage, o.Image, err)
-	}
-	defer disk.Close()
-	results := make([]vm.Result, len(o.Firmware))
-	failures := make([]error, len(o.Firmware))
-	atOnce := min(guestsAtOnce(o.Memory), len(o.Firmware))
-	if o.Accel.String() == vm.AccelTCG {
-		// A guest that is emulated on a part of a processor runs into the time limits
-		// that its own systemd has for devices.
-		atOnce = min(atOnce, runtime.NumCPU())
-	}
-	free := make(chan struct{}, atOnce)
-	var tell sync.Mutex
-	var running sync.WaitGroup
-	for i, firmware := range o.Firmware {
-		running.Go(func() {
-			free <- struct{}{}
-			defer func() { <-free }()
-			results[i], failures[i] = bootOn(ctx, h, o, confinement, disk, firmware)
-			tell.Lock()
-			defer tell.Unlock()
-			o.Task(bootLine(results[i], failures[i]))
-		})
-	}
-	running.Wait()
-	if ctx.Err() != nil {
-		return results, ctx.Err()
-	}
-	for _, err := range failures {
-		if err != nil {
-			return results, fail.Wrap(fail.Boot, "boot test", err)
-		}
-	}
-	return results, nil
-}
-
-// bootOn boots the image on one firmware, once more where the accelerator and not
-// the image is to blame.
-func bootOn(ctx context.Context, h host.Host, o BootOptions, confinement vm.Confinement, disk openedImage, firmware string) (vm.Result, error) {
-	accel := o.Accel
-	for {
-		result, err := vm.Boot(ctx, h, vm.Test{
-			Image: disk.File, Format: disk.format, VirtualSize: disk.size, Confinement: confinement, Firmware: firmware, Accel: accel.For(firmware),
-			Memory: o.Memory, CPUs: o.CPUs, Timeout: o.Timeout, Systemd: o.Systemd,
-			Console: filepath.Join(o.Logs, "boot-"+firmware+".log"), Scratch: o.Scratch,
-		})
-		next, again := accel.After(err)
-		if !again {
-			return result, err
-		}
-		accel = next
-	}
-}
-
-func bootLine(r vm.Result, err error) (status, text string) {
-	switch {
-	case r.Problem != "":
-		return "failed", r.Firmware + ": " + r.Problem
-	case err != nil:
-		return "failed", fmt.Sprintf("%s: %v", r.Firmware, err)
-	case r.Report != nil:
-		return "ok", fmt.Sprintf("%s: up after %.0f s, systemd %d is %s, Secure Boot %s", r.Firmware, r.Seconds, r.Report.Systemd, r.Report.State, r.Report.SecureBoot)
-	default:
-		return "ok", fmt.Sprintf("%s: login prompt after %.0f s (this guest's systemd gives no report)", r.Firmware, r.Seconds)
-	}
-}
-
-// guestsAtOnce is how many guests of so many bytes the free memory holds, at
-// least one.
-func guestsAtOnce(memory int64) int {
-	free := host.AvailableMemory()
-	const overhead = 256 << 20 // QEMU's own, roughly
-	return int(max(1, min(free/(memory+overhead), 8)))
+	defer o.Image.Close()
+	return boottest.Run(ctx, h, o)
 }

@@ -12,10 +12,10 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/btw-img/btw-img/orchestrator/boottest"
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/host"
 	"github.com/btw-img/btw-img/orchestrator/image"
-	"github.com/btw-img/btw-img/orchestrator/vm"
 )
 
 // Manifest is build.json: what was built, from what, and what proved it. It is
@@ -32,7 +32,7 @@ type Manifest struct {
 	Tested       bool                  `json:"tested"`
 	Disk         DiskContent           `json:"disk"`
 	Outputs      []image.File          `json:"outputs"` // the one that was booted comes first
-	Boot         []vm.Result           `json:"boot,omitempty"`
+	Boot         []boottest.Result     `json:"boot,omitempty"`
 	Stages       []StageTime           `json:"stages"`
 	Inputs       map[string]string     `json:"inputs"` // SHA-256 of the definition below and of each file it names
 	Tools        map[string]string     `json:"tools"`  // Debian package → version, of the host
@@ -45,7 +45,7 @@ type DiskContent struct {
 	SHA256 string `json:"sha256"`
 }
 
-func newManifest(ctx context.Context, plan Plan, b Builder, started time.Time, disk DiskContent, images []image.File, boots []vm.Result, times []StageTime) Manifest {
+func newManifest(ctx context.Context, plan Plan, b Builder, started time.Time, disk DiskContent, images []image.File, boots []boottest.Result, times []StageTime) Manifest {
 	return Manifest{
 		ID: uuid.NewString(), Name: plan.Definition.Name, Version: plan.DebianRelease(), Architecture: Architecture,
 		Repository: b.Repository, Revision: b.Revision, Vmctl: b.Version, Disk: disk,

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/btw-img/btw-img/orchestrator/arch"
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/host"
@@ -34,7 +35,7 @@ func EverythingNeeded() Needs {
 	return Needs{
 		Build: true, Test: true, Keyring: true,
 		Filesystems: []string{"ext4", "xfs", "btrfs", "vfat", "swap"},
-		Firmware:    []string{definition.FirmwareBIOS, definition.FirmwareUEFI, definition.FirmwareSecureBoot},
+		Firmware:    []string{arch.BIOS, arch.UEFI, arch.SecureBoot},
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/btw-img/btw-img/orchestrator"
+	"github.com/btw-img/btw-img/orchestrator/boottest"
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/files"
@@ -121,14 +122,14 @@ func openLogs(o *testOptions) (closeLogs func(error) error, err error) {
 	}, err
 }
 
-func bootImage(ctx context.Context, stderr io.Writer, o testOptions, accel vm.Accelerator, path string, memory int64, build orchestrator.Built) ([]vm.Result, error) {
+func bootImage(ctx context.Context, stderr io.Writer, o testOptions, accel vm.Accelerator, path string, memory int64, build orchestrator.Built) ([]boottest.Result, error) {
 	show := newProgress(stderr, false)
 	defer show.close()
 	tell := func(kind, status, text string) {
 		show.event("", orchestrator.Event{Kind: kind, Stage: "Boot test", Status: status, Text: text})
 	}
-	return orchestrator.BootTest(ctx, &host.Local{}, orchestrator.BootOptions{
-		Image: path, Format: build.Format(filepath.Base(path)), Firmware: o.firmware, Accel: accel, Memory: memory, CPUs: o.cpus,
+	return orchestrator.BootTest(ctx, &host.Local{}, path, build.Format(filepath.Base(path)), boottest.Options{
+		Firmware: o.firmware, Accel: accel, Memory: memory, CPUs: o.cpus,
 		Timeout: o.timeout, Systemd: build.Systemd(), Logs: o.logs,
 		Task: func(status, text string) { tell(orchestrator.TaskSeen, status, text) },
 	})

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/btw-img/btw-img/orchestrator/arch"
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/image"
@@ -101,7 +102,7 @@ func alias(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 var choices = map[string][]string{
 	"accel":    {vm.AccelAuto, vm.AccelKVM, vm.AccelTCG},
 	"arch":     {"386", "amd64", "arm", "arm64", "loong64", "mips64le", "ppc64le", "riscv64", "s390x"},
-	"firmware": {definition.FirmwareBIOS, definition.FirmwareUEFI, definition.FirmwareSecureBoot},
+	"firmware": {arch.BIOS, arch.UEFI, arch.SecureBoot},
 	"format":   {image.QCOW2, image.Raw, image.VMDK, image.VHDX, image.VDI},
 }
 

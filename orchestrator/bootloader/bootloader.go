@@ -8,7 +8,7 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/btw-img/btw-img/orchestrator/definition"
+	"github.com/btw-img/btw-img/orchestrator/arch"
 	"github.com/btw-img/btw-img/orchestrator/host"
 )
 
@@ -156,10 +156,10 @@ func (p Plan) espFiles() []espFile {
 func (p Plan) Firmware() []string {
 	var names []string
 	if p.BIOS {
-		names = append(names, definition.FirmwareBIOS)
+		names = append(names, arch.BIOS)
 	}
 	if p.EFI {
-		names = append(names, definition.FirmwareUEFI, definition.FirmwareSecureBoot)
+		names = append(names, arch.UEFI, arch.SecureBoot)
 	}
 	return names
 }

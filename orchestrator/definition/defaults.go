@@ -1,19 +1,16 @@
 package definition
 
-import "time"
+import (
+	"time"
+
+	"github.com/btw-img/btw-img/orchestrator/arch"
+)
 
 // Names of the disk layouts.
 const (
 	LayoutHybrid = "hybrid"
 	LayoutEFI    = "efi"
 	LayoutBIOS   = "bios"
-)
-
-// Names of the firmwares.
-const (
-	FirmwareBIOS       = "bios"
-	FirmwareUEFI       = "uefi"
-	FirmwareSecureBoot = "secureboot"
 )
 
 // Types of partitions.
@@ -118,10 +115,10 @@ func (d *Definition) applyDefaults() {
 func bootable(partitions []Partition) []string {
 	var firmware []string
 	if hasType(partitions, TypeBIOS) {
-		firmware = append(firmware, FirmwareBIOS)
+		firmware = append(firmware, arch.BIOS)
 	}
 	if hasType(partitions, TypeESP) {
-		firmware = append(firmware, FirmwareUEFI, FirmwareSecureBoot)
+		firmware = append(firmware, arch.UEFI, arch.SecureBoot)
 	}
 	return firmware
 }

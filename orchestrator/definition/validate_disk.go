@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v4"
+
+	"github.com/btw-img/btw-img/orchestrator/arch"
 )
 
 const (
@@ -160,9 +162,9 @@ func (ld *loading) validateFit(size Size, partitions []Partition, at place) {
 func (ld *loading) validateFirmware(firmware []string, partitions []Partition, at place) {
 	for _, f := range firmware {
 		switch {
-		case f == FirmwareBIOS && !hasType(partitions, TypeBIOS):
+		case f == arch.BIOS && !hasType(partitions, TypeBIOS):
 			ld.report(at, "firmware: bios needs a BIOS boot partition", "use 'layout: hybrid', or add a partition of 'type: bios'")
-		case (f == FirmwareUEFI || f == FirmwareSecureBoot) && !hasType(partitions, TypeESP):
+		case (f == arch.UEFI || f == arch.SecureBoot) && !hasType(partitions, TypeESP):
 			ld.report(at, fmt.Sprintf("firmware: %s needs an ESP", f), "use 'layout: hybrid', or add a partition with 'mount: /boot/efi'")
 		}
 	}

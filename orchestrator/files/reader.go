@@ -1,9 +1,27 @@
 package files
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
 )
+
+// OpenRegular opens a file for reading that is no device, pipe or folder.
+func OpenRegular(path string) (*os.File, error) {
+	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // opening a pipe would wait
+	if err != nil {
+		return nil, err
+	}
+	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
+		file.Close()
+		return nil, cmp.Or(err, fmt.Errorf("%s is no regular file", path))
+	}
+	return file, nil
+}
 
 // UntilDone is a reader of r that ends with its context: reading a disk takes long.
 func UntilDone(ctx context.Context, r io.Reader) io.Reader { return untilDone{ctx, r} }

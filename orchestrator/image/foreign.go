@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 
 	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/files"
 )
 
 // standalone is what to do about an image that is not whole by itself.
@@ -71,6 +73,32 @@ func Identify(r io.ReaderAt) (format string, err error) {
 		return "", refuse("it is a VMDK descriptor: the disk itself is in other files")
 	}
 	return Raw, nil
+}
+
+// Open opens an image for reading that is said to be of a format, or of which nothing is
+// known (""), and gives its true format. What is said to be raw is: its first
+// bytes are the guest's and mean nothing. It stays open from here on, so that nothing
+// else is booted in its place. One that Identify refuses is refused.
+func Open(path, said string) (file *os.File, format string, err error) {
+	if file, err = files.OpenRegular(path); err != nil {
+		return nil, "", &fail.Error{Kind: fail.Usage, Err: err, Hint: "name a disk image"}
+	}
+	if format, err = trueFormat(file, said); err != nil {
+		file.Close()
+		return nil, "", fail.Wrap(fail.Usage, path, err)
+	}
+	return file, format, nil
+}
+
+func trueFormat(file io.ReaderAt, said string) (string, error) {
+	if said == Raw {
+		return said, nil
+	}
+	format, err := Identify(file)
+	if err == nil && said != "" && said != format {
+		return "", fail.New(fail.Usage, "", "build it again", "it is said to be %q, but it is %s", said, format)
+	}
+	return format, err
 }
 
 func refuse(format string, args ...any) error {

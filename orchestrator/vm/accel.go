@@ -15,7 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/btw-img/btw-img/orchestrator/definition"
+	"github.com/btw-img/btw-img/orchestrator/arch"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/host"
 )
@@ -46,7 +46,7 @@ type Accelerator struct {
 
 // For is the accelerator (AccelKVM or AccelTCG) for a guest of the firmware.
 func (a Accelerator) For(firmware string) string {
-	if !a.kvm || firmware == definition.FirmwareSecureBoot && !a.smm && a.fallback {
+	if !a.kvm || firmware == arch.SecureBoot && !a.smm && a.fallback {
 		return AccelTCG
 	}
 	return AccelKVM

@@ -136,7 +136,7 @@ var quietEnv = []string{"LC_ALL=C.UTF-8"}
 // process is a QEMU that runs.
 type process struct {
 	monitor net.Conn
-	ended   <-chan error // how
+	ended   <-chan error // how; closed then
 	said    *complaints
 }
 
@@ -156,6 +156,7 @@ func (c Confinement) start(ctx context.Context, command host.Command, as *syscal
 		err := host.RunTied(cmd)
 		theirs.Close()
 		ended <- err
+		close(ended)
 	}()
 	return process{monitor: monitor, ended: ended, said: said}, nil
 }

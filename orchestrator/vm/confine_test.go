@@ -13,12 +13,18 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/fail"
 )
 
-// fakeQEMU puts a script on PATH, where any user reaches it, as the emulator.
+// fakeQEMU puts a script on PATH as the emulator.
 func fakeQEMU(t *testing.T, script string) {
+	t.Helper()
+	fakeTool(t, QEMU, script)
+}
+
+// fakeTool puts a script on PATH, where any user reaches it.
+func fakeTool(t *testing.T, name, script string) {
 	t.Helper()
 	dir := t.TempDir()
 	err := errors.Join(
-		os.WriteFile(filepath.Join(dir, QEMU), []byte("#!/bin/sh\n"+script), 0o755),
+		os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+script), 0o755),
 		os.Chmod(dir, 0o755), os.Chmod(filepath.Dir(dir), 0o755))
 	if err != nil {
 		t.Fatal(err)

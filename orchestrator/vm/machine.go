@@ -1,16 +1,16 @@
-// Package vm starts QEMU guests and judges whether an image boots. The image
-// is never changed: a guest runs on a copy-on-write overlay. What reads an image is
-// kept from the host, since the image may be anybody's: QEMU gets descriptors instead
-// of names, filters its own system calls and is not root.
+// Package vm is the life of a QEMU guest: its command line, what it runs on, start,
+// monitor, consoles and end. The image is never changed: a guest runs on a
+// copy-on-write overlay. What reads an image is kept from the host, since the image may
+// be anybody's: QEMU gets descriptors instead of names, filters its own system calls and
+// is not root. What a guest must show is not known here.
 package vm
 
 import (
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"strconv"
 
-	"github.com/btw-img/btw-img/orchestrator/definition"
+	"github.com/btw-img/btw-img/orchestrator/arch"
 	"github.com/btw-img/btw-img/orchestrator/host"
 )
 
@@ -35,7 +35,7 @@ const QEMU = "qemu-system-x86_64"
 
 // Machine is a guest before it starts.
 type Machine struct {
-	Firmware string // definition.FirmwareBIOS and its kin
+	Firmware string // arch.BIOS and its kin
 	Accel    string // AccelKVM or AccelTCG
 	Memory   int64  // bytes
 	CPUs     int    // under KVM
@@ -120,28 +120,12 @@ func (m Machine) disks() []string {
 	return blockdevs(append(m.Image.nodes(), file, disk)...)
 }
 
-// Unit is a systemd unit, or a drop-in for one, that is handed to a guest as a
-// system credential (systemd.system-credentials(7)); systemd 256 or later.
-type Unit struct {
-	Name    string // such as x.service
-	DropIn  bool
-	Content string
-}
-
-func (u Unit) smbios() string {
-	kind := "extra-unit"
-	if u.DropIn {
-		kind = "unit-dropin"
-	}
-	return fmt.Sprintf("type=11,value=io.systemd.credential.binary:systemd.%s.%s=%s", kind, u.Name, base64.StdEncoding.EncodeToString([]byte(u.Content)))
-}
-
 // VarsTemplate is the file that Vars starts as a copy of, "" on BIOS.
 func VarsTemplate(firmware string) string {
 	switch firmware {
-	case definition.FirmwareUEFI:
+	case arch.UEFI:
 		return ovmfVars
-	case definition.FirmwareSecureBoot:
+	case arch.SecureBoot:
 		return ovmfSecureVars
 	}
 	return ""
@@ -150,9 +134,9 @@ func VarsTemplate(firmware string) string {
 // FirmwareFiles is the files that a host needs for the firmware.
 func FirmwareFiles(firmware string) []string {
 	switch firmware {
-	case definition.FirmwareUEFI:
+	case arch.UEFI:
 		return []string{ovmfCode, ovmfVars}
-	case definition.FirmwareSecureBoot:
+	case arch.SecureBoot:
 		return []string{ovmfSecureCode, ovmfSecureVars}
 	}
 	return nil
@@ -163,7 +147,7 @@ func (m Machine) Command() host.Command {
 	// Five-level page tables and string instructions that the guest believes to
 	// be fast only slow TCG down.
 	machine, cpu := "q35", "max,la57=off,erms=off,fsrm=off"
-	if m.Firmware == definition.FirmwareSecureBoot {
+	if m.Firmware == arch.SecureBoot {
 		machine += ",smm=on"
 	}
 	// Emulated processors may run code that another one has just patched, and
@@ -206,7 +190,7 @@ func (m Machine) firmwareArgs() []string {
 		node{"node-name": "vars", "driver": "raw", "file": node{"driver": "file", "filename": m.Vars}},
 	)
 	args = append(args, "-machine", "pflash0=code,pflash1=vars")
-	if m.Firmware == definition.FirmwareSecureBoot {
+	if m.Firmware == arch.SecureBoot {
 		args = append(args, "-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.disable_s3=1")
 	}
 	return args

@@ -1,8 +1,10 @@
-package vm
+package boottest
 
 import (
 	"strconv"
 	"strings"
+
+	"github.com/btw-img/btw-img/orchestrator/vm"
 )
 
 // What the report unit writes to the second serial port, line by line, between
@@ -47,18 +49,7 @@ echo ` + reportEnd + `
 systemctl poweroff --force --no-wall`
 
 // reportUnits hand the report script to the guest.
-func reportUnits() []Unit { return ScriptUnits("vmctl-report.service", reportScript) }
-
-// ScriptUnits make a guest run a shell script at boot, as a service of the
-// name that no job of the boot waits for.
-func ScriptUnits(name, script string) []Unit {
-	// systemd.service(5) and systemd.syntax(7): quoting, specifiers, variables.
-	quoted := strings.NewReplacer("\\", "\\\\", `"`, `\"`, "%", "%%", "$", "$$", "\n", "\\n").Replace(script)
-	return []Unit{
-		{Name: name, Content: "[Service]\nType=exec\nExecStart=/bin/sh -c \"" + quoted + "\"\n"},
-		{Name: "multi-user.target", DropIn: true, Content: "[Unit]\nWants=" + name + "\n"},
-	}
-}
+func reportUnits() []vm.Unit { return vm.ScriptUnits("vmctl-report.service", reportScript) }
 
 // Report is what the guest says of itself.
 type Report struct {

@@ -1,4 +1,4 @@
-package vm
+package boottest
 
 import (
 	"errors"
@@ -7,7 +7,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/btw-img/btw-img/orchestrator/definition"
+	"github.com/btw-img/btw-img/orchestrator/arch"
+	"github.com/btw-img/btw-img/orchestrator/vm"
 )
 
 // symptom is a text on the console that tells how a boot failed.
@@ -95,7 +96,7 @@ func judge(o observation, l limits) verdict {
 	}
 	switch {
 	case o.broken:
-		return verdict{done: true, err: ErrHypervisor}
+		return verdict{done: true, err: vm.ErrHypervisor}
 	case o.flood:
 		return failed("endless output: the guest has written more than %d MiB to a serial port", mostOutput>>20)
 	case o.resets > allowedResets:
@@ -126,11 +127,11 @@ func judgeReport(r Report, firmware string) error {
 		return fmt.Errorf("failed units: %s", strings.Join(r.Failed, ", "))
 	case r.State != "running":
 		return fmt.Errorf("systemd says that the system is %s", r.State)
-	case firmware == definition.FirmwareBIOS && r.Firmware != "bios":
+	case firmware == arch.BIOS && r.Firmware != "bios":
 		return fmt.Errorf("the guest booted by %s, not by BIOS", r.Firmware)
-	case firmware != definition.FirmwareBIOS && r.Firmware != "uefi":
+	case firmware != arch.BIOS && r.Firmware != "uefi":
 		return fmt.Errorf("the guest booted by %s, not by UEFI", r.Firmware)
-	case firmware == definition.FirmwareSecureBoot && r.SecureBoot != "enabled":
+	case firmware == arch.SecureBoot && r.SecureBoot != "enabled":
 		return fmt.Errorf("in the guest, Secure Boot is %s", r.SecureBoot)
 	}
 	return nil

@@ -1,0 +1,106 @@
+package boottest
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/host"
+	"github.com/btw-img/btw-img/orchestrator/vm"
+)
+
+const (
+	pollInterval = 200 * time.Millisecond
+	consoleTail  = 16 << 10 // bytes of the console that are searched each time
+	mostReport   = 1 << 20  // bytes of the other ports that are read
+	mostOutput   = 64 << 20 // bytes that a guest may write to a port; a noisy boot takes 1 MiB
+	silenceKVM   = 60 * time.Second
+	silenceTCG   = 3 * time.Minute
+	foreignGrace = time.Minute
+	tailLines    = 20
+)
+
+func (o Options) limits(accel string) limits {
+	l := limits{total: o.Timeout, silence: silenceKVM, grace: foreignGrace}
+	if accel == vm.AccelTCG {
+		l.silence = silenceTCG
+	}
+	switch {
+	case o.Systemd >= SystemdForReport:
+		l.grace = -1
+	case o.Systemd > 0:
+		l.grace = 0
+	}
+	return l
+}
+
+// boot boots the guest once and judges it. A guest that fails is a *fail.Error of kind
+// Boot with the console's last lines; the result is valid then too.
+func boot(ctx context.Context, h host.Host, confinement vm.Confinement, setup vm.Setup, l limits) (Result, error) {
+	result := Result{Firmware: setup.Firmware, Accel: setup.Accel}
+	guest, err := confinement.Prepare(ctx, h, setup)
+	if err != nil {
+		return result, err
+	}
+	defer guest.Close()
+	start := time.Now()
+	outcome, err := watch(ctx, guest, setup.Firmware, l)
+	result.Seconds = time.Since(start).Seconds()
+	if err != nil {
+		return result, err
+	}
+	result.Proof, result.Report, result.Passed = outcome.how, outcome.report, outcome.err == nil
+	if outcome.err != nil {
+		result.Problem = outcome.err.Error()
+		return result, &fail.Error{
+			Kind: fail.Boot, Op: setup.Firmware, Err: outcome.err, Tail: lastLines(guest.Console.Last(consoleTail), tailLines),
+		}
+	}
+	return result, nil
+}
+
+// watch runs the guest until its boot is judged.
+func watch(ctx context.Context, guest *vm.Guest, firmware string, l limits) (verdict, error) {
+	if err := guest.Start(ctx); err != nil {
+		return verdict{}, err
+	}
+	defer guest.Stop()
+	o := observation{firmware: firmware}
+	start, changed, seen := time.Now(), time.Now(), int64(0)
+	var login time.Time
+	ticker := time.NewTicker(pollInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return verdict{}, ctx.Err()
+		case err := <-guest.Ended():
+			o.gone, o.exit = true, guest.Complaint(err)
+		case <-ticker.C:
+		}
+		if size := guest.Console.Size(); size != seen {
+			changed, seen = time.Now(), size
+			o.console = plain(guest.Console.Last(consoleTail))
+			o.booted = o.booted || userspace.MatchString(o.console)
+		}
+		o.report, o.seabios = string(guest.Report.First(mostReport)), string(guest.SeaBIOS.First(mostReport))
+		o.flood = max(seen, guest.Report.Size(), guest.SeaBIOS.Size()) > mostOutput
+		if login.IsZero() && loginPrompt.MatchString(o.console) {
+			login = time.Now()
+		}
+		if !login.IsZero() {
+			o.login = max(time.Since(login), 1)
+		}
+		o.broken = guest.Broken()
+		o.silent, o.elapsed, o.resets = time.Since(changed), time.Since(start), guest.Resets()
+		if v := judge(o, l); v.done {
+			return v, nil
+		}
+	}
+}
+
+func lastLines(console []byte, n int) string {
+	lines := strings.Split(strings.TrimRight(plain(console), "\n"), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
