@@ -6,12 +6,14 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/google/uuid"
 
+	"github.com/btw-img/btw-img/orchestrator/arch"
 	"github.com/btw-img/btw-img/orchestrator/boottest"
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/host"
@@ -47,7 +49,7 @@ type DiskContent struct {
 
 func newManifest(ctx context.Context, plan Plan, b Builder, started time.Time, disk DiskContent, images []image.File, boots []boottest.Result, times []StageTime) Manifest {
 	return Manifest{
-		ID: uuid.NewString(), Name: plan.Definition.Name, Version: plan.DebianRelease(), Architecture: Architecture,
+		ID: uuid.NewString(), Name: plan.Definition.Name, Version: plan.DebianRelease(), Architecture: arch.Target.OCI,
 		Repository: b.Repository, Revision: b.Revision, Vmctl: b.Version, Disk: disk,
 		Created: created(started), Tested: len(boots) > 0, Outputs: images, Boot: boots, Stages: times,
 		Inputs: inputDigests(ctx, plan), Definition: plan.Definition.Redacted(),
@@ -78,13 +80,22 @@ func inputDigests(ctx context.Context, plan Plan) map[string]string {
 	return digests
 }
 
-// hostPackages is the packages whose versions shape an image.
-var hostPackages = []string{"mmdebstrap", "apt", "dpkg", "ansible", "ansible-core", "fdisk", "e2fsprogs", "xfsprogs", "btrfs-progs", "dosfstools", "mtools", "qemu-utils", "qemu-system-x86", "ovmf"}
+// hostPackages is the packages whose versions shape an image or its boot test.
+func hostPackages() []string {
+	packages := []string{"mmdebstrap", "apt", "dpkg", "ansible", "ansible-core", "fdisk", "e2fsprogs", "xfsprogs", "btrfs-progs", "dosfstools", "mtools", "qemu-utils", arch.Target.QEMU.Package}
+	for _, firmware := range arch.Target.Firmware {
+		if firmware.Package != "" {
+			packages = append(packages, firmware.Package)
+		}
+	}
+	slices.Sort(packages)
+	return slices.Compact(packages)
+}
 
 // toolVersions is empty on hosts that are no Debian.
 func toolVersions(ctx context.Context, h host.Host) map[string]string {
 	versions := map[string]string{}
-	out, _ := h.Output(ctx, host.Cmd("dpkg-query", append([]string{"--show", "--showformat=${Package} ${Version}\n"}, hostPackages...)...))
+	out, _ := h.Output(ctx, host.Cmd("dpkg-query", append([]string{"--show", "--showformat=${Package} ${Version}\n"}, hostPackages()...)...))
 	for line := range strings.Lines(string(out)) {
 		if name, version, ok := strings.Cut(strings.TrimSpace(line), " "); ok && version != "" {
 			versions[name] = version

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/btw-img/btw-img/orchestrator/arch"
 	"github.com/btw-img/btw-img/orchestrator/bootloader"
 	"github.com/btw-img/btw-img/orchestrator/chroot"
 	"github.com/btw-img/btw-img/orchestrator/debian"
@@ -18,9 +19,6 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/source"
 	"github.com/btw-img/btw-img/orchestrator/vm"
 )
-
-// Architecture of the images.
-const Architecture = "amd64"
 
 // Plan is everything that is decided before the machine is touched.
 type Plan struct {
@@ -77,7 +75,7 @@ func (p Plan) BaseName() string {
 	if number := p.DebianRelease(); number != "" && !strings.HasSuffix(name, "-"+number) {
 		name += "-" + number
 	}
-	return name + "-" + Architecture
+	return name + "-" + arch.Target.Debian
 }
 
 // ImageName is the file name of the output in the format.

@@ -14,7 +14,6 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/host"
-	"github.com/btw-img/btw-img/orchestrator/vm"
 )
 
 // Needs is what a job needs of the host.
@@ -35,7 +34,7 @@ func EverythingNeeded() Needs {
 	return Needs{
 		Build: true, Test: true, Keyring: true,
 		Filesystems: []string{"ext4", "xfs", "btrfs", "vfat", "swap"},
-		Firmware:    []string{arch.BIOS, arch.UEFI, arch.SecureBoot},
+		Firmware:    arch.Target.FirmwareNames(),
 	}
 }
 
@@ -85,7 +84,7 @@ func (n Needs) tools() []tool {
 		}
 	}
 	if n.Test {
-		tools = append(tools, tool{vm.QEMU, "qemu-system-x86"}, tool{"qemu-img", "qemu-utils"})
+		tools = append(tools, tool{arch.Target.QEMU.Binary, arch.Target.QEMU.Package}, tool{"qemu-img", "qemu-utils"})
 	}
 	if n.Tests {
 		tools = append(tools,
@@ -123,9 +122,10 @@ func Preflight(n Needs) []Check {
 	if n.Keyring {
 		checks = append(checks, checkFile("/usr/share/keyrings/debian-archive-keyring.gpg", "debian-archive-keyring"))
 	}
-	for _, firmware := range n.Firmware {
-		for _, file := range vm.FirmwareFiles(firmware) {
-			checks = append(checks, checkFile(file, "ovmf"))
+	for _, name := range n.Firmware {
+		firmware := arch.Target.FirmwareNamed(name)
+		for _, file := range firmware.Files() {
+			checks = append(checks, checkFile(file, firmware.Package))
 		}
 	}
 	if n.Folder != "" {

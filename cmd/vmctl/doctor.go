@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/btw-img/btw-img/orchestrator"
+	"github.com/btw-img/btw-img/orchestrator/arch"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/host"
 	"github.com/btw-img/btw-img/orchestrator/vm"
@@ -71,7 +72,7 @@ func printChecks(cmd *cobra.Command, checks []orchestrator.Check) {
 		fmt.Fprintf(table, "problem\t%s\t%s: %s\n", c.What, c.Problem, c.Fix)
 	}
 	_ = table.Flush()
-	if host.Find(vm.QEMU) == "" {
+	if host.Find(arch.Target.QEMU.Binary) == "" {
 		return
 	}
 	if accel, err := vm.ChooseAccelerator(cmd.Context(), vm.AccelAuto); err == nil {

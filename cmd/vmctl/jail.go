@@ -12,6 +12,7 @@ import (
 	btwimg "github.com/btw-img/btw-img"
 	"github.com/btw-img/btw-img/ansible"
 	"github.com/btw-img/btw-img/orchestrator"
+	"github.com/btw-img/btw-img/orchestrator/arch"
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/host"
@@ -41,7 +42,7 @@ func (provisioner) Provision(ctx context.Context, p orchestrator.Provision) erro
 	if variables == nil {
 		variables = map[string]any{}
 	}
-	build := map[string]any{"name": d.Name, "hostname": d.Hostname, "architecture": orchestrator.Architecture, "layer": p.Layer.Name}
+	build := map[string]any{"name": d.Name, "hostname": d.Hostname, "architecture": arch.Target.Debian, "layer": p.Layer.Name}
 	if b := d.Source.Bootstrap; b != nil {
 		build["suite"] = b.Suite
 	}

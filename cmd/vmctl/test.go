@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -51,7 +52,7 @@ itself; for an older one the login prompt on the serial console counts.
 	}
 	flags := cmd.Flags()
 	flags.StringVarP(&o.folder, "output", "o", defaultFolder, "folder with the builds, where a NAME is given")
-	flags.StringSliceVar(&o.firmware, "firmware", nil, "firmware to boot on: bios, uefi, secureboot (default: what the build asks for, else all)")
+	flags.StringSliceVar(&o.firmware, "firmware", nil, "firmware to boot on: "+strings.Join(choices["firmware"], ", ")+" (default: what the build asks for, else all)")
 	flags.StringVar(&o.accel, "accel", "auto", "accelerator: auto, kvm or tcg")
 	flags.StringVar(&o.memory, "memory", "1G", "memory of the guest")
 	flags.IntVar(&o.cpus, "cpus", 2, "processors of the guest under KVM; emulation has one")

@@ -101,8 +101,8 @@ func alias(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 // them.
 var choices = map[string][]string{
 	"accel":    {vm.AccelAuto, vm.AccelKVM, vm.AccelTCG},
-	"arch":     {"386", "amd64", "arm", "arm64", "loong64", "mips64le", "ppc64le", "riscv64", "s390x"},
-	"firmware": {arch.BIOS, arch.UEFI, arch.SecureBoot},
+	"arch":     arch.Known,
+	"firmware": arch.Target.FirmwareNames(),
 	"format":   {image.QCOW2, image.Raw, image.VMDK, image.VHDX, image.VDI},
 }
 

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/btw-img/btw-img/orchestrator/arch"
 	"github.com/btw-img/btw-img/orchestrator/debian"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/host"
@@ -48,7 +49,7 @@ func Apply(ctx context.Context, h host.Host, p Plan, t Target) error {
 		return err
 	}
 	if len(kernels) == 0 {
-		return fail.New(fail.Build, "", "add linux-image-amd64 to the packages of an install entry", "the image has no kernel in /boot")
+		return fail.New(fail.Build, "", "add "+arch.Target.Kernel+" to the packages of an install entry", "the image has no kernel in /boot")
 	}
 	if err := makeInitramfs(ctx, h, tree, kernels); err != nil {
 		return err
@@ -140,14 +141,12 @@ func checkRoot(tree host.Tree) error {
 
 const (
 	moduleFolder = "/usr/lib/grub/"
-	biosPlatform = "i386-pc"
-	efiPlatform  = "x86_64-efi"
 	earlyFile    = "/run/early.cfg"
 )
 
 func installBIOS(ctx context.Context, h host.Host, p Plan, t Target) error {
 	tree := host.Tree(t.Root)
-	if err := copyModules(tree, biosPlatform, "*.mod", "*.lst"); err != nil {
+	if err := copyModules(tree, arch.Target.GRUB.BIOS, "*.mod", "*.lst"); err != nil {
 		return err
 	}
 	if err := tree.Write(earlyFile, []byte(p.coreConfig()), 0o644); err != nil {
@@ -156,7 +155,7 @@ func installBIOS(ctx context.Context, h host.Host, p Plan, t Target) error {
 	if err := h.Run(ctx, p.mkimage(t.Root, earlyFile)); err != nil {
 		return err
 	}
-	boot, err := tree.Read(moduleFolder + biosPlatform + "/boot.img")
+	boot, err := tree.Read(moduleFolder + arch.Target.GRUB.BIOS + "/boot.img")
 	if err != nil {
 		return err
 	}
@@ -203,7 +202,7 @@ func copyModules(tree host.Tree, platform string, patterns ...string) error {
 
 // installEFI fills the ESP with mtools, so that the host need not mount vfat.
 func installEFI(ctx context.Context, h host.Host, p Plan, t Target) error {
-	if err := copyModules(host.Tree(t.Root), efiPlatform, efiModules...); err != nil {
+	if err := copyModules(host.Tree(t.Root), arch.Target.GRUB.EFI, efiModules...); err != nil {
 		return err
 	}
 	staging := filepath.Join(t.Scratch, "esp")

@@ -6,6 +6,7 @@ package bootloader
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/btw-img/btw-img/orchestrator/arch"
@@ -31,17 +32,17 @@ type Plan struct {
 // Packages is the Debian packages that boot the image and keep doing so when
 // kernel and GRUB are upgraded inside it.
 func (p Plan) Packages() []string {
-	switch {
+	switch grub := arch.Target.GRUB; {
 	case p.BIOS && p.EFI:
-		return []string{"grub-cloud-amd64"} // Debian's own for images that boot both ways
+		return slices.Clone(grub.HybridPackages)
 	case p.EFI:
-		return []string{"grub-efi-amd64", "grub-efi-amd64-signed", "shim-signed"}
+		return slices.Clone(grub.EFIPackages)
 	default:
-		return []string{"grub-pc"}
+		return slices.Clone(grub.BIOSPackages)
 	}
 }
 
-// cloudFlag tells grub-cloud-amd64's maintainer script that it may install
+// cloudFlag tells the maintainer script of the hybrid package that it may install
 // GRUB whenever it is upgraded.
 const cloudFlag = "/etc/grub.d/enable_cloud"
 
@@ -63,8 +64,8 @@ func (p Plan) files() []file {
 		files = append(files, file{cloudFlag, ""})
 	case p.BIOS:
 		files = append(files, file{"/etc/udev/rules.d/60-vmctl-boot-disk.rules", fmt.Sprintf(
-			"# grub-pc installs GRUB there when it is upgraded.\nSUBSYSTEM==\"block\", ENV{DEVTYPE}==\"disk\", ENV{ID_PART_TABLE_UUID}==\"%s\", SYMLINK+=\"%s\"\n",
-			strings.ToLower(p.DiskID), strings.TrimPrefix(bootDisk, "/dev/"))})
+			"# %s installs GRUB there when it is upgraded.\nSUBSYSTEM==\"block\", ENV{DEVTYPE}==\"disk\", ENV{ID_PART_TABLE_UUID}==\"%s\", SYMLINK+=\"%s\"\n",
+			arch.Target.GRUB.BIOSPackages[0], strings.ToLower(p.DiskID), strings.TrimPrefix(bootDisk, "/dev/"))})
 	}
 	return files
 }
@@ -88,11 +89,13 @@ func (p Plan) debconf() string {
 	case p.BIOS && p.EFI:
 		return ""
 	case p.EFI:
-		return "grub-efi-amd64 grub2/force_efi_extra_removable boolean true\n" +
-			"grub-efi-amd64 grub2/update_nvram boolean false\n"
+		asked := arch.Target.GRUB.EFIPackages[0]
+		return asked + " grub2/force_efi_extra_removable boolean true\n" +
+			asked + " grub2/update_nvram boolean false\n"
 	default:
-		return "grub-pc grub-pc/install_devices multiselect " + bootDisk + "\n" +
-			"grub-pc grub-pc/install_devices_empty boolean false\n"
+		asked := arch.Target.GRUB.BIOSPackages[0]
+		return asked + " " + asked + "/install_devices multiselect " + bootDisk + "\n" +
+			asked + " " + asked + "/install_devices_empty boolean false\n"
 	}
 }
 
@@ -118,7 +121,7 @@ const coreFile = "/run/core.img"
 
 // mkimage is the call of the image's own grub-mkimage that makes core.img.
 func (p Plan) mkimage(root, config string) host.Command {
-	return host.Cmd("grub-mkimage", "--format=i386-pc", "--output="+coreFile, "--config="+config, "--prefix="+p.GrubPath,
+	return host.Cmd("grub-mkimage", "--format="+arch.Target.GRUB.BIOS, "--output="+coreFile, "--config="+config, "--prefix="+p.GrubPath,
 		"biosdisk", "part_gpt", "part_msdos", grubFilesystem[p.Filesystem], "search_fs_uuid", "normal", "configfile", "serial", "terminal").In(root)
 }
 
@@ -130,24 +133,27 @@ type espFile struct {
 	needed  bool
 }
 
-const (
-	shimFolder = "/usr/lib/shim"
-	signedGrub = "/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed"
-)
+const shimFolder = "/usr/lib/shim/"
+
+// efiName is the name of an EFI program for the architecture.
+func efiName(stem string) string { return stem + arch.Target.GRUB.EFISuffix + ".efi" }
 
 // espFiles is what Debian's grub-install --force-extra-removable would put on
-// the ESP, less what writes NVRAM at boot (fbx64 beside BOOTX64.EFI).
+// the ESP, less what writes NVRAM at boot (the fallback program in EFI/BOOT).
 func (p Plan) espFiles() []espFile {
-	shim, mok := shimFolder+"/shimx64.efi.signed", shimFolder+"/mmx64.efi.signed"
+	boot, shim, mok, fallback, grub := efiName("boot"), efiName("shim"), efiName("mm"), efiName("fb"), efiName("grub")
+	signedShim, signedMok := shimFolder+shim+".signed", shimFolder+mok+".signed"
+	signedGrub := moduleFolder + arch.Target.GRUB.EFI + "-signed/" + grub + ".signed"
+	list := strings.ToUpper(strings.TrimSuffix(boot, ".efi") + ".csv")
 	return []espFile{
-		{path: "EFI/BOOT/BOOTX64.EFI", source: shim, needed: true},
-		{path: "EFI/BOOT/grubx64.efi", source: signedGrub, needed: true},
-		{path: "EFI/BOOT/mmx64.efi", source: mok, needed: true},
-		{path: "EFI/debian/shimx64.efi", source: shim, needed: true},
-		{path: "EFI/debian/grubx64.efi", source: signedGrub, needed: true},
-		{path: "EFI/debian/mmx64.efi", source: mok, needed: true},
-		{path: "EFI/debian/fbx64.efi", source: shimFolder + "/fbx64.efi.signed"},
-		{path: "EFI/debian/BOOTX64.CSV", source: shimFolder + "/BOOTX64.CSV"},
+		{path: "EFI/BOOT/" + strings.ToUpper(boot), source: signedShim, needed: true},
+		{path: "EFI/BOOT/" + grub, source: signedGrub, needed: true},
+		{path: "EFI/BOOT/" + mok, source: signedMok, needed: true},
+		{path: "EFI/debian/" + shim, source: signedShim, needed: true},
+		{path: "EFI/debian/" + grub, source: signedGrub, needed: true},
+		{path: "EFI/debian/" + mok, source: signedMok, needed: true},
+		{path: "EFI/debian/" + fallback, source: shimFolder + fallback + ".signed"},
+		{path: "EFI/debian/" + list, source: shimFolder + list},
 		{path: "EFI/debian/grub.cfg", content: p.espConfig(), needed: true},
 	}
 }

@@ -61,7 +61,7 @@ func (ld *loading) validate(d *Definition, merged *yaml.Node) {
 	if value(merged, "hostname") != nil && (!hostPattern.MatchString(d.Hostname) || len(d.Hostname) > 64) {
 		ld.report(at("hostname"), fmt.Sprintf("hostname: %q is no host name", d.Hostname), "use letters, digits and hyphens, 64 at most")
 	}
-	ld.validateChoice(at("firmware"), "firmware", d.Firmware, []string{arch.BIOS, arch.UEFI, arch.SecureBoot})
+	ld.validateChoice(at("firmware"), "firmware", d.Firmware, arch.Target.FirmwareNames())
 	ld.validateChoice(at("outputs"), "outputs", d.Outputs, []string{"qcow2", "raw", "vmdk", "vhdx", "vdi"})
 	if *d.Boot.Timeout < 0 {
 		ld.report(at("boot", "timeout"), "boot.timeout is negative", "give seconds, 0 for no wait")

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/btw-img/btw-img/orchestrator/arch"
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/host"
@@ -92,11 +93,9 @@ var typeGUIDs = map[string]string{
 	definition.TypeLinux: "0FC63DAF-8483-4772-8E79-3D69D8477DE4",
 }
 
-const rootGUID = "4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709" // x86-64 root
-
 func (p Partition) typeGUID() string {
 	if p.Mount == "/" {
-		return rootGUID
+		return arch.Target.RootType
 	}
 	return typeGUIDs[p.Type]
 }

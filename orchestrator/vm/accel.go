@@ -40,13 +40,13 @@ var ErrHypervisor = errors.New("the host's KVM cannot run this guest")
 type Accelerator struct {
 	Reason   string // why it was chosen, for people
 	kvm      bool
-	smm      bool // KVM has System Management Mode, which Secure Boot needs
+	smm      bool // KVM has System Management Mode
 	fallback bool // emulate what KVM cannot run
 }
 
 // For is the accelerator (AccelKVM or AccelTCG) for a guest of the firmware.
 func (a Accelerator) For(firmware string) string {
-	if !a.kvm || firmware == arch.SecureBoot && !a.smm && a.fallback {
+	if !a.kvm || arch.Target.FirmwareNamed(firmware).SMM && !a.smm && a.fallback {
 		return AccelTCG
 	}
 	return AccelKVM
@@ -110,9 +110,9 @@ func probeKVM(ctx context.Context) (smm bool, problem error) {
 	if err := os.WriteFile(disk, kvmProbe, 0o600); err != nil {
 		return false, err
 	}
-	path := host.Find(QEMU)
+	path := host.Find(arch.Target.QEMU.Binary)
 	if path == "" {
-		return false, fmt.Errorf("%s is not installed", QEMU)
+		return false, fmt.Errorf("%s is not installed", arch.Target.QEMU.Binary)
 	}
 	return errno == 0 && supported > 0, runProbe(ctx, path, disk)
 }

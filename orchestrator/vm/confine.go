@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/btw-img/btw-img/orchestrator/arch"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/host"
 )
@@ -33,9 +34,9 @@ const confineLimit = time.Minute
 // user given, who called sudo, or else as nobody; where it cannot, it does not run at
 // all. A QEMU or a kernel without seccomp does without a sandbox, which Notes tell.
 func Confine(ctx context.Context, uid, gid int) (Confinement, error) {
-	c := Confinement{qemu: host.Find(QEMU)}
+	c := Confinement{qemu: host.Find(arch.Target.QEMU.Binary)}
 	if c.qemu == "" {
-		return c, fail.New(fail.Host, "", "run 'vmctl doctor --install-missing'", "%s is not installed", QEMU)
+		return c, fail.New(fail.Host, "", "run 'vmctl doctor --install-missing'", "%s is not installed", arch.Target.QEMU.Binary)
 	}
 	if os.Geteuid() == 0 {
 		if uid <= 0 || gid <= 0 {
@@ -61,9 +62,9 @@ func Confine(ctx context.Context, uid, gid int) (Confinement, error) {
 // String says what runs as whom.
 func (c Confinement) String() string {
 	if c.user == nil {
-		return QEMU
+		return arch.Target.QEMU.Binary
 	}
-	return fmt.Sprintf("%s as user %d", QEMU, c.user.Uid)
+	return fmt.Sprintf("%s as user %d", arch.Target.QEMU.Binary, c.user.Uid)
 }
 
 // try starts QEMU with no machine, to print a list after the sandbox is there.

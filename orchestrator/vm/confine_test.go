@@ -10,13 +10,14 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/btw-img/btw-img/orchestrator/arch"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 )
 
 // fakeQEMU puts a script on PATH as the emulator.
 func fakeQEMU(t *testing.T, script string) {
 	t.Helper()
-	fakeTool(t, QEMU, script)
+	fakeTool(t, arch.Target.QEMU.Binary, script)
 }
 
 // fakeTool puts a script on PATH, where any user reaches it.

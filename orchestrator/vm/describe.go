@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 
+	"github.com/btw-img/btw-img/orchestrator/arch"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/host"
 )
@@ -55,7 +56,7 @@ func unreadable(format string, err error) error {
 func (c Confinement) describer(format string) host.Command {
 	args := append(basics(c.open != "", []int{describedFile}), "-machine", "none")
 	args = append(args, blockdevs(Image{File: inherited(describedFile), Format: format}.nodes()...)...)
-	return host.Cmd(QEMU, append(args, monitored(firstExtraFile)...)...)
+	return host.Cmd(arch.Target.QEMU.Binary, append(args, monitored(firstExtraFile)...)...)
 }
 
 // blockNode is what matters of QMP's BlockDeviceInfo.

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/btw-img/btw-img/orchestrator/arch"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/host"
 )
@@ -85,7 +86,7 @@ func (g *Guest) prepareDisks(ctx context.Context, h host.Host, virtualSize int64
 	if g.machine.Disk, err = g.open(overlay, os.O_RDWR); err != nil {
 		return err
 	}
-	template := VarsTemplate(g.machine.Firmware)
+	template := arch.Target.FirmwareNamed(g.machine.Firmware).Vars
 	if template == "" {
 		return nil
 	}

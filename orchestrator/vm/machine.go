@@ -21,18 +21,6 @@ const (
 	AccelTCG  = "tcg"
 )
 
-// Files of Debian's ovmf package. The secboot build enforces Secure Boot with
-// the variables of VARS_4M.ms, which hold Microsoft's keys.
-const (
-	ovmfCode       = "/usr/share/OVMF/OVMF_CODE_4M.fd"
-	ovmfVars       = "/usr/share/OVMF/OVMF_VARS_4M.fd"
-	ovmfSecureCode = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd"
-	ovmfSecureVars = "/usr/share/OVMF/OVMF_VARS_4M.ms.fd"
-)
-
-// QEMU is the emulator.
-const QEMU = "qemu-system-x86_64"
-
 // Machine is a guest before it starts.
 type Machine struct {
 	Firmware string // arch.BIOS and its kin
@@ -120,35 +108,12 @@ func (m Machine) disks() []string {
 	return blockdevs(append(m.Image.nodes(), file, disk)...)
 }
 
-// VarsTemplate is the file that Vars starts as a copy of, "" on BIOS.
-func VarsTemplate(firmware string) string {
-	switch firmware {
-	case arch.UEFI:
-		return ovmfVars
-	case arch.SecureBoot:
-		return ovmfSecureVars
-	}
-	return ""
-}
-
-// FirmwareFiles is the files that a host needs for the firmware.
-func FirmwareFiles(firmware string) []string {
-	switch firmware {
-	case arch.UEFI:
-		return []string{ovmfCode, ovmfVars}
-	case arch.SecureBoot:
-		return []string{ovmfSecureCode, ovmfSecureVars}
-	}
-	return nil
-}
-
 // Command is the call of QEMU.
 func (m Machine) Command() host.Command {
-	// Five-level page tables and string instructions that the guest believes to
-	// be fast only slow TCG down.
-	machine, cpu := "q35", "max,la57=off,erms=off,fsrm=off"
-	if m.Firmware == arch.SecureBoot {
-		machine += ",smm=on"
+	qemu, firmware := arch.Target.QEMU, arch.Target.FirmwareNamed(m.Firmware)
+	machine, cpu := qemu.Machine, qemu.CPU
+	if firmware.Machine != "" {
+		machine += "," + firmware.Machine
 	}
 	// Emulated processors may run code that another one has just patched, and
 	// Linux patches itself while it boots: every so often that is a panic (int3)
@@ -168,32 +133,27 @@ func (m Machine) Command() host.Command {
 		"-netdev", "user,id=net,restrict=on", "-device", "virtio-net-pci,netdev=net,romfile=",
 		"-chardev", "file,id=console,path="+escape(m.Console), "-serial", "chardev:console",
 		"-chardev", "file,id=report,path="+escape(m.Report), "-serial", "chardev:report",
-		"-chardev", "file,id=seabios,path="+escape(m.SeaBIOS), "-device", "isa-debugcon,iobase=0x402,chardev=seabios",
+		"-chardev", "file,id=seabios,path="+escape(m.SeaBIOS), "-device", qemu.Log+",chardev=seabios",
 	)
 	if m.QMP > 0 {
 		args = append(args, monitored(m.QMP)...)
 	}
-	args = append(args, m.firmwareArgs()...)
+	args = append(args, m.firmwareArgs(firmware)...)
 	for _, unit := range m.Units {
 		args = append(args, "-smbios", unit.smbios())
 	}
-	return host.Cmd(QEMU, args...)
+	return host.Cmd(qemu.Binary, args...)
 }
 
-func (m Machine) firmwareArgs() []string {
-	files := FirmwareFiles(m.Firmware)
-	if files == nil {
+func (m Machine) firmwareArgs(firmware arch.Firmware) []string {
+	if firmware.Code == "" {
 		return nil
 	}
 	args := blockdevs(
-		node{"node-name": "code", "driver": "raw", "read-only": true, "file": node{"driver": "file", "filename": files[0], "read-only": true}},
+		node{"node-name": "code", "driver": "raw", "read-only": true, "file": node{"driver": "file", "filename": firmware.Code, "read-only": true}},
 		node{"node-name": "vars", "driver": "raw", "file": node{"driver": "file", "filename": m.Vars}},
 	)
-	args = append(args, "-machine", "pflash0=code,pflash1=vars")
-	if m.Firmware == arch.SecureBoot {
-		args = append(args, "-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.disable_s3=1")
-	}
-	return args
+	return append(append(args, "-machine", "pflash0=code,pflash1=vars"), firmware.Args...)
 }
 
 // escape doubles the commas of a value in QEMU's option syntax.
