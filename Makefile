@@ -39,6 +39,7 @@ fuzz:
 	$(GO) test -run '^$$' -fuzz FuzzLoad -fuzztime 30s ./orchestrator/definition
 	$(GO) test -run '^$$' -fuzz FuzzParseSize -fuzztime 30s ./orchestrator/definition
 	$(GO) test -run '^$$' -fuzz FuzzJudge -fuzztime 30s ./orchestrator/boottest
+	$(GO) test -run '^$$' -fuzz FuzzIdentify -fuzztime 30s ./orchestrator/diskformat
 	$(GO) test -run '^$$' -fuzz FuzzEvents -fuzztime 30s ./ansible
 	$(GO) test -run '^$$' -fuzz FuzzLine -fuzztime 30s ./orchestrator/text
 	$(GO) test -run '^$$' -fuzz FuzzParseReference -fuzztime 30s ./publish

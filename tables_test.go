@@ -24,6 +24,7 @@ var tables = map[string]struct {
 		"orchestrator/arch",
 		[]string{"orchestrator/host/seccomp.go"}, // of the builder's kernel
 	},
+	"formats": {regexp.MustCompile(`\b(qcow2|vmdk|vhdx?|vdi|vpc)\b|QFI|KDMV|vhdxfile|conectix`), "orchestrator/diskformat", nil},
 }
 
 // TestWhatIsKnownOfAThingStandsInOneTable reads the text constants of the program.

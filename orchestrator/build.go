@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/btw-img/btw-img/orchestrator/boottest"
+	"github.com/btw-img/btw-img/orchestrator/diskformat"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/host"
 	"github.com/btw-img/btw-img/orchestrator/image"
@@ -97,7 +98,7 @@ func convert(ctx context.Context, h host.Host, plan Plan, space *workspace) (con
 	})
 	group.Go(func() error {
 		for _, format := range outputs(plan.Definition) {
-			if format == image.Raw {
+			if format == diskformat.Raw {
 				continue
 			}
 			if err := image.Write(together, h, raw, format, filepath.Join(space.out, plan.ImageName(format))); err != nil {
@@ -111,7 +112,7 @@ func convert(ctx context.Context, h host.Host, plan Plan, space *workspace) (con
 	}
 	for _, format := range outputs(plan.Definition) {
 		path := filepath.Join(space.out, plan.ImageName(format))
-		if format == image.Raw {
+		if format == diskformat.Raw {
 			if err := os.Rename(raw, path); err != nil {
 				return c, err
 			}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/btw-img/btw-img/orchestrator/debian"
 	"github.com/btw-img/btw-img/orchestrator/definition"
+	"github.com/btw-img/btw-img/orchestrator/diskformat"
 	"github.com/btw-img/btw-img/orchestrator/files"
 	"github.com/btw-img/btw-img/orchestrator/image"
 )
@@ -85,7 +86,7 @@ func (b Built) Systemd() int { return DiskFacts{Packages: b.Packages}.systemd() 
 
 // CheckImage refuses an image of a build that depends on another file.
 func CheckImage(path, format string) error {
-	if format == image.Raw {
+	if format == diskformat.Raw {
 		return nil
 	}
 	file, _, err := image.Open(path, "")

@@ -14,7 +14,7 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/debian"
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/disk"
-	"github.com/btw-img/btw-img/orchestrator/image"
+	"github.com/btw-img/btw-img/orchestrator/diskformat"
 	"github.com/btw-img/btw-img/orchestrator/seal"
 	"github.com/btw-img/btw-img/orchestrator/source"
 	"github.com/btw-img/btw-img/orchestrator/vm"
@@ -162,12 +162,12 @@ func describeLayer(layer definition.Layer) string {
 	return b.String()
 }
 
-// outputs is the formats to write, the one that the boot test uses first: qcow2
+// outputs is the formats to write, the one that the boot test uses first: the default
 // where it is among them, since that is what most people will run.
 func outputs(d definition.Definition) []string {
 	formats := slices.Clone(d.Outputs)
-	if i := slices.Index(formats, image.QCOW2); i > 0 {
-		formats = slices.Insert(slices.Delete(formats, i, i+1), 0, image.QCOW2)
+	if i := slices.Index(formats, diskformat.Default); i > 0 {
+		formats = slices.Insert(slices.Delete(formats, i, i+1), 0, diskformat.Default)
 	}
 	return formats
 }

@@ -11,6 +11,7 @@ import (
 	"oras.land/oras-go/v2/errdef"
 
 	"github.com/btw-img/btw-img/orchestrator/debian"
+	"github.com/btw-img/btw-img/orchestrator/diskformat"
 )
 
 // Inspection is all that is known of a disk without reading it.
@@ -46,7 +47,7 @@ type Attached struct {
 }
 
 // tagFormats is the suffixes that other formats of a release may have.
-var tagFormats = []string{"qcow2", "raw", "vmdk", "vhdx", "vdi", formatContainerDisk}
+var tagFormats = append(diskformat.Written(), formatContainerDisk)
 
 // Inspect tells of a disk and what is attached to it.
 func Inspect(ctx context.Context, src Place, ref Reference, o ReadOptions) (Inspection, error) {

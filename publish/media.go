@@ -10,7 +10,7 @@ import (
 const (
 	ArtifactType    = "application/vnd.btw-img.disk.v1"
 	MediaTypeConfig = "application/vnd.btw-img.disk.config.v1+json"
-	mediaTypeLayer  = "application/vnd.btw-img.disk.layer.v1." // and the format
+	mediaTypeLayer  = "application/vnd.btw-img.disk.layer.v1." // and the name of a row of diskformat
 
 	artifactSBOM      = "application/spdx+json"
 	artifactBoot      = "application/vnd.btw-img.boot.v1"

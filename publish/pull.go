@@ -14,6 +14,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 
+	"github.com/btw-img/btw-img/orchestrator/diskformat"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/files"
 )
@@ -224,7 +225,7 @@ func (d *download) room(file *os.File, need int64) error {
 	if err := unix.Fstatfs(int(file.Fd()), &stat); err != nil {
 		return nil //nolint:nilerr // a file system that cannot tell may still have room
 	}
-	if free := int64(stat.Bavail) * stat.Bsize; free < need && d.desc.MediaType != mediaTypeLayer+"raw" {
+	if free := int64(stat.Bavail) * stat.Bsize; free < need && d.desc.MediaType != mediaTypeLayer+diskformat.Raw {
 		return &fail.Error{Kind: fail.Host, Op: d.path(), Err: fmt.Errorf("%w: %d MB needed, %d MB free", errNoSpace, need/1e6, free/1e6), Hint: "free some, or choose another folder with -o"}
 	}
 	return nil

@@ -56,7 +56,7 @@ of its name below the output folder; it appears whole or not at all.
 	flags := cmd.Flags()
 	flags.BoolVar(&o.all, "all", false, "build everything that 'vmctl list' shows")
 	flags.StringVarP(&o.folder, "output", "o", defaultFolder, "folder that gets a folder per build")
-	flags.StringSliceVar(&o.formats, "format", nil, "image formats to write instead of the definition's: qcow2, raw, vmdk, vhdx, vdi")
+	flags.StringSliceVar(&o.formats, "format", nil, "image formats to write instead of the definition's: "+strings.Join(choices["format"], ", "))
 	flags.BoolVar(&o.noTest, "no-test", false, "do not boot the image; build.json says so")
 	flags.BoolVar(&o.dryRun, "dry-run", false, "print the whole plan and touch nothing")
 	flags.IntVar(&o.jobs, "jobs", 1, "builds that run at the same time")

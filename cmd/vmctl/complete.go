@@ -15,6 +15,7 @@ import (
 
 	"github.com/btw-img/btw-img/orchestrator"
 	"github.com/btw-img/btw-img/orchestrator/definition"
+	"github.com/btw-img/btw-img/orchestrator/diskformat"
 	"github.com/btw-img/btw-img/publish"
 	"github.com/btw-img/btw-img/publish/catalogue"
 )
@@ -63,7 +64,7 @@ func addCompletions(root *cobra.Command, defs *definitions) {
 		"build":   {builds, builds},
 		"lint":    {builds, builds},
 		"show":    {builds},
-		"test":    {both(builtNames, paths(".qcow2", ".raw", ".img", ".vmdk", ".vhdx", ".vdi"))},
+		"test":    {both(builtNames, paths(diskformat.Suffixes()...))},
 		"push":    {both(builtNames, paths()), references},
 		"pull":    {references},
 		"inspect": {references},

@@ -18,9 +18,9 @@ import (
 
 	"github.com/btw-img/btw-img/orchestrator"
 	"github.com/btw-img/btw-img/orchestrator/definition"
+	"github.com/btw-img/btw-img/orchestrator/diskformat"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/files"
-	"github.com/btw-img/btw-img/orchestrator/image"
 	"github.com/btw-img/btw-img/publish"
 )
 
@@ -191,7 +191,7 @@ func readRelease(folder string, annotations []string) (publish.Release, error) {
 			return publish.Release{}, err
 		}
 		d := publish.Disk{Name: output.Name, Format: output.Format, Size: output.Size, VirtualSize: output.VirtualSize, Digest: sha256Digest(output.SHA256)}
-		if output.Format == image.Raw && r.RawDigest == "" {
+		if output.Format == diskformat.Raw && r.RawDigest == "" {
 			r.RawDigest = d.Digest
 		}
 		r.Disks = append(r.Disks, d)

@@ -14,8 +14,8 @@ import (
 
 	"github.com/btw-img/btw-img/orchestrator/arch"
 	"github.com/btw-img/btw-img/orchestrator/definition"
+	"github.com/btw-img/btw-img/orchestrator/diskformat"
 	"github.com/btw-img/btw-img/orchestrator/fail"
-	"github.com/btw-img/btw-img/orchestrator/image"
 	"github.com/btw-img/btw-img/orchestrator/vm"
 )
 
@@ -103,7 +103,7 @@ var choices = map[string][]string{
 	"accel":    {vm.AccelAuto, vm.AccelKVM, vm.AccelTCG},
 	"arch":     arch.Known,
 	"firmware": arch.Target.FirmwareNames(),
-	"format":   {image.QCOW2, image.Raw, image.VMDK, image.VHDX, image.VDI},
+	"format":   diskformat.Written(),
 }
 
 // flagChecks is what the values of other flags must be, in all verbs that have

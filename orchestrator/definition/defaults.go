@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/btw-img/btw-img/orchestrator/arch"
+	"github.com/btw-img/btw-img/orchestrator/diskformat"
 )
 
 // Names of the disk layouts.
@@ -107,7 +108,7 @@ func (d *Definition) applyDefaults() {
 	d.Test.CPUs = orDefault(d.Test.CPUs, 2)
 	d.Test.Timeout = orDefault(d.Test.Timeout, Duration(10*time.Minute))
 	if len(d.Outputs) == 0 {
-		d.Outputs = []string{"qcow2"}
+		d.Outputs = []string{diskformat.Default}
 	}
 }
 

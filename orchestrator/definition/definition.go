@@ -6,13 +6,13 @@ type InstallFile struct {
 	Extends     string         `yaml:"extends,omitempty" jsonschema_description:"Name of the build whose layers come first"`
 	Source      Source         `yaml:"source,omitempty" jsonschema_description:"Where the first files of the image come from: exactly one of the keys"`
 	Disk        Disk           `yaml:"disk,omitempty" jsonschema_description:"The disk and its partitions"`
-	Firmware    []string       `yaml:"firmware,omitempty" jsonschema:"enum=bios,enum=uefi,enum=secureboot" jsonschema_description:"What the image must boot on; each is boot-tested. Default: all that the disk layout can boot on"`
+	Firmware    []string       `yaml:"firmware,omitempty" jsonschema_description:"What the image must boot on; each is boot-tested. Default: all that the disk layout can boot on"`
 	Hostname    string         `yaml:"hostname,omitempty" jsonschema_description:"Host name of the image. Default: the build's own name"`
 	Vars        map[string]any `yaml:"vars,omitempty" jsonschema_description:"Ansible variables: {{ NAME }} is the value in every text and template. A role's vars beat them, its defaults do not"`
 	Boot        Boot           `yaml:"boot,omitempty" jsonschema_description:"Boot loader settings"`
 	Test        Test           `yaml:"test,omitempty" jsonschema_description:"The machine of the boot test"`
 	Install     []InstallEntry `yaml:"install,omitempty" jsonschema_description:"What gets installed, in order"`
-	Outputs     []string       `yaml:"outputs,omitempty" jsonschema:"enum=qcow2,enum=raw,enum=vmdk,enum=vhdx,enum=vdi" jsonschema_description:"Image formats to write. Default: qcow2"`
+	Outputs     []string       `yaml:"outputs,omitempty" jsonschema_description:"Image formats to write"`
 }
 
 // CommandsFile is what commands.d/NAME.yml and its drop-ins may hold.

@@ -5,6 +5,9 @@ import (
 	"reflect"
 
 	"github.com/invopop/jsonschema"
+
+	"github.com/btw-img/btw-img/orchestrator/arch"
+	"github.com/btw-img/btw-img/orchestrator/diskformat"
 )
 
 func reflector() *jsonschema.Reflector {
@@ -22,6 +25,18 @@ func InstallSchema() ([]byte, error) {
 // CommandsSchema is the JSON schema of commands.d/NAME.yml, for editors.
 func CommandsSchema() ([]byte, error) {
 	return schemaOf(commandType, "commands.d/NAME.yml: what is run in the image afterwards")
+}
+
+// JSONSchemaExtend adds what the tables of firmwares and formats say.
+func (InstallFile) JSONSchemaExtend(schema *jsonschema.Schema) {
+	for key, names := range map[string][]string{"firmware": arch.Target.FirmwareNames(), "outputs": diskformat.Written()} {
+		list, _ := schema.Properties.Get(key)
+		for _, name := range names {
+			list.Items.Enum = append(list.Items.Enum, name)
+		}
+	}
+	outputs, _ := schema.Properties.Get("outputs")
+	outputs.Description += ". Default: " + diskformat.Default
 }
 
 func schemaOf(t reflect.Type, title string) ([]byte, error) {

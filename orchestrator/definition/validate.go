@@ -13,6 +13,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/btw-img/btw-img/orchestrator/arch"
+	"github.com/btw-img/btw-img/orchestrator/diskformat"
 )
 
 // where is the place of the value that the keys lead to in n; where a key is
@@ -62,7 +63,7 @@ func (ld *loading) validate(d *Definition, merged *yaml.Node) {
 		ld.report(at("hostname"), fmt.Sprintf("hostname: %q is no host name", d.Hostname), "use letters, digits and hyphens, 64 at most")
 	}
 	ld.validateChoice(at("firmware"), "firmware", d.Firmware, arch.Target.FirmwareNames())
-	ld.validateChoice(at("outputs"), "outputs", d.Outputs, []string{"qcow2", "raw", "vmdk", "vhdx", "vdi"})
+	ld.validateChoice(at("outputs"), "outputs", d.Outputs, diskformat.Written())
 	if *d.Boot.Timeout < 0 {
 		ld.report(at("boot", "timeout"), "boot.timeout is negative", "give seconds, 0 for no wait")
 	}

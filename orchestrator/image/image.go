@@ -15,37 +15,22 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/btw-img/btw-img/orchestrator/diskformat"
 	"github.com/btw-img/btw-img/orchestrator/files"
 	"github.com/btw-img/btw-img/orchestrator/host"
 )
 
-// Formats of images.
-const (
-	Raw   = "raw"
-	QCOW2 = "qcow2"
-	VMDK  = "vmdk" // VMware; the stream-optimized kind, which all its products import
-	VHDX  = "vhdx" // Hyper-V
-	VDI   = "vdi"  // VirtualBox
-	VHD   = "vpc"  // Hyper-V of old and Azure, as QEMU calls it; never written
-)
-
 // Convert is the command that writes raw as an image of the format.
 func Convert(raw, format, out string) host.Command {
-	args := []string{"convert", "-f", Raw, "-O", format}
-	switch format {
-	case QCOW2:
-		// Each cluster is compressed by itself; larger ones make the image smaller.
-		args = append(args, "-c", "-o", "compression_type=zstd,cluster_size=256k", "-m", "16", "-W")
-	case VMDK:
-		args = append(args, "-o", "subformat=streamOptimized")
-	}
+	to := diskformat.Named(format)
+	args := append([]string{"convert", "-f", diskformat.Raw, "-O", to.QEMU}, to.Options...)
 	return host.Cmd("qemu-img", append(args, raw, out)...)
 }
 
 // Compare is the command that fails unless both images hold the same disk.
 // qemu-img check does not notice a half-written file; this does.
 func Compare(raw, format, out string) host.Command {
-	return host.Cmd("qemu-img", "compare", "-q", "-f", Raw, "-F", format, raw, out)
+	return host.Cmd("qemu-img", "compare", "-q", "-f", diskformat.Raw, "-F", diskformat.Named(format).QEMU, raw, out)
 }
 
 // Write makes out an image of the format from raw and checks it.
@@ -84,7 +69,7 @@ func Measure(ctx context.Context, h host.Host, path, format string) (File, error
 // Info is the command that describes an image of the format. QEMU opens what an
 // image names, so it is for images that were made here.
 func Info(path, format string) host.Command {
-	return host.Cmd("qemu-img", "info", "--output=json", "-f", format, path)
+	return host.Cmd("qemu-img", "info", "--output=json", "-f", diskformat.Named(format).QEMU, path)
 }
 
 // Digest is the SHA-256 of a file, in hexadecimal, and its size in bytes. The

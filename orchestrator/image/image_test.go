@@ -9,13 +9,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/btw-img/btw-img/orchestrator/diskformat"
 	"github.com/btw-img/btw-img/orchestrator/host/hosttest"
 	"github.com/btw-img/btw-img/orchestrator/image"
 )
 
 func TestWriteConvertsAndCompares(t *testing.T) {
 	fake := &hosttest.Fake{}
-	if err := image.Write(t.Context(), fake, "disk.raw", image.QCOW2, "out.qcow2"); err != nil {
+	if err := image.Write(t.Context(), fake, "disk.raw", diskformat.QCOW2, "out.qcow2"); err != nil {
 		t.Fatal(err)
 	}
 	want := "qemu-img convert -f raw -O qcow2 -c -o compression_type=zstd,cluster_size=256k -m 16 -W disk.raw out.qcow2\n" +
@@ -25,7 +26,7 @@ func TestWriteConvertsAndCompares(t *testing.T) {
 	}
 	different := errors.New("images differ")
 	fake = &hosttest.Fake{Failures: map[string]error{"qemu-img compare": different}}
-	if err := image.Write(t.Context(), fake, "disk.raw", image.QCOW2, "out.qcow2"); !errors.Is(err, different) {
+	if err := image.Write(t.Context(), fake, "disk.raw", diskformat.QCOW2, "out.qcow2"); !errors.Is(err, different) {
 		t.Errorf("a half-written image passes: %v", err)
 	}
 }
@@ -36,7 +37,7 @@ func TestMeasureNamesTheFormat(t *testing.T) {
 		t.Fatal(err)
 	}
 	fake := &hosttest.Fake{Outputs: map[string]string{"qemu-img info --output=json -f qcow2 ": `{"format": "raw", "virtual-size": 2147483648}`}}
-	file, err := image.Measure(t.Context(), fake, path, image.QCOW2)
+	file, err := image.Measure(t.Context(), fake, path, diskformat.QCOW2)
 	if err != nil || file.Name != "abc.qcow2" || file.Format != "qcow2" || file.VirtualSize != 2<<30 || file.Size != 3 || len(file.SHA256) != 64 {
 		t.Errorf("%+v, %v\n%s", file, err, fake.Calls)
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 
 	"github.com/btw-img/btw-img/orchestrator/arch"
+	"github.com/btw-img/btw-img/orchestrator/diskformat"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/host"
 )
@@ -104,7 +105,7 @@ func askForNodes(monitor net.Conn) ([]blockNode, error) {
 // it is in.
 func judgeNodes(nodes []blockNode, file string) (virtualSize int64, err error) {
 	refuse := func(format string, args ...any) (int64, error) {
-		return 0, fail.New(fail.Usage, "", "make it an image of its own where it comes from, with 'qemu-img convert -O qcow2'", format, args...)
+		return 0, fail.New(fail.Usage, "", diskformat.Standalone, format, args...)
 	}
 	for _, n := range nodes {
 		switch {

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/btw-img/btw-img/orchestrator/arch"
+	"github.com/btw-img/btw-img/orchestrator/diskformat"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/host"
 )
@@ -79,7 +80,7 @@ func (g *Guest) prepareDisks(ctx context.Context, h host.Host, virtualSize int64
 	if err != nil {
 		return err
 	}
-	overlay := filepath.Join(dir, "overlay.qcow2")
+	overlay := filepath.Join(dir, "overlay."+diskformat.QCOW2)
 	if err := h.Run(ctx, Overlay(virtualSize, overlay)); err != nil {
 		return err
 	}
@@ -123,7 +124,7 @@ func (g *Guest) preparePorts(console string) (err error) {
 // Overlay is the command that makes the empty image of bytes that a guest writes to.
 // It names no backing file: what lies below is said when the guest starts.
 func Overlay(bytes int64, path string) host.Command {
-	return host.Cmd("qemu-img", "create", "-q", "-f", "qcow2", path, strconv.FormatInt(bytes, 10))
+	return host.Cmd("qemu-img", "create", "-q", "-f", diskformat.QCOW2, path, strconv.FormatInt(bytes, 10))
 }
 
 // inherit hands a file over, whose closing is not the guest's, and is QEMU's name for

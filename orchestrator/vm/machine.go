@@ -11,6 +11,7 @@ import (
 	"strconv"
 
 	"github.com/btw-img/btw-img/orchestrator/arch"
+	"github.com/btw-img/btw-img/orchestrator/diskformat"
 	"github.com/btw-img/btw-img/orchestrator/host"
 )
 
@@ -86,8 +87,9 @@ func blockdevs(nodes ...node) []string {
 // nodes is the image as QEMU is to see it: only for reading, in this format and
 // no other, and nothing below it, whatever it says of itself.
 func (i Image) nodes() []node {
-	image := node{"node-name": "image", "driver": i.Format, "file": "image-file", "read-only": true}
-	if i.Format == "qcow2" || i.Format == "vmdk" { // the others know of no backing file
+	format := diskformat.Named(i.Format)
+	image := node{"node-name": "image", "driver": format.QEMU, "file": "image-file", "read-only": true}
+	if format.Backing {
 		image["backing"] = nil
 	}
 	return []node{{"node-name": "image-file", "driver": "file", "filename": i.File, "read-only": true}, image}
@@ -96,7 +98,7 @@ func (i Image) nodes() []node {
 // disks is the image, if there is one, and the guest's disk on it. What the guest writes
 // need not outlive the host.
 func (m Machine) disks() []string {
-	disk := node{"node-name": "disk", "driver": "qcow2", "file": "disk-file", "backing": nil}
+	disk := node{"node-name": "disk", "driver": diskformat.QCOW2, "file": "disk-file", "backing": nil}
 	file := node{"node-name": "disk-file", "driver": "file", "filename": m.Disk}
 	for _, n := range []node{disk, file} {
 		n["discard"], n["cache"] = "unmap", node{"no-flush": true}
@@ -150,8 +152,8 @@ func (m Machine) firmwareArgs(firmware arch.Firmware) []string {
 		return nil
 	}
 	args := blockdevs(
-		node{"node-name": "code", "driver": "raw", "read-only": true, "file": node{"driver": "file", "filename": firmware.Code, "read-only": true}},
-		node{"node-name": "vars", "driver": "raw", "file": node{"driver": "file", "filename": m.Vars}},
+		node{"node-name": "code", "driver": diskformat.Raw, "read-only": true, "file": node{"driver": "file", "filename": firmware.Code, "read-only": true}},
+		node{"node-name": "vars", "driver": diskformat.Raw, "file": node{"driver": "file", "filename": m.Vars}},
 	)
 	return append(append(args, "-machine", "pflash0=code,pflash1=vars"), firmware.Args...)
 }

@@ -1,4 +1,4 @@
-package image_test
+package diskformat
 
 import (
 	"bytes"
@@ -7,11 +7,10 @@ import (
 	"testing"
 
 	"github.com/btw-img/btw-img/orchestrator/fail"
-	"github.com/btw-img/btw-img/orchestrator/image"
 )
 
-// qcow2 is a header of QEMU's docs/interop/qcow2.txt.
-func qcow2(version uint32, backing string, encryption uint32, incompatible uint64) string {
+// qcow2Head is a header of QEMU's docs/interop/qcow2.txt.
+func qcow2Head(version uint32, backing string, encryption uint32, incompatible uint64) string {
 	const nameAt = 4096
 	head := make([]byte, 64<<10)
 	copy(head, "QFI\xfb")
@@ -28,8 +27,8 @@ func qcow2(version uint32, backing string, encryption uint32, incompatible uint6
 	return string(head)
 }
 
-// vmdk is the header of a sparse extent with its descriptor in the sector given.
-func vmdk(capacity, sector uint64, descriptor string) string {
+// vmdkHead is the header of a sparse extent with its descriptor in the sector given.
+func vmdkHead(capacity, sector uint64, descriptor string) string {
 	head := make([]byte, 64<<10)
 	copy(head, "KDMV")
 	binary.LittleEndian.PutUint32(head[4:], 1)
@@ -51,32 +50,32 @@ func TestAnImageTellsItsFormat(t *testing.T) {
 		"boot sector":                  {at(510, "\x55\xaa"), "raw", ""},
 		"text":                         {"a disk\n", "raw", ""},
 		"comment":                      {"#!/bin/sh\necho version=1\n", "raw", ""},
-		"qcow2":                        {qcow2(3, "", 0, 0), "qcow2", ""},
-		"qcow2, version 2":             {qcow2(2, "", 0, 4), "qcow2", ""}, // no features yet
-		"qcow2, compressed by zstd":    {qcow2(3, "", 0, 8), "qcow2", ""},
-		"qcow2, backing file":          {qcow2(3, "/etc/shadow", 0, 0), "", `depends on another file, "/etc/shadow"`},
-		"qcow2, hostile backing name":  {qcow2(2, "json:{\x1b[2J\n", 0, 0), "", `"json:{\x1b[2J\n"`},
-		"qcow2, data file":             {qcow2(3, "", 0, 4), "", "its data is in another file"},
-		"qcow2, encrypted":             {qcow2(3, "", 2, 0), "", "encrypted"},
-		"qcow2, cut off":               {qcow2(3, "", 0, 0)[:70], "", "cut off"},
-		"qcow2, cut off in version 3":  {qcow2(3, "", 0, 0)[:75], "", "cut off"},
-		"QCOW":                         {qcow2(1, "", 0, 0), "", "not supported (QCOW, version 1)"},
-		"vmdk":                         {vmdk(2048, 1, "# Disk DescriptorFile\nversion=1\nRW 2048 SPARSE \"disk.vmdk\"\n"), "vmdk", ""},
-		"vmdk, parent":                 {vmdk(2048, 1, "parentFileNameHint=\"/etc/shadow\"\n"), "", `depends on another file, "/etc/shadow"`},
-		"vmdk, parent elsewhere":       {vmdk(2048, 100, "CID=1\nparentFileNameHint=\"/etc/shadow\"\n"), "", `depends on another file, "/etc/shadow"`},
-		"vmdk, parent behind the code": {vmdk(2048, 1, "CID=1\n\x00parentFileNameHint=\"/etc/shadow\"\n"), "vmdk", ""},
-		"vmdk without a capacity":      {vmdk(0, 1, flat), "", "the disk itself is in other files"},
+		"qcow2":                        {qcow2Head(3, "", 0, 0), "qcow2", ""},
+		"qcow2, version 2":             {qcow2Head(2, "", 0, 4), "qcow2", ""}, // no features yet
+		"qcow2, compressed by zstd":    {qcow2Head(3, "", 0, 8), "qcow2", ""},
+		"qcow2, backing file":          {qcow2Head(3, "/etc/shadow", 0, 0), "", `depends on another file, "/etc/shadow"`},
+		"qcow2, hostile backing name":  {qcow2Head(2, "json:{\x1b[2J\n", 0, 0), "", `"json:{\x1b[2J\n"`},
+		"qcow2, data file":             {qcow2Head(3, "", 0, 4), "", "its data is in another file"},
+		"qcow2, encrypted":             {qcow2Head(3, "", 2, 0), "", "encrypted"},
+		"qcow2, cut off":               {qcow2Head(3, "", 0, 0)[:70], "", "cut off"},
+		"qcow2, cut off in version 3":  {qcow2Head(3, "", 0, 0)[:75], "", "cut off"},
+		"QCOW":                         {qcow2Head(1, "", 0, 0), "", "not supported (QCOW, version 1)"},
+		"vmdk":                         {vmdkHead(2048, 1, "# Disk DescriptorFile\nversion=1\nRW 2048 SPARSE \"disk.vmdk\"\n"), "vmdk", ""},
+		"vmdk, parent":                 {vmdkHead(2048, 1, "parentFileNameHint=\"/etc/shadow\"\n"), "", `depends on another file, "/etc/shadow"`},
+		"vmdk, parent elsewhere":       {vmdkHead(2048, 100, "CID=1\nparentFileNameHint=\"/etc/shadow\"\n"), "", `depends on another file, "/etc/shadow"`},
+		"vmdk, parent behind the code": {vmdkHead(2048, 1, "CID=1\n\x00parentFileNameHint=\"/etc/shadow\"\n"), "vmdk", ""},
+		"vmdk without a capacity":      {vmdkHead(0, 1, flat), "", "the disk itself is in other files"},
 		"vmdk, cut off":                {"KDMV", "", "cut off"},
 		"vmdk descriptor":              {flat, "", "the disk itself is in other files"},
 		"vmdk descriptor, disguised":   {"\n# nothing here\r\n \nversion=1\nRW 2048 FLAT \"/etc/shadow\" 0\n", "", "the disk itself is in other files"},
 		"vmdk of a snapshot":           {"\xbe\xba\xfe\xca\x00\x00\x00\x00", "", "not supported"},
 		"vhdx":                         {"vhdxfile", "vhdx", ""},
 		"vdi":                          {at(0x40, "\x7f\x10\xda\xbe"), "vdi", ""},
-		"vhd":                          {"conectix", "vpc", ""},
+		"vhd":                          {"conectix", "vhd", ""},
 		"qed":                          {"QED\x00", "", "not supported (QED)"},
 		"luks":                         {"LUKS\xba\xbe", "", "not supported (LUKS)"},
 	} {
-		format, err := image.Identify(strings.NewReader(tc.content))
+		format, err := Identify(strings.NewReader(tc.content))
 		if tc.problem == "" && (err != nil || format != tc.format) {
 			t.Errorf("%s: %s, %v", name, format, err)
 		}
@@ -87,10 +86,10 @@ func TestAnImageTellsItsFormat(t *testing.T) {
 }
 
 func FuzzIdentify(f *testing.F) {
-	f.Add([]byte(qcow2(3, "/etc/shadow", 0, 0)[:8192]))
-	f.Add([]byte(vmdk(1, 1, flat)[:8192]))
+	f.Add([]byte(qcow2Head(3, "/etc/shadow", 0, 0)[:8192]))
+	f.Add([]byte(vmdkHead(1, 1, flat)[:8192]))
 	f.Fuzz(func(t *testing.T, content []byte) {
-		format, err := image.Identify(bytes.NewReader(content))
+		format, err := Identify(bytes.NewReader(content))
 		if err == nil && format == "" {
 			t.Error("neither a format nor an error")
 		}

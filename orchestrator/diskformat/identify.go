@@ -1,4 +1,4 @@
-package image
+package diskformat
 
 import (
 	"bytes"
@@ -6,39 +6,40 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
 	"github.com/btw-img/btw-img/orchestrator/fail"
-	"github.com/btw-img/btw-img/orchestrator/files"
 )
 
-// standalone is what to do about an image that is not whole by itself.
-const standalone = "make it an image of its own where it comes from, with 'qemu-img convert -O qcow2'"
+// Standalone is what to do about an image that is not whole by itself.
+const Standalone = "make it an image of its own where it comes from, with 'qemu-img convert -O qcow2'"
 
-// kinds are what the first bytes of a disk image may say that it is. A check that
-// is nil needs none; a kind without a format is known and refused.
-var kinds = []struct {
-	format string
-	name   string // of a kind without a format
-	magic  string
+// magic is what the first bytes of an image of a kind are. A check that is nil needs
+// none.
+type magic struct {
+	text   string
 	offset int
 	check  func(head []byte) error
+}
+
+func (m magic) matches(head []byte) bool {
+	return len(head) >= m.offset && bytes.HasPrefix(head[m.offset:], []byte(m.text))
+}
+
+// refused is the kinds of images that are known and not supported. They come after the
+// formats, some of which begin like them.
+var refused = []struct {
+	name  string
+	magic magic
 }{
-	{format: QCOW2, magic: "QFI\xfb\x00\x00\x00\x02", check: checkQCOW2},
-	{format: QCOW2, magic: "QFI\xfb\x00\x00\x00\x03", check: checkQCOW2},
-	{format: VMDK, magic: "KDMV", check: checkVMDK},
-	{format: VHDX, magic: "vhdxfile"},
-	{format: VDI, magic: "\x7f\x10\xda\xbe", offset: 0x40},
-	{format: VHD, magic: "conectix"},
-	{name: "QCOW, version 1", magic: "QFI\xfb"},
-	{name: "QED", magic: "QED\x00"},
-	{name: "VMDK of ESX 2", magic: "COWD"},
-	{name: "VMDK of vSphere snapshots", magic: "\xbe\xba\xfe\xca\x00\x00\x00\x00"},
-	{name: "Parallels", magic: "WithoutFreeSpace"},
-	{name: "Parallels", magic: "WithouFreSpacExt"},
-	{name: "LUKS", magic: "LUKS\xba\xbe"},
-	{name: "Bochs", magic: "Bochs Virtual HD Image"},
+	{"QCOW, version 1", magic{text: "QFI\xfb"}},
+	{"QED", magic{text: "QED\x00"}},
+	{"VMDK of ESX 2", magic{text: "COWD"}},
+	{"VMDK of vSphere snapshots", magic{text: "\xbe\xba\xfe\xca\x00\x00\x00\x00"}},
+	{"Parallels", magic{text: "WithoutFreeSpace"}},
+	{"Parallels", magic{text: "WithouFreSpacExt"}},
+	{"LUKS", magic{text: "LUKS\xba\xbe"}},
+	{"Bochs", magic{text: "Bochs Virtual HD Image"}},
 }
 
 // headSize is how many bytes from the start decide. No format that vmctl knows says
@@ -57,17 +58,20 @@ func Identify(r io.ReaderAt) (format string, err error) {
 		return "", err
 	}
 	head = head[:n]
-	for _, kind := range kinds {
-		if len(head) < kind.offset || !bytes.HasPrefix(head[kind.offset:], []byte(kind.magic)) {
-			continue
+	for _, f := range table {
+		for _, m := range f.magics {
+			if m.matches(head) && m.check != nil {
+				return f.Name, m.check(head)
+			}
+			if m.matches(head) {
+				return f.Name, nil
+			}
 		}
-		if kind.format == "" {
+	}
+	for _, kind := range refused {
+		if kind.magic.matches(head) {
 			return "", refuse("it is an image of a kind that is not supported (%s)", kind.name)
 		}
-		if kind.check == nil {
-			return kind.format, nil
-		}
-		return kind.format, kind.check(head)
 	}
 	if isDescriptor(head) {
 		return "", refuse("it is a VMDK descriptor: the disk itself is in other files")
@@ -75,34 +79,8 @@ func Identify(r io.ReaderAt) (format string, err error) {
 	return Raw, nil
 }
 
-// Open opens an image for reading that is said to be of a format, or of which nothing is
-// known (""), and gives its true format. What is said to be raw is: its first
-// bytes are the guest's and mean nothing. It stays open from here on, so that nothing
-// else is booted in its place. One that Identify refuses is refused.
-func Open(path, said string) (file *os.File, format string, err error) {
-	if file, err = files.OpenRegular(path); err != nil {
-		return nil, "", &fail.Error{Kind: fail.Usage, Err: err, Hint: "name a disk image"}
-	}
-	if format, err = trueFormat(file, said); err != nil {
-		file.Close()
-		return nil, "", fail.Wrap(fail.Usage, path, err)
-	}
-	return file, format, nil
-}
-
-func trueFormat(file io.ReaderAt, said string) (string, error) {
-	if said == Raw {
-		return said, nil
-	}
-	format, err := Identify(file)
-	if err == nil && said != "" && said != format {
-		return "", fail.New(fail.Usage, "", "build it again", "it is said to be %q, but it is %s", said, format)
-	}
-	return format, err
-}
-
 func refuse(format string, args ...any) error {
-	return fail.New(fail.Usage, "", standalone, format, args...)
+	return fail.New(fail.Usage, "", Standalone, format, args...)
 }
 
 // checkQCOW2 reads the header of QEMU's docs/interop/qcow2.txt.

@@ -1,0 +1,74 @@
+// Package diskformat is what is known of the formats of disk images: one row for each,
+// and which of them an image is of. It runs nothing.
+package diskformat
+
+// Names of the formats that others have to name.
+const (
+	Raw   = "raw"
+	QCOW2 = "qcow2"
+	// Default is what a build writes, and boots, where there is a choice.
+	Default = QCOW2
+)
+
+// Format is all that is known of one.
+type Format struct {
+	Name     string   // in definitions, options, records and tags, and the usual suffix of files
+	Suffixes []string // that files have besides
+	QEMU     string   // QEMU's name
+	Written  bool     // builds can write it
+	Options  []string // of 'qemu-img convert'
+	Backing  bool     // an image may name another one that lies below it
+	magics   []magic
+}
+
+// table is the formats, in the order in which they are told.
+var table = []Format{
+	{
+		Name: QCOW2, QEMU: "qcow2", Written: true, Backing: true,
+		// Each cluster is compressed by itself; larger ones make the image smaller.
+		Options: []string{"-c", "-o", "compression_type=zstd,cluster_size=256k", "-m", "16", "-W"},
+		magics:  []magic{{text: "QFI\xfb\x00\x00\x00\x02", check: checkQCOW2}, {text: "QFI\xfb\x00\x00\x00\x03", check: checkQCOW2}},
+	},
+	{Name: Raw, Suffixes: []string{"img"}, QEMU: "raw", Written: true},
+	{
+		// VMware; of its kinds the stream-optimized one, which all its products import.
+		Name: "vmdk", QEMU: "vmdk", Written: true, Backing: true,
+		Options: []string{"-o", "subformat=streamOptimized"},
+		magics:  []magic{{text: "KDMV", check: checkVMDK}},
+	},
+	{Name: "vhdx", QEMU: "vhdx", Written: true, magics: []magic{{text: "vhdxfile"}}},                     // Hyper-V
+	{Name: "vdi", QEMU: "vdi", Written: true, magics: []magic{{text: "\x7f\x10\xda\xbe", offset: 0x40}}}, // VirtualBox
+	{Name: "vhd", QEMU: "vpc", magics: []magic{{text: "conectix"}}},                                      // Hyper-V of old and Azure
+}
+
+// Named is the format of that name, the zero value where there is none.
+func Named(name string) Format {
+	for _, f := range table {
+		if f.Name == name {
+			return f
+		}
+	}
+	return Format{}
+}
+
+// Written is the names of the formats that builds can write.
+func Written() []string {
+	var names []string
+	for _, f := range table {
+		if f.Written {
+			names = append(names, f.Name)
+		}
+	}
+	return names
+}
+
+// Suffixes is how the names of disk images end, with the dot.
+func Suffixes() []string {
+	var suffixes []string
+	for _, f := range table {
+		for _, suffix := range append([]string{f.Name}, f.Suffixes...) {
+			suffixes = append(suffixes, "."+suffix)
+		}
+	}
+	return suffixes
+}
