@@ -11,12 +11,13 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-	"oras.land/oras-go/v2/registry"
+	orasregistry "oras.land/oras-go/v2/registry"
 
 	"github.com/btw-img/btw-img/orchestrator"
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/publish"
 	"github.com/btw-img/btw-img/publish/catalogue"
+	"github.com/btw-img/btw-img/publish/registry"
 )
 
 // shells is what writes the completion script of each shell.
@@ -216,7 +217,7 @@ func references(cmd *cobra.Command, typed string) []string {
 	var found []string
 	for _, name := range names {
 		folder := filepath.Join(root, name)
-		ref, err := publish.Layout(folder, "")
+		ref, err := registry.Layout(folder, "")
 		if err != nil {
 			continue
 		}
@@ -224,11 +225,11 @@ func references(cmd *cobra.Command, typed string) []string {
 		if !strings.HasPrefix(typed, ref.String()) {
 			continue
 		}
-		store, err := publish.Access{}.OpenPlace(cmd.Context(), ref)
+		store, err := registry.Access{}.OpenPlace(cmd.Context(), ref)
 		if err != nil {
 			continue
 		}
-		tags, err := registry.Tags(cmd.Context(), store.(registry.TagLister))
+		tags, err := orasregistry.Tags(cmd.Context(), store.(orasregistry.TagLister))
 		if err != nil {
 			continue
 		}

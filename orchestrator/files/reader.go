@@ -5,6 +5,9 @@ import (
 	"io"
 )
 
+// CopyBuffer is how much of a disk is read at a time, in bytes.
+const CopyBuffer = 1 << 20
+
 // UntilDone is a reader of r that ends with its context: reading a disk takes long.
 func UntilDone(ctx context.Context, r io.Reader) io.Reader { return untilDone{ctx, r} }
 
@@ -18,4 +21,9 @@ func (r untilDone) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	return r.Reader.Read(p)
+}
+
+// Copy copies all of in, until the context ends, and says how many bytes that were.
+func Copy(ctx context.Context, out io.Writer, in io.Reader) (int64, error) {
+	return io.CopyBuffer(struct{ io.Writer }{out}, UntilDone(ctx, in), make([]byte, CopyBuffer))
 }
