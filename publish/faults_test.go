@@ -153,6 +153,7 @@ func (c *corrupter) Write(p []byte) (int, error) {
 }
 
 func TestPushSurvivesFaults(t *testing.T) {
+	t.Parallel()
 	for name, f := range map[string]*fault{
 		"reset at 1 %":        newFault(2, http.MethodPut, reset(0.01)),
 		"reset at 50 %":       newFault(2, http.MethodPut, reset(0.5)),
@@ -163,6 +164,7 @@ func TestPushSurvivesFaults(t *testing.T) {
 		"401 in the mid-push": newFault(1, http.MethodPut, answer(401)),
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			r := newRelease(t, 1)
 			ref := in(t, registrytest.Start(t, f.front), "debian")
 			var notes []string
@@ -184,6 +186,7 @@ func TestPushSurvivesFaults(t *testing.T) {
 }
 
 func TestPushGivesUpAndSaysWhere(t *testing.T) {
+	t.Parallel()
 	for name, tc := range map[string]struct {
 		fault *fault
 		hint  string
@@ -195,6 +198,7 @@ func TestPushGivesUpAndSaysWhere(t *testing.T) {
 		"413":          {newFault(1000, http.MethodPut, answer(413)), "limits the size", 1},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			ref := in(t, registrytest.Start(t, tc.fault.front), "debian")
 			r := newRelease(t, 1)
 			r.Disks = r.Disks[:1]
@@ -230,6 +234,7 @@ func onlyOf(d artifact.Disk, faulty, good http.Handler) http.Handler {
 }
 
 func TestPullSurvivesFaultsAndResumes(t *testing.T) {
+	t.Parallel()
 	for name, f := range map[string]*fault{
 		"cut at 1 %":         newFault(2, http.MethodGet, cut(0.01)),
 		"cut at 50 %":        newFault(2, http.MethodGet, cut(0.5)),
@@ -239,6 +244,7 @@ func TestPullSurvivesFaultsAndResumes(t *testing.T) {
 		"wrong digest, once": newFault(1, http.MethodGet, corrupt),
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			r := newRelease(t, 1)
 			ref := in(t, registrytest.Start(t, func(next http.Handler) http.Handler { return onlyOf(r.Disks[0], f.front(next), next) }), "debian")
 			mustPush(t, ref, r, PushOptions{})
@@ -259,6 +265,7 @@ func TestPullSurvivesFaultsAndResumes(t *testing.T) {
 }
 
 func TestWrongBytesAreNotLeftBehind(t *testing.T) {
+	t.Parallel()
 	r := newRelease(t, 1)
 	f := newFault(1000, http.MethodGet, corrupt)
 	ref := in(t, registrytest.Start(t, func(next http.Handler) http.Handler { return onlyOf(r.Disks[0], f.front(next), next) }), "debian")

@@ -19,6 +19,7 @@ import (
 // TestFailuresOfFilesAreTheHostsFault has each place where a pull or push writes
 // taken by something else.
 func TestFailuresOfFilesAreTheHostsFault(t *testing.T) {
+	t.Parallel()
 	r := newRelease(t, 1)
 	ref := in(t, registrytest.Start(t, nil), "debian")
 	mustPush(t, ref, r, PushOptions{})
@@ -67,6 +68,7 @@ func TestFailuresOfFilesAreTheHostsFault(t *testing.T) {
 
 // TestBuildsThatCannotBeRead are told from those that are not whole.
 func TestBuildsThatCannotBeRead(t *testing.T) {
+	t.Parallel()
 	ref := in(t, registrytest.Start(t, nil), "debian")
 	gone, unreadable := newRelease(t, 2), newRelease(t, 2)
 	for path, replace := range map[string]bool{filepath.Join(gone.Folder, "packages.json"): false, filepath.Join(unreadable.Folder, "packages.json"): true} {
@@ -118,6 +120,7 @@ func partOf(d artifact.Disk) string {
 }
 
 func TestOnePullAtATime(t *testing.T) {
+	t.Parallel()
 	r := newRelease(t, 1)
 	ref := in(t, registrytest.Start(t, nil), "debian")
 	mustPush(t, ref, r, PushOptions{})
@@ -141,6 +144,7 @@ func TestOnePullAtATime(t *testing.T) {
 // TestCopiesEndWithTheirContext interrupts what reads or writes a disk that lies
 // on this machine, where no connection ends it.
 func TestCopiesEndWithTheirContext(t *testing.T) {
+	t.Parallel()
 	r := newRelease(t, 1)
 	layout, archive := parse(t, "oci:"+filepath.Join(t.TempDir(), "layout")), parse(t, "oci-archive:"+filepath.Join(t.TempDir(), "debian.tar"))
 	for _, ref := range []registry.Reference{layout, archive} {

@@ -18,6 +18,7 @@ import (
 )
 
 func TestInterruptedPullIsResumedByTheNext(t *testing.T) {
+	t.Parallel()
 	r := newRelease(t, 1)
 	f := newFault(0, http.MethodGet, slow)
 	ref := in(t, registrytest.Start(t, f.front), "debian")
@@ -53,6 +54,7 @@ func TestInterruptedPullIsResumedByTheNext(t *testing.T) {
 }
 
 func TestResumeWithoutRangeRequests(t *testing.T) {
+	t.Parallel()
 	r := newRelease(t, 1)
 	f := newFault(3, http.MethodGet, cut(0.5))
 	ref := in(t, registrytest.Start(t, func(next http.Handler) http.Handler {
@@ -78,6 +80,7 @@ func (w noRanges) WriteHeader(status int) {
 }
 
 func TestPulledDiskIsSparse(t *testing.T) {
+	t.Parallel()
 	r := newRelease(t, 1)
 	ref := in(t, registrytest.Start(t, nil), "debian")
 	mustPush(t, ref, r, PushOptions{})
@@ -96,6 +99,7 @@ func TestPulledDiskIsSparse(t *testing.T) {
 }
 
 func TestPullKeepsFilesOfOthers(t *testing.T) {
+	t.Parallel()
 	r := newRelease(t, 1)
 	ref := in(t, registrytest.Start(t, nil), "debian").With("13")
 	mustPush(t, ref.With(""), r, PushOptions{})
@@ -119,6 +123,7 @@ func TestPullKeepsFilesOfOthers(t *testing.T) {
 }
 
 func TestPullNamesWhatIsMissing(t *testing.T) {
+	t.Parallel()
 	ref := in(t, registrytest.Start(t, nil), "debian")
 	mustPush(t, ref, newRelease(t, 1), PushOptions{})
 	for name, tc := range map[string]struct {

@@ -27,6 +27,7 @@ import (
 
 // TestPlainOrasPullGetsOneDisk does what "oras pull REF" does.
 func TestPlainOrasPullGetsOneDisk(t *testing.T) {
+	t.Parallel()
 	r := newRelease(t, 1)
 	dst := memory.New()
 	ref := parse(t, "registry.example/debian")
@@ -51,6 +52,7 @@ func TestPlainOrasPullGetsOneDisk(t *testing.T) {
 }
 
 func TestEveryLeafAndAttachmentIsTagged(t *testing.T) {
+	t.Parallel()
 	r := newRelease(t, 1)
 	r.Disks = r.Disks[:1]
 	ref := parse(t, "oci:"+filepath.Join(t.TempDir(), "layout"))
@@ -67,6 +69,7 @@ func TestEveryLeafAndAttachmentIsTagged(t *testing.T) {
 }
 
 func TestLeafSaysWhatItHolds(t *testing.T) {
+	t.Parallel()
 	r := newRelease(t, 1)
 	r.Annotations = map[string]string{ocispec.AnnotationRevision: "abc", ocispec.AnnotationLicenses: "MIT"}
 	dst := memory.New()
@@ -115,6 +118,7 @@ func TestLeafSaysWhatItHolds(t *testing.T) {
 }
 
 func TestPushAgainSendsNothing(t *testing.T) {
+	t.Parallel()
 	r := newRelease(t, 1)
 	ref := in(t, registrytest.Start(t, nil), "debian")
 	first := mustPush(t, ref, r, PushOptions{ContainerDisk: true})
@@ -130,6 +134,7 @@ func TestPushAgainSendsNothing(t *testing.T) {
 }
 
 func TestImmutableTagsStayAndMovingTagsMove(t *testing.T) {
+	t.Parallel()
 	ref := in(t, registrytest.Start(t, nil), "debian")
 	one, two := mustPush(t, ref, newRelease(t, 1), PushOptions{})[0], mustPush(t, ref, newRelease(t, 2), PushOptions{})[0]
 	if !slices.Equal(two.Tags, []string{"13-20260102.2", "13", "latest"}) {
@@ -151,6 +156,7 @@ func TestImmutableTagsStayAndMovingTagsMove(t *testing.T) {
 }
 
 func TestArchitecturesShareAReference(t *testing.T) {
+	t.Parallel()
 	ref := in(t, registrytest.Start(t, nil), "debian")
 	one := newRelease(t, 1)
 	other, files := artifacttest.New(2)
@@ -175,6 +181,7 @@ func TestArchitecturesShareAReference(t *testing.T) {
 }
 
 func TestUntestedIsRefusedUnlessForced(t *testing.T) {
+	t.Parallel()
 	ref := in(t, registrytest.Start(t, nil), "debian")
 	for name, edit := range map[string]func(*artifact.Release){
 		"never booted": func(r *artifact.Release) { r.Tested, r.Boots = false, nil },
@@ -204,6 +211,7 @@ func TestUntestedIsRefusedUnlessForced(t *testing.T) {
 }
 
 func TestWhatChangedSinceTheBuildIsRefused(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"debian-13-amd64.qcow2", "debian-13-amd64.raw", "build.json", "packages.json", "boot-uefi.log"} {
 		r := newRelease(t, 1)
 		f, err := os.OpenFile(filepath.Join(r.Folder, name), os.O_WRONLY, 0)
@@ -226,6 +234,7 @@ func TestWhatChangedSinceTheBuildIsRefused(t *testing.T) {
 }
 
 func TestContainerDisk(t *testing.T) {
+	t.Parallel()
 	r := newRelease(t, 1)
 	dst := memory.New()
 	if _, err := Push(t.Context(), dst, parse(t, "registry.example/debian"), r, PushOptions{ContainerDisk: true}); err != nil {
@@ -283,6 +292,7 @@ func TestContainerDisk(t *testing.T) {
 }
 
 func TestLayoutKeepsWhatItHadWhenAPushFails(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "layout")
 	ref := parse(t, "oci:"+dir)
 	bad := newRelease(t, 2)
@@ -322,6 +332,7 @@ func TestLayoutKeepsWhatItHadWhenAPushFails(t *testing.T) {
 // TestLayoutMendsWhatAPowerFailureLeft has blobs that have their names and not
 // all of their bytes.
 func TestLayoutMendsWhatAPowerFailureLeft(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "layout")
 	ref := parse(t, "oci:"+dir)
 	r := newRelease(t, 1)
@@ -354,6 +365,7 @@ func TestLayoutMendsWhatAPowerFailureLeft(t *testing.T) {
 }
 
 func TestArchiveRoundTrip(t *testing.T) {
+	t.Parallel()
 	r := newRelease(t, 1)
 	dir := t.TempDir()
 	ref := parse(t, "oci-archive:"+filepath.Join(dir, "debian.tar"))

@@ -85,10 +85,12 @@ func readKeys(t *testing.T, key crypto.Signer) (*artifact.Signer, *artifact.Veri
 }
 
 func TestSignatures(t *testing.T) {
+	t.Parallel()
 	keys := newKeys(t)
 	_, other := readKeys(t, newKeys(t)["ECDSA"])
 	for name, key := range keys {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			signer, verifier := readKeys(t, key)
 			r := newRelease(t, 1)
 			ref := in(t, registrytest.Start(t, nil), "debian")
@@ -118,6 +120,7 @@ func TestSignatures(t *testing.T) {
 }
 
 func TestUnsignedIsNotSigned(t *testing.T) {
+	t.Parallel()
 	_, verifier := readKeys(t, newKeys(t)["Ed25519"])
 	ref := in(t, registrytest.Start(t, nil), "debian")
 	mustPush(t, ref, newRelease(t, 1), PushOptions{})
@@ -170,6 +173,7 @@ func TestKeysOfCosignAndOthers(t *testing.T) {
 // TestVerifyNoticesEveryMismatch pushes releases whose evidence does not belong
 // to their disk.
 func TestVerifyNoticesEveryMismatch(t *testing.T) {
+	t.Parallel()
 	good := newRelease(t, 1)
 	for name, tc := range map[string]struct {
 		forge func(t *testing.T, dst oras.Target, l *artifact.Leaf)
@@ -198,6 +202,7 @@ func TestVerifyNoticesEveryMismatch(t *testing.T) {
 		}, "boot test: it says that it booted on [bios uefi], the report knows of [bios]"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			files := os.DirFS(good.Folder)
 			b, leaves, err := artifact.Pack(t.Context(), good, files, false)
 			if err != nil {
@@ -264,6 +269,7 @@ func replace(t *testing.T, dst oras.Target, l *artifact.Leaf, kind string, from 
 }
 
 func TestInspectTellsAllWithoutTheDisk(t *testing.T) {
+	t.Parallel()
 	r := newRelease(t, 1)
 	ref := in(t, registrytest.Start(t, nil), "debian")
 	mustPush(t, ref, r, PushOptions{ContainerDisk: true})

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing/fstest"
 	"time"
 
@@ -17,8 +18,33 @@ import (
 	"github.com/btw-img/btw-img/publish/artifact"
 )
 
-// New is a release that differs with the seed, without a folder, and its files.
+// New is a release that differs with the seed, without a folder, and its files. The
+// content of the files is shared by all who ask for that seed.
 func New(seed uint64) (artifact.Release, fstest.MapFS) {
+	made.Lock()
+	defer made.Unlock()
+	one, ok := made.releases[seed]
+	if !ok {
+		one.Release, one.files = build(seed)
+		made.releases[seed] = one
+	}
+	r := one.Release
+	r.Disks, r.Boots, r.Packages = slices.Clone(r.Disks), slices.Clone(r.Boots), slices.Clone(r.Packages)
+	return r, maps.Clone(one.files)
+}
+
+// made is the releases that were asked for: random data and digests take time.
+var made = struct {
+	sync.Mutex
+	releases map[uint64]release
+}{releases: map[uint64]release{}}
+
+type release struct {
+	artifact.Release
+	files fstest.MapFS
+}
+
+func build(seed uint64) (artifact.Release, fstest.MapFS) {
 	r := artifact.Release{
 		Name: "debian", Description: "Minimal Debian", Version: "13", Architecture: "amd64",
 		BuildID: fmt.Sprintf("build-%d", seed), Created: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Tool: "vmctl test", Tested: true,
