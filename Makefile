@@ -42,9 +42,10 @@ fuzz:
 	$(GO) test -run '^$$' -fuzz FuzzIdentify -fuzztime 30s ./orchestrator/diskformat
 	$(GO) test -run '^$$' -fuzz FuzzEvents -fuzztime 30s ./ansible
 	$(GO) test -run '^$$' -fuzz FuzzLine -fuzztime 30s ./orchestrator/text
-	$(GO) test -run '^$$' -fuzz FuzzParseReference -fuzztime 30s ./publish
-	$(GO) test -run '^$$' -fuzz FuzzCheckFileName -fuzztime 30s ./publish
-	$(GO) test -run '^$$' -fuzz FuzzStore -fuzztime 30s ./publish
+	$(GO) test -run '^$$' -fuzz FuzzParseReference -fuzztime 30s ./publish/registry
+	$(GO) test -run '^$$' -fuzz FuzzCheckFileName -fuzztime 30s ./publish/artifact
+	$(GO) test -run '^$$' -fuzz FuzzStore -fuzztime 30s ./publish/registry
+	$(GO) test -run '^$$' -fuzz FuzzInspect -fuzztime 30s ./publish
 	$(GO) test -run '^$$' -fuzz FuzzPull -fuzztime 30s ./publish
 
 clean:

@@ -10,25 +10,30 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/errdef"
-	"oras.land/oras-go/v2/registry"
+	orasregistry "oras.land/oras-go/v2/registry"
 
 	"github.com/btw-img/btw-img/orchestrator/fail"
-	"github.com/btw-img/btw-img/orchestrator/files"
+	"github.com/btw-img/btw-img/publish/artifact"
+	"github.com/btw-img/btw-img/publish/limit"
+	"github.com/btw-img/btw-img/publish/registry"
 )
 
-// Image is one disk in a registry, found by its reference.
-type Image struct {
-	Reference Reference
+// Limits on what one image has.
+const (
+	mostReferrers   = 1000 // of one manifest
+	mostManifests   = 1000 // in an index
+	mostLayers      = 100  // of an attachment
+	mostAnnotations = 1000 // of a manifest
+)
+
+// found is one disk, found by its reference.
+type found struct {
+	artifact.Image
+	Reference registry.Reference
 	Top       ocispec.Descriptor // what the reference names: an index or the leaf
 	Release   string             // immutable tag, as the index says; may be empty
 	Leaf      ocispec.Descriptor
-	Manifest  ocispec.Manifest
-	Config    Config
-	Disk      ocispec.Descriptor
 }
-
-// Title is the file name of the disk.
-func (i Image) Title() string { return i.Disk.Annotations[ocispec.AnnotationTitle] }
 
 // Selection is which of a release's disks is meant.
 type Selection struct {
@@ -39,32 +44,32 @@ type Selection struct {
 // ReadOptions is which image is read, and how.
 type ReadOptions struct {
 	Selection
-	Retry Retry
-	Tell  Tell
+	Retry registry.Retry
+	Tell  registry.Tell // may be nil
 }
 
 // reader reads images from one place.
 type reader struct {
 	ctx       context.Context
-	src       Place
-	retry     Retry
-	transfers *transfers
-	held      *budget
+	src       registry.Place
+	retry     registry.Retry
+	transfers *registry.Transfers
+	held      *limit.Budget
 }
 
-func newReader(ctx context.Context, src Place, retry Retry, tell Tell) reader {
-	return reader{ctx: ctx, src: src, retry: retry, transfers: newTransfers(tell), held: &budget{}}
+func newReader(ctx context.Context, src registry.Place, retry registry.Retry, tell registry.Tell) reader {
+	return reader{ctx: ctx, src: src, retry: retry, transfers: registry.NewTransfers(tell), held: &limit.Budget{}}
 }
 
 // openImage finds the image that a reference names, which is how everything that
 // reads one begins.
-func openImage(ctx context.Context, src Place, ref Reference, o ReadOptions) (reader, Image, error) {
+func openImage(ctx context.Context, src registry.Place, ref registry.Reference, o ReadOptions) (reader, found, error) {
 	r := newReader(ctx, src, o.Retry, o.Tell)
 	image, err := r.find(ref, o.Selection)
 	return r, image, err
 }
 
-func (r reader) do(op func() error) error { return r.retry.do(r.ctx, nil, r.transfers.note, op) }
+func (r reader) do(op func() error) error { return r.retry.Do(r.ctx, nil, r.transfers.Note, op) }
 
 func (r reader) resolve(name string) (desc ocispec.Descriptor, err error) {
 	err = r.do(func() error {
@@ -75,18 +80,18 @@ func (r reader) resolve(name string) (desc ocispec.Descriptor, err error) {
 }
 
 func (r reader) json(d ocispec.Descriptor, into any) error {
-	if err := r.held.take(d.Digest.String(), d.Size); err != nil {
+	if err := r.held.Take(d.Digest.String(), d.Size); err != nil {
 		return err
 	}
-	return r.do(func() error { return fetchJSON(r.ctx, r.src, d, into) })
+	return r.do(func() error { return registry.FetchJSON(r.ctx, r.src, d, into) })
 }
 
 func (r reader) bytes(d ocispec.Descriptor) (content []byte, err error) {
-	if err := r.held.take(d.Digest.String(), d.Size); err != nil {
+	if err := r.held.Take(d.Digest.String(), d.Size); err != nil {
 		return nil, err
 	}
 	err = r.do(func() error {
-		content, err = verified(r.ctx, r.src, d, largestMetadata)
+		content, err = registry.FetchAll(r.ctx, r.src, d, limit.Metadata)
 		return err
 	})
 	return content, err
@@ -99,35 +104,38 @@ func (r reader) manifest(d ocispec.Descriptor) (m ocispec.Manifest, err error) {
 	}
 	of := d.Digest.String()
 	return m, errors.Join(
-		atMost("layers of "+of, int64(len(m.Layers)), mostLayers),
-		atMost("annotations of "+of, int64(len(m.Annotations)), mostAnnotations))
+		limit.AtMost("layers of "+of, int64(len(m.Layers)), mostLayers),
+		limit.AtMost("annotations of "+of, int64(len(m.Annotations)), mostAnnotations))
 }
 
 func (r reader) index(d ocispec.Descriptor) (index ocispec.Index, err error) {
 	if err := r.json(d, &index); err != nil {
 		return index, err
 	}
-	return index, atMost("manifests in "+d.Digest.String(), int64(len(index.Manifests)), mostManifests)
+	return index, limit.AtMost("manifests in "+d.Digest.String(), int64(len(index.Manifests)), mostManifests)
 }
 
 // find resolves a reference to one disk.
-func (r reader) find(ref Reference, s Selection) (Image, error) {
+func (r reader) find(ref registry.Reference, s Selection) (found, error) {
 	if ref.Name == "" {
 		ref.Name = "latest"
 	}
-	image := Image{Reference: ref}
+	image := found{Reference: ref}
 	var err error
 	if image.Top, err = r.resolve(ref.Name); err != nil {
-		return Image{}, err
+		return found{}, err
 	}
 	if image.Leaf, image.Release, err = r.leaf(ref, image.Top, s.Architecture); err != nil {
-		return Image{}, err
+		return found{}, err
 	}
 	if image.Manifest, err = r.manifest(image.Leaf); err != nil {
-		return Image{}, err
+		return found{}, err
 	}
-	if err := image.read(r); err != nil {
-		return Image{}, err
+	if image.Disk, err = artifact.DiskOf(image.Manifest); err != nil {
+		return found{}, fail.New(fail.Registry, ref.String(), "'oras pull' and 'skopeo copy' take artifacts of any kind", "it is no disk that vmctl pushed: %w", err)
+	}
+	if err := r.json(image.Manifest.Config, &image.Config); err != nil {
+		return found{}, err
 	}
 	if s.Format != "" && s.Format != image.Config.Format {
 		return r.otherFormat(ref, image, s)
@@ -136,23 +144,23 @@ func (r reader) find(ref Reference, s Selection) (Image, error) {
 }
 
 // otherFormat looks for the tag of another format of the same release.
-func (r reader) otherFormat(ref Reference, image Image, s Selection) (Image, error) {
+func (r reader) otherFormat(ref registry.Reference, image found, s Selection) (found, error) {
 	name := ref.Name
 	if image.Release != "" {
 		name = image.Release // the same push, whatever the moving tags do meanwhile
 	}
-	if ref.digest() && image.Release == "" {
-		return Image{}, fail.New(fail.Registry, ref.String(), "name a tag", "the digest names the format %s; others cannot be found by it", image.Config.Format)
+	if ref.IsDigest() && image.Release == "" {
+		return found{}, fail.New(fail.Registry, ref.String(), "name a tag", "the digest names the format %s; others cannot be found by it", image.Config.Format)
 	}
 	other, err := r.find(ref.With(name+"-"+s.Format), Selection{Architecture: s.Architecture})
 	if errors.Is(err, errdef.ErrNotFound) {
-		return Image{}, &fail.Error{Kind: fail.Registry, Op: ref.String(), Err: fmt.Errorf("%w: it was not pushed as %s, only as %s", err, s.Format, image.Config.Format), Hint: "pull it as it is and convert it with 'qemu-img convert'"}
+		return found{}, &fail.Error{Kind: fail.Registry, Op: ref.String(), Err: fmt.Errorf("%w: it was not pushed as %s, only as %s", err, s.Format, image.Config.Format), Hint: "pull it as it is and convert it with 'qemu-img convert'"}
 	}
 	return other, err
 }
 
 // leaf picks the manifest of the architecture.
-func (r reader) leaf(ref Reference, top ocispec.Descriptor, architecture string) (ocispec.Descriptor, string, error) {
+func (r reader) leaf(ref registry.Reference, top ocispec.Descriptor, architecture string) (ocispec.Descriptor, string, error) {
 	if top.MediaType != ocispec.MediaTypeImageIndex {
 		return top, "", nil
 	}
@@ -174,58 +182,21 @@ func (r reader) leaf(ref Reference, top ocispec.Descriptor, architecture string)
 	return ocispec.Descriptor{}, "", fail.New(fail.Registry, ref.String(), "choose one with --arch", "there is no image for %s, only for %s", architecture, strings.Join(there, ", "))
 }
 
-// read makes sure that the manifest is one of ours, since what it says decides
-// what is written where.
-func (i *Image) read(r reader) error {
-	foreign := func(problem string) error {
-		return fail.New(fail.Registry, i.Reference.String(), "'oras pull' and 'skopeo copy' take artifacts of any kind", "it is no disk that vmctl pushed: %s", problem)
-	}
-	m := i.Manifest
-	switch {
-	case m.ArtifactType != ArtifactType || m.Config.MediaType != MediaTypeConfig:
-		return foreign("its type is " + firstOf(m.ArtifactType, m.Config.MediaType))
-	case len(m.Layers) != 1:
-		return foreign(fmt.Sprintf("it has %d layers", len(m.Layers)))
-	}
-	i.Disk = m.Layers[0]
-	if err := files.CheckFileName(i.Title()); err != nil {
-		return foreign(err.Error())
-	}
-	if err := i.Disk.Digest.Validate(); err != nil || i.Disk.Size < 0 {
-		return foreign("its layer has no digest")
-	}
-	return r.json(m.Config, &i.Config)
-}
-
-func firstOf(values ...string) string {
-	for _, v := range values {
-		if v != "" {
-			return v
-		}
-	}
-	return "unknown"
-}
-
 // referrer is an attachment of a manifest, read.
 type referrer struct {
 	desc     ocispec.Descriptor
 	manifest ocispec.Manifest
 }
 
-// attachmentKinds is the ends of sibling tags, by artifact type.
-var attachmentKinds = map[string]string{
-	artifactSBOM: "sbom", artifactBoot: "boot", artifactBuild: "build", artifactChecksums: "sums", artifactBundle: "sig",
-}
-
 // attachments is what is attached to the image.
-func (r reader) attachments(i Image) ([]referrer, error) { return r.referrers(i.Leaf, i.leafTag()) }
+func (r reader) attachments(i found) ([]referrer, error) { return r.referrers(i.Leaf, i.leafTag()) }
 
 // referrers is the attachments of a manifest: its referrers, or what the sibling
 // tags name where the registry knows of no referrers. tag is the manifest's own
 // tag, "" for unknown.
 func (r reader) referrers(subject ocispec.Descriptor, tag string) ([]referrer, error) {
 	descs, err := r.listReferrers(subject)
-	switch statusOf(err) {
+	switch registry.Status(err) {
 	case http.StatusNotFound, http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusNotImplemented:
 		// no referrers here
 	default:
@@ -234,8 +205,8 @@ func (r reader) referrers(subject ocispec.Descriptor, tag string) ([]referrer, e
 		}
 	}
 	if len(descs) == 0 && tag != "" {
-		for _, kind := range attachmentKinds {
-			desc, err := r.resolve(tag + "." + kind)
+		for _, kind := range artifact.Kinds() {
+			desc, err := r.resolve(artifact.SiblingTag(tag, kind))
 			if errors.Is(err, errdef.ErrNotFound) {
 				continue
 			}
@@ -251,7 +222,7 @@ func (r reader) referrers(subject ocispec.Descriptor, tag string) ([]referrer, e
 		if d.MediaType != ocispec.MediaTypeImageManifest {
 			continue
 		}
-		if _, ours := attachmentKinds[d.ArtifactType]; d.ArtifactType != "" && !ours {
+		if d.ArtifactType != "" && artifact.Kind(d.ArtifactType) == "" {
 			continue // what others attach is theirs
 		}
 		if one.manifest, err = r.manifest(d); err != nil {
@@ -269,25 +240,25 @@ func (r reader) referrers(subject ocispec.Descriptor, tag string) ([]referrer, e
 
 // listReferrers is what a place says that refers to a manifest.
 func (r reader) listReferrers(subject ocispec.Descriptor) (descs []ocispec.Descriptor, err error) {
-	lister, ok := r.src.(registry.ReferrerLister)
+	lister, ok := r.src.(orasregistry.ReferrerLister)
 	if !ok {
-		descs, err = registry.Referrers(r.ctx, r.src, subject, "")
+		descs, err = orasregistry.Referrers(r.ctx, r.src, subject, "")
 		return descs, err
 	}
 	err = r.do(func() error {
 		descs = nil
 		return lister.Referrers(r.ctx, subject, "", func(some []ocispec.Descriptor) error {
 			descs = append(descs, some...)
-			return atMost("referrers of "+subject.Digest.String(), int64(len(descs)), mostReferrers)
+			return limit.AtMost("referrers of "+subject.Digest.String(), int64(len(descs)), mostReferrers)
 		})
 	})
 	return descs, err
 }
 
 // leafTag is the leaf's own tag, as far as the index tells.
-func (i Image) leafTag() string {
+func (i found) leafTag() string {
 	if i.Release == "" {
 		return ""
 	}
-	return i.Release + "-" + i.Config.Architecture
+	return artifact.LeafTag(i.Release, i.Config.Architecture)
 }

@@ -12,6 +12,8 @@ import (
 
 	"github.com/btw-img/btw-img/orchestrator/debian"
 	"github.com/btw-img/btw-img/orchestrator/diskformat"
+	"github.com/btw-img/btw-img/publish/artifact"
+	"github.com/btw-img/btw-img/publish/registry"
 )
 
 // Inspection is all that is known of a disk without reading it.
@@ -20,11 +22,11 @@ type Inspection struct {
 	Release     string            `json:"release,omitempty"` // immutable tag
 	Index       digest.Digest     `json:"index,omitempty"`
 	Manifest    digest.Digest     `json:"manifest"`
-	Config      Config            `json:"config"`
+	Config      artifact.Config   `json:"config"`
 	Disk        InspectedFile     `json:"disk"`
 	Formats     []string          `json:"formats"` // all that the release was pushed as
 	Annotations map[string]string `json:"annotations,omitempty"`
-	Boots       []Boot            `json:"boots"`
+	Boots       []artifact.Boot   `json:"boots"`
 	Packages    []debian.Package  `json:"packages"`
 	Attached    []Attached        `json:"attached"`
 
@@ -47,15 +49,16 @@ type Attached struct {
 }
 
 // tagFormats is the suffixes that other formats of a release may have.
-var tagFormats = append(diskformat.Written(), formatContainerDisk)
+var tagFormats = append(diskformat.Written(), artifact.FormatContainerDisk)
 
-// Inspect tells of a disk and what is attached to it.
-func Inspect(ctx context.Context, src Place, ref Reference, o ReadOptions) (Inspection, error) {
+// Inspect tells of a disk and what is attached to it. The error is a fail.Error of the
+// registry or the host, or that of the context.
+func Inspect(ctx context.Context, src registry.Place, ref registry.Reference, o ReadOptions) (Inspection, error) {
 	inspection, err := inspect(ctx, src, ref, o)
-	return inspection, explain(ref.String(), err)
+	return inspection, registry.Explain(ref.String(), err)
 }
 
-func inspect(ctx context.Context, src Place, ref Reference, o ReadOptions) (Inspection, error) {
+func inspect(ctx context.Context, src registry.Place, ref registry.Reference, o ReadOptions) (Inspection, error) {
 	r, image, err := openImage(ctx, src, ref, o)
 	if err != nil {
 		return Inspection{}, err
@@ -88,14 +91,11 @@ func inspect(ctx context.Context, src Place, ref Reference, o ReadOptions) (Insp
 		}
 		in.Attached = append(in.Attached, attached)
 	}
-	if in.Files, err = r.evidence(referrers); err != nil {
+	evidence, err := r.evidence(referrers)
+	if err != nil {
 		return Inspection{}, err
 	}
-	var report BootReport
-	if decode(in.Files[bootFile], &report) == nil {
-		in.Boots = report.Results
-	}
-	_ = decode(in.Files[packagesName], &in.Packages) // an image without a list is still shown
+	in.Files, in.Boots, in.Packages = evidence, evidence.Boots(), evidence.Packages()
 	return in, nil
 }
 
@@ -107,7 +107,7 @@ func inspected(d ocispec.Descriptor) InspectedFile {
 func (in Inspection) FileNames() []string { return slices.Sorted(maps.Keys(in.Files)) }
 
 // Architectures is what a reference offers images for, as its index says.
-func Architectures(ctx context.Context, src Place, name string) ([]string, error) {
+func Architectures(ctx context.Context, src registry.Place, name string) ([]string, error) {
 	index, err := indexOf(ctx, src, name)
 	if err != nil {
 		return nil, err
@@ -122,13 +122,13 @@ func Architectures(ctx context.Context, src Place, name string) ([]string, error
 }
 
 // IsRelease says whether a name is that of a release of disks.
-func IsRelease(ctx context.Context, src Place, name string) bool {
+func IsRelease(ctx context.Context, src registry.Place, name string) bool {
 	index, err := indexOf(ctx, src, name)
-	return err == nil && index.ArtifactType == ArtifactType
+	return err == nil && index.ArtifactType == artifact.ArtifactType
 }
 
-func indexOf(ctx context.Context, src Place, name string) (index ocispec.Index, err error) {
-	r := newReader(ctx, src, Retry{Attempts: 1}, nil)
+func indexOf(ctx context.Context, src registry.Place, name string) (index ocispec.Index, err error) {
+	r := newReader(ctx, src, registry.Retry{Attempts: 1}, nil)
 	top, err := r.resolve(name)
 	if err != nil || top.MediaType != ocispec.MediaTypeImageIndex {
 		return index, err

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -13,17 +15,18 @@ import (
 	"oras.land/oras-go/v2/errdef"
 
 	"github.com/btw-img/btw-img/orchestrator/fail"
-	"github.com/btw-img/btw-img/orchestrator/files"
+	"github.com/btw-img/btw-img/publish/artifact"
+	"github.com/btw-img/btw-img/publish/registry"
 )
 
 // PushOptions is how a release is pushed.
 type PushOptions struct {
-	Tag           string // "" for the release's own: its version and latest
-	ForceUntested bool   // publish what is not proved to boot; the annotations say so
-	ContainerDisk bool   // also a container image for KubeVirt
-	Signer        *Signer
-	Retry         Retry
-	Tell          Tell
+	Tag           string           // "" for the release's own: its version and latest
+	ForceUntested bool             // publish what is not proved to boot; the annotations say so
+	ContainerDisk bool             // also a container image for KubeVirt
+	Signer        *artifact.Signer // nil: it is not signed
+	Retry         registry.Retry
+	Tell          registry.Tell // may be nil
 }
 
 // Pushed is what a push left in the repository.
@@ -38,34 +41,42 @@ type Pushed struct {
 // Push publishes a release: blobs first, then manifests, attachments and
 // signatures, the immutable tags, and the moving ones last, so that a reader
 // never sees half of it. What the repository has already is not sent again, and
-// a build that is pushed again keeps its tags.
-func Push(ctx context.Context, dst oras.Target, ref Reference, r Release, o PushOptions) ([]Pushed, error) {
-	if err := r.check(); err != nil {
+// a build that is pushed again keeps its tags. The error is a fail.Error: of the kind
+// Usage where the build is not whole, Boot where it is not proved to boot, else of the
+// registry or the host; or it is that of the context.
+func Push(ctx context.Context, dst oras.Target, ref registry.Reference, r artifact.Release, o PushOptions) ([]Pushed, error) {
+	if err := r.Check(); err != nil {
 		return nil, err
 	}
-	if why := r.untested(); why != "" && !o.ForceUntested {
+	if why := r.Untested(); why != "" && !o.ForceUntested {
 		return nil, fail.New(fail.Boot, r.Folder, "build it with a boot test, or give --force-untested, which its annotations will tell", "not published: %s", why)
 	}
-	p := &push{ctx: ctx, dst: dst, release: r, options: o, bundle: newBundle(), transfers: newTransfers(o.Tell)}
-	p.bundle.read = p.watch
+	root, err := os.OpenRoot(r.Folder)
+	if err != nil {
+		return nil, registry.Explain(ref.String(), artifact.NotBuilt(err))
+	}
+	defer func() { _ = root.Close() }()
+	p := &push{ctx: ctx, dst: dst, release: r, files: registry.FolderFS(root, "."), options: o, transfers: registry.NewTransfers(o.Tell)}
 	pushed, err := p.run(ref)
-	return pushed, explain(ref.String(), err)
+	return pushed, registry.Explain(ref.String(), err)
 }
 
 type push struct {
 	ctx       context.Context
 	dst       oras.Target
-	release   Release
+	release   artifact.Release
+	files     fs.FS // of the release
 	options   PushOptions
-	bundle    *bundle
-	transfers *transfers
+	bundle    *artifact.Bundle
+	transfers *registry.Transfers
 }
 
-func (p *push) run(ref Reference) ([]Pushed, error) {
-	leaves, err := pack(p.ctx, p.bundle, p.release, p.options.ContainerDisk)
+func (p *push) run(ref registry.Reference) ([]Pushed, error) {
+	bundle, leaves, err := artifact.Pack(p.ctx, p.release, p.files, p.options.ContainerDisk)
 	if err != nil {
 		return nil, err
 	}
+	p.bundle, bundle.Watch = bundle, p.watch
 	before, err := p.indexesBefore(leaves)
 	if err != nil {
 		return nil, err
@@ -79,45 +90,43 @@ func (p *push) run(ref Reference) ([]Pushed, error) {
 	}
 	var pushed []Pushed
 	for i, l := range leaves {
-		t := p.release.tagsOf(p.options.Tag, l.suffix, number)
+		t := p.tags(l, number)
 		if err := p.sendIndex(l, indexes[i], t); err != nil {
 			return nil, err
 		}
 		pushed = append(pushed, Pushed{
-			Reference: ref.With(t.immutable).String(), Digest: indexes[i].Digest, Format: p.format(i), Tags: append([]string{t.immutable}, t.moving...),
+			Reference: ref.With(t.Immutable).String(), Digest: indexes[i].Digest, Format: l.Format, Tags: append([]string{t.Immutable}, t.Moving...),
 		})
 	}
 	for i, l := range leaves {
-		for _, tag := range p.release.tagsOf(p.options.Tag, l.suffix, number).moving {
+		for _, tag := range p.tags(l, number).Moving {
 			if err := p.tag(indexes[i], tag); err != nil {
 				return nil, err
 			}
 		}
 	}
 	for i := range pushed {
-		pushed[i].Uploaded = p.transfers.total()
+		pushed[i].Uploaded = p.transfers.Total()
 	}
 	return pushed, nil
 }
 
-func (p *push) format(i int) string {
-	if i < len(p.release.Disks) {
-		return p.release.Disks[i].Format
-	}
-	return formatContainerDisk
+// tags is the names of a leaf, as the n-th push of the day.
+func (p *push) tags(l artifact.Leaf, n int) artifact.Tags {
+	return p.release.Tags(p.options.Tag, l.Suffix, n)
 }
 
 // retry repeats op as the options say.
 func (p *push) retry(op func() error) error {
-	return p.options.Retry.do(p.ctx, p.transfers.moved, p.transfers.note, op)
+	return p.options.Retry.Do(p.ctx, p.transfers.Moved, p.transfers.Note, op)
 }
 
 // indexesBefore is the index that each moving tag has now.
-func (p *push) indexesBefore(leaves []leaf) ([]ocispec.Index, error) {
+func (p *push) indexesBefore(leaves []artifact.Leaf) ([]ocispec.Index, error) {
 	before := make([]ocispec.Index, len(leaves))
 	for i, l := range leaves {
-		moving := p.release.tagsOf(p.options.Tag, l.suffix, 1).moving
-		desc, err := p.resolve(moving[0])
+		tag := p.tags(l, 1).Moving[0]
+		desc, err := p.resolve(tag)
 		if errors.Is(err, errdef.ErrNotFound) {
 			continue
 		}
@@ -125,9 +134,9 @@ func (p *push) indexesBefore(leaves []leaf) ([]ocispec.Index, error) {
 			return nil, err
 		}
 		if desc.MediaType != ocispec.MediaTypeImageIndex {
-			return nil, fail.New(fail.Registry, "tag "+moving[0], "push to another repository or tag", "it holds something else than an index: %s", desc.MediaType)
+			return nil, fail.New(fail.Registry, "tag "+tag, "push to another repository or tag", "it holds something else than an index: %s", desc.MediaType)
 		}
-		if err := p.retry(func() error { return fetchJSON(p.ctx, p.dst, desc, &before[i]) }); err != nil {
+		if err := p.retry(func() error { return registry.FetchJSON(p.ctx, p.dst, desc, &before[i]) }); err != nil {
 			return nil, err
 		}
 	}
@@ -147,18 +156,18 @@ const mostPushes = 10000
 
 // number finds the immutable tags: the first number of the day whose tags are
 // all free, or hold just this release already.
-func (p *push) number(leaves []leaf, before []ocispec.Index) (int, []ocispec.Descriptor, error) {
+func (p *push) number(leaves []artifact.Leaf, before []ocispec.Index) (int, []ocispec.Descriptor, error) {
 	for n := 1; n < mostPushes; n++ {
 		indexes := make([]ocispec.Descriptor, len(leaves))
 		usable := true
 		for i, l := range leaves {
-			t := p.release.tagsOf(p.options.Tag, l.suffix, n)
-			index, err := p.bundle.index(p.release, l, t.immutable, before[i])
+			t := p.tags(l, n)
+			index, err := p.bundle.Index(p.release, l, t.Immutable, before[i])
 			if err != nil {
 				return 0, nil, err
 			}
 			indexes[i] = index
-			there, err := p.resolve(t.immutable)
+			there, err := p.resolve(t.Immutable)
 			if err != nil && !errors.Is(err, errdef.ErrNotFound) {
 				return 0, nil, err
 			}
@@ -173,14 +182,14 @@ func (p *push) number(leaves []leaf, before []ocispec.Index) (int, []ocispec.Des
 
 // sendLeaves sends the disks with their manifests, while the disks are compared
 // with what the build said of them. Nothing is tagged before all of it is good.
-func (p *push) sendLeaves(leaves []leaf) error {
+func (p *push) sendLeaves(leaves []artifact.Leaf) error {
 	group, ctx := errgroup.WithContext(p.ctx)
 	for _, d := range p.release.Disks {
-		group.Go(func() error { return p.release.sameBytes(ctx, d) })
+		group.Go(func() error { return p.release.CheckDisk(ctx, p.files, d) })
 	}
 	group.Go(func() error {
 		for _, l := range leaves {
-			if err := p.send(ctx, l.desc); err != nil {
+			if err := p.send(ctx, l.Manifest); err != nil {
 				return err
 			}
 		}
@@ -193,14 +202,14 @@ func (p *push) sendLeaves(leaves []leaf) error {
 func (p *push) send(ctx context.Context, root ocispec.Descriptor) error {
 	ended := func(skipped bool) func(context.Context, ocispec.Descriptor) error {
 		return func(_ context.Context, d ocispec.Descriptor) error {
-			if !isManifest(d) {
-				p.transfers.end(d, skipped)
+			if !registry.IsManifestType(d.MediaType) {
+				p.transfers.End(d, skipped)
 			}
 			return nil
 		}
 	}
 	options := oras.CopyGraphOptions{PostCopy: ended(false), OnCopySkipped: ended(true)}
-	return p.options.Retry.do(ctx, p.transfers.moved, p.transfers.note, func() error {
+	return p.options.Retry.Do(ctx, p.transfers.Moved, p.transfers.Note, func() error {
 		return oras.CopyGraph(ctx, p.bundle, p.dst, root, options)
 	})
 }
@@ -208,21 +217,21 @@ func (p *push) send(ctx context.Context, root ocispec.Descriptor) error {
 // sendIndex sends a leaf's attachments, its index and their signatures, and
 // tags all of them but with the moving tags. The leaf and the index are tagged
 // last: who finds them finds the rest.
-func (p *push) sendIndex(l leaf, index ocispec.Descriptor, t tags) error {
-	attachments := l.attachments
+func (p *push) sendIndex(l artifact.Leaf, index ocispec.Descriptor, t artifact.Tags) error {
+	attachments := l.Attachments
 	if p.options.Signer != nil {
-		covered := []ocispec.Descriptor{l.desc}
+		covered := []ocispec.Descriptor{l.Manifest}
 		for _, a := range attachments {
-			covered = append(covered, a.desc)
+			covered = append(covered, a.Manifest)
 		}
-		signature, err := p.bundle.sign(p.options.Signer, p.release.created(), covered...)
+		signature, err := p.bundle.Sign(p.options.Signer, p.release, covered...)
 		if err != nil {
 			return err
 		}
-		attachments = append(attachments, attachment{"sig", signature})
+		attachments = append(attachments, signature)
 	}
 	for _, a := range attachments {
-		if err := p.sendTagged(a.desc, t.leaf+"."+a.kind); err != nil {
+		if err := p.sendTagged(a, t.Leaf); err != nil {
 			return err
 		}
 	}
@@ -230,29 +239,30 @@ func (p *push) sendIndex(l leaf, index ocispec.Descriptor, t tags) error {
 		return err
 	}
 	if p.options.Signer != nil {
-		signature, err := p.bundle.sign(p.options.Signer, p.release.created(), index)
+		signature, err := p.bundle.Sign(p.options.Signer, p.release, index)
 		if err != nil {
 			return err
 		}
-		if err := p.sendTagged(signature, t.immutable+".sig"); err != nil {
+		if err := p.sendTagged(signature, t.Immutable); err != nil {
 			return err
 		}
 	}
 	// Somebody else may have pushed in the meantime.
-	if there, err := p.resolve(t.immutable); err == nil && there.Digest != index.Digest {
-		return fail.New(fail.Registry, "tag "+t.immutable, "push again", "another push has just taken it")
+	if there, err := p.resolve(t.Immutable); err == nil && there.Digest != index.Digest {
+		return fail.New(fail.Registry, "tag "+t.Immutable, "push again", "another push has just taken it")
 	}
-	if err := p.tag(l.desc, t.leaf); err != nil {
+	if err := p.tag(l.Manifest, t.Leaf); err != nil {
 		return err
 	}
-	return p.tag(index, t.immutable)
+	return p.tag(index, t.Immutable)
 }
 
-func (p *push) sendTagged(d ocispec.Descriptor, tag string) error {
-	if err := p.send(p.ctx, d); err != nil {
+// sendTagged sends an attachment of what has that tag.
+func (p *push) sendTagged(a artifact.Attachment, tag string) error {
+	if err := p.send(p.ctx, a.Manifest); err != nil {
 		return err
 	}
-	return p.tag(d, tag)
+	return p.tag(a.Manifest, artifact.SiblingTag(tag, a.Kind))
 }
 
 func (p *push) tag(d ocispec.Descriptor, tag string) error {
@@ -265,36 +275,8 @@ func (p *push) tag(d ocispec.Descriptor, tag string) error {
 
 // watch measures a blob that is about to be sent.
 func (p *push) watch(d ocispec.Descriptor, rc io.ReadCloser) io.ReadCloser {
-	if isManifest(d) {
+	if registry.IsManifestType(d.MediaType) {
 		return rc
 	}
-	p.transfers.start(d, 0)
-	return metered{rc, p.transfers, d}
-}
-
-func isManifest(d ocispec.Descriptor) bool {
-	return d.MediaType == ocispec.MediaTypeImageManifest || d.MediaType == ocispec.MediaTypeImageIndex
-}
-
-// sameBytes compares a disk with what the build said of it.
-func (r Release) sameBytes(ctx context.Context, d Disk) error {
-	file, err := r.open(d.Name)
-	if err != nil {
-		return notBuilt(err)
-	}
-	defer file.Close()
-	digester := digest.SHA256.Digester()
-	size, err := copyInto(ctx, digester.Hash(), file)
-	if err != nil {
-		return err
-	}
-	if size != d.Size || digester.Digest() != d.Digest {
-		return changed(r.path(d.Name), d.Digest)
-	}
-	return nil
-}
-
-// copyInto copies all of in, until the context ends.
-func copyInto(ctx context.Context, out io.Writer, in io.Reader) (int64, error) {
-	return io.CopyBuffer(struct{ io.Writer }{out}, files.UntilDone(ctx, in), make([]byte, copyBuffer))
+	return p.transfers.Meter(d, rc)
 }

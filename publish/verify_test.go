@@ -1,6 +1,7 @@
 package publish
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -9,7 +10,9 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"io"
 	"maps"
 	"os"
@@ -21,9 +24,15 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/secure-systems-lab/go-securesystemslib/encrypted"
+	"oras.land/oras-go/v2"
+	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/content/memory"
+	"oras.land/oras-go/v2/errdef"
 
 	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/publish/artifact"
+	"github.com/btw-img/btw-img/publish/registry"
+	"github.com/btw-img/btw-img/publish/registry/registrytest"
 )
 
 // keyPair writes a key pair in PEM and returns the paths.
@@ -61,7 +70,7 @@ func newKeys(t *testing.T) map[string]crypto.Signer {
 	return map[string]crypto.Signer{"ECDSA": p256, "Ed25519": ed, "RSA": rsaKey}
 }
 
-func readKeys(t *testing.T, key crypto.Signer) (*Signer, *Verifier) {
+func readKeys(t *testing.T, key crypto.Signer) (*artifact.Signer, *artifact.Verifier) {
 	t.Helper()
 	private, public := keyPair(t, key)
 	signer, err := ReadSigner(private)
@@ -76,24 +85,26 @@ func readKeys(t *testing.T, key crypto.Signer) (*Signer, *Verifier) {
 }
 
 func TestSignatures(t *testing.T) {
+	t.Parallel()
 	keys := newKeys(t)
 	_, other := readKeys(t, newKeys(t)["ECDSA"])
 	for name, key := range keys {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			signer, verifier := readKeys(t, key)
 			r := newRelease(t, 1)
-			ref := in(t, registryWith(t, nil), "debian")
+			ref := in(t, registrytest.Start(t, nil), "debian")
 			mustPush(t, ref, r, PushOptions{Signer: signer})
 			if again := mustPush(t, ref, r, PushOptions{Signer: signer}); again[0].Uploaded != 0 {
 				t.Errorf("signing again sends %d bytes", again[0].Uploaded)
 			}
-			for _, reference := range []Reference{ref.With("13"), ref.With("13-20260102.1-amd64"), ref.With("13-raw")} {
-				checks, err := Verify(t.Context(), place(t, ref), reference, VerifyOptions{Key: verifier, ReadOptions: ReadOptions{Selection: Selection{Architecture: "amd64"}, Retry: quick}})
+			for _, reference := range []registry.Reference{ref.With("13"), ref.With("13-20260102.1-amd64"), ref.With("13-raw")} {
+				checks, err := Verify(t.Context(), place(t, ref), reference, VerifyOptions{Key: verifier, ReadOptions: amd64()})
 				if err != nil {
 					t.Errorf("%s: %v\n%s", reference, err, problems(checks))
 				}
 			}
-			checks, err := Verify(t.Context(), place(t, ref), ref.With("13"), VerifyOptions{Key: other, ReadOptions: ReadOptions{Selection: Selection{Architecture: "amd64"}, Retry: quick}})
+			checks, err := Verify(t.Context(), place(t, ref), ref.With("13"), VerifyOptions{Key: other, ReadOptions: amd64()})
 			if fail.ExitCode(err) != 6 || !strings.Contains(problems(checks), "not by this key") {
 				t.Errorf("another key: %v\n%s", err, problems(checks))
 			}
@@ -109,8 +120,9 @@ func TestSignatures(t *testing.T) {
 }
 
 func TestUnsignedIsNotSigned(t *testing.T) {
+	t.Parallel()
 	_, verifier := readKeys(t, newKeys(t)["Ed25519"])
-	ref := in(t, registryWith(t, nil), "debian")
+	ref := in(t, registrytest.Start(t, nil), "debian")
 	mustPush(t, ref, newRelease(t, 1), PushOptions{})
 	if _, err := pullTo(t, ref.With("13"), PullOptions{Folder: t.TempDir(), Key: verifier}); fail.ExitCode(err) != 6 || !strings.Contains(err.Error(), "not signed") {
 		t.Errorf("%v", err)
@@ -161,55 +173,56 @@ func TestKeysOfCosignAndOthers(t *testing.T) {
 // TestVerifyNoticesEveryMismatch pushes releases whose evidence does not belong
 // to their disk.
 func TestVerifyNoticesEveryMismatch(t *testing.T) {
+	t.Parallel()
 	good := newRelease(t, 1)
 	for name, tc := range map[string]struct {
-		forge func(t *testing.T, b *bundle, subject ocispec.Descriptor, l *leaf)
+		forge func(t *testing.T, dst oras.Target, l *artifact.Leaf)
 		want  string
 	}{
-		"nothing wrong": {func(*testing.T, *bundle, ocispec.Descriptor, *leaf) {}, ""},
-		"no boot report": {func(_ *testing.T, _ *bundle, _ ocispec.Descriptor, l *leaf) {
-			l.attachments = slices.DeleteFunc(l.attachments, func(a attachment) bool { return a.kind == "boot" })
+		"nothing wrong": {func(*testing.T, oras.Target, *artifact.Leaf) {}, ""},
+		"no boot report": {func(_ *testing.T, _ oras.Target, l *artifact.Leaf) {
+			l.Attachments = slices.DeleteFunc(l.Attachments, func(a artifact.Attachment) bool { return a.Kind == "boot" })
 		}, "boot test: none is attached"},
-		"boot report of another disk": {func(t *testing.T, b *bundle, subject ocispec.Descriptor, l *leaf) {
-			replace(t, b, subject, l, "boot", newRelease(t, 2))
+		"boot report of another disk": {func(t *testing.T, dst oras.Target, l *artifact.Leaf) {
+			replace(t, dst, l, "boot", newRelease(t, 2))
 		}, "boot test: the report is of another disk"},
-		"build record of another build": {func(t *testing.T, b *bundle, subject ocispec.Descriptor, l *leaf) {
-			replace(t, b, subject, l, "build", newRelease(t, 2))
+		"build record of another build": {func(t *testing.T, dst oras.Target, l *artifact.Leaf) {
+			replace(t, dst, l, "build", newRelease(t, 2))
 		}, "build record: it is of the build build-2"},
-		"checksums of another build": {func(t *testing.T, b *bundle, subject ocispec.Descriptor, l *leaf) {
-			replace(t, b, subject, l, "sums", newRelease(t, 2))
+		"checksums of another build": {func(t *testing.T, dst oras.Target, l *artifact.Leaf) {
+			replace(t, dst, l, "sums", newRelease(t, 2))
 		}, "checksums: debian-13-amd64.qcow2 has another digest there"},
-		"packages of another disk": {func(t *testing.T, b *bundle, subject ocispec.Descriptor, l *leaf) {
-			replace(t, b, subject, l, "sbom", newRelease(t, 2))
+		"packages of another disk": {func(t *testing.T, dst oras.Target, l *artifact.Leaf) {
+			replace(t, dst, l, "sbom", newRelease(t, 2))
 		}, "list of packages: it speaks of another disk"},
-		"report that knows fewer firmwares": {func(t *testing.T, b *bundle, subject ocispec.Descriptor, l *leaf) {
+		"report that knows fewer firmwares": {func(t *testing.T, dst oras.Target, l *artifact.Leaf) {
 			r := good
 			r.Boots = r.Boots[:1]
-			replace(t, b, subject, l, "boot", r)
+			replace(t, dst, l, "boot", r)
 		}, "boot test: it says that it booted on [bios uefi], the report knows of [bios]"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := newBundle()
-			leaves, err := pack(t.Context(), b, good, false)
+			t.Parallel()
+			files := os.DirFS(good.Folder)
+			b, leaves, err := artifact.Pack(t.Context(), good, files, false)
 			if err != nil {
 				t.Fatal(err)
 			}
-			l := leaves[0]
-			tc.forge(t, b, l.desc, &l)
-			dst := memory.New()
-			p := &push{ctx: t.Context(), dst: dst, release: good, bundle: b, transfers: newTransfers(nil), options: PushOptions{Retry: quick}}
-			index, err := b.index(good, l, "13-20260102.1", ocispec.Index{})
+			l, dst := leaves[0], memory.New()
+			tc.forge(t, dst, &l)
+			p := &push{ctx: t.Context(), dst: dst, release: good, files: files, bundle: b, transfers: registry.NewTransfers(nil), options: PushOptions{Retry: quick}}
+			index, err := b.Index(good, l, "13-20260102.1", ocispec.Index{})
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := p.send(t.Context(), l.desc); err != nil {
+			if err := p.send(t.Context(), l.Manifest); err != nil {
 				t.Fatal(err)
 			}
-			if err := p.sendIndex(l, index, good.tagsOf("", "", 1)); err != nil {
+			if err := p.sendIndex(l, index, p.tags(l, 1)); err != nil {
 				t.Fatal(err)
 			}
 			ref := parse(t, "registry.example/debian:13-20260102.1")
-			checks, err := Verify(t.Context(), dst, ref, VerifyOptions{ReadOptions: ReadOptions{Selection: Selection{Architecture: "amd64"}, Retry: quick}})
+			checks, err := Verify(t.Context(), dst, ref, VerifyOptions{ReadOptions: amd64()})
 			if got := problems(checks); !strings.Contains(got, tc.want) || (tc.want == "") != (got == "") {
 				t.Errorf("%v\n%s", err, got)
 			}
@@ -220,30 +233,48 @@ func TestVerifyNoticesEveryMismatch(t *testing.T) {
 	}
 }
 
-// replace swaps an attachment for that of another release.
-func replace(t *testing.T, b *bundle, subject ocispec.Descriptor, l *leaf, kind string, from Release) {
+// replace swaps an attachment for that of another release, which it sends.
+func replace(t *testing.T, dst oras.Target, l *artifact.Leaf, kind string, from artifact.Release) {
 	t.Helper()
-	files, err := readFiles(from)
+	b, leaves, err := artifact.Pack(t.Context(), from, os.DirFS(from.Folder), false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	attachments, err := packAttachments(b, from, from.Disks[0], subject, files)
+	i := slices.IndexFunc(l.Attachments, func(a artifact.Attachment) bool { return a.Kind == kind })
+	var m ocispec.Manifest
+	if err := registry.FetchJSON(t.Context(), b, leaves[0].Attachments[i].Manifest, &m); err != nil {
+		t.Fatal(err)
+	}
+	m.Subject = &ocispec.Descriptor{MediaType: l.Manifest.MediaType, Digest: l.Manifest.Digest, Size: l.Manifest.Size}
+	forged, err := json.Marshal(m)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i, a := range l.attachments {
-		if a.kind == kind {
-			l.attachments[i] = attachments[i]
+	needed := append([]ocispec.Descriptor{m.Config}, m.Layers...)
+	for _, d := range needed {
+		part, err := content.FetchAll(t.Context(), b, d)
+		if err == nil {
+			err = dst.Push(t.Context(), d, bytes.NewReader(part))
+		}
+		if err != nil && !errors.Is(err, errdef.ErrAlreadyExists) {
+			t.Fatal(err)
 		}
 	}
+	d := content.NewDescriptorFromBytes(m.MediaType, forged)
+	d.ArtifactType, d.Annotations = m.ArtifactType, m.Annotations
+	if err := dst.Push(t.Context(), d, bytes.NewReader(forged)); err != nil {
+		t.Fatal(err)
+	}
+	l.Attachments[i].Manifest = d
 }
 
 func TestInspectTellsAllWithoutTheDisk(t *testing.T) {
+	t.Parallel()
 	r := newRelease(t, 1)
-	ref := in(t, registryWith(t, nil), "debian")
+	ref := in(t, registrytest.Start(t, nil), "debian")
 	mustPush(t, ref, r, PushOptions{ContainerDisk: true})
 	src := noDisk{place(t, ref), t, r.Disks[0].Digest}
-	got, err := Inspect(t.Context(), src, ref.With("latest"), ReadOptions{Selection: Selection{Architecture: "amd64"}, Retry: quick})
+	got, err := Inspect(t.Context(), src, ref.With("latest"), amd64())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -261,7 +292,7 @@ func TestInspectTellsAllWithoutTheDisk(t *testing.T) {
 
 // noDisk is a source that lets nobody read the disk.
 type noDisk struct {
-	Place
+	registry.Place
 	t    *testing.T
 	disk digest.Digest
 }

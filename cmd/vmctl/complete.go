@@ -11,13 +11,14 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-	"oras.land/oras-go/v2/registry"
+	orasregistry "oras.land/oras-go/v2/registry"
 
 	"github.com/btw-img/btw-img/orchestrator"
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/diskformat"
 	"github.com/btw-img/btw-img/publish"
 	"github.com/btw-img/btw-img/publish/catalogue"
+	"github.com/btw-img/btw-img/publish/registry"
 )
 
 // shells is what writes the completion script of each shell.
@@ -217,7 +218,7 @@ func references(cmd *cobra.Command, typed string) []string {
 	var found []string
 	for _, name := range names {
 		folder := filepath.Join(root, name)
-		ref, err := publish.Layout(folder, "")
+		ref, err := registry.Layout(folder, "")
 		if err != nil {
 			continue
 		}
@@ -225,11 +226,11 @@ func references(cmd *cobra.Command, typed string) []string {
 		if !strings.HasPrefix(typed, ref.String()) {
 			continue
 		}
-		store, err := publish.Access{}.OpenPlace(cmd.Context(), ref)
+		store, err := registry.Access{}.OpenPlace(cmd.Context(), ref)
 		if err != nil {
 			continue
 		}
-		tags, err := registry.Tags(cmd.Context(), store.(registry.TagLister))
+		tags, err := orasregistry.Tags(cmd.Context(), store.(orasregistry.TagLister))
 		if err != nil {
 			continue
 		}

@@ -26,6 +26,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/btw-img/btw-img/publish"
+	"github.com/btw-img/btw-img/publish/artifact"
 )
 
 // ranOut is what a run of vmctl left.
@@ -224,9 +225,9 @@ func newEvil(t *testing.T, title string) *evil {
 	e := &evil{t: t, manifests: map[string][]byte{}, blobs: map[string][]byte{}, title: title}
 	disk := e.blob("application/octet-stream", []byte("disk"))
 	disk.Annotations = map[string]string{ocispec.AnnotationTitle: title}
-	config := e.blob(publish.MediaTypeConfig, e.json(publish.Config{Name: "evil", Architecture: "amd64", OS: "linux", Format: "qcow2"}))
+	config := e.blob(artifact.MediaTypeConfig, e.json(artifact.Config{Name: "evil", Architecture: "amd64", OS: "linux", Format: "qcow2"}))
 	e.image = ocispec.Manifest{
-		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, ArtifactType: publish.ArtifactType,
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, ArtifactType: artifact.ArtifactType,
 		Config: config, Layers: []ocispec.Descriptor{disk},
 	}
 	e.referrers = func(w http.ResponseWriter, _ *http.Request) { e.list(w) }
@@ -382,11 +383,11 @@ func TestWhatRegistriesSayIsShownHarmless(t *testing.T) {
 	}
 	t.Run("inspect", func(t *testing.T) {
 		e := newEvil(t, "disk.qcow2")
-		config := e.blob(publish.MediaTypeConfig, e.json(publish.Config{
+		config := e.blob(artifact.MediaTypeConfig, e.json(artifact.Config{
 			Name: "n" + escapes, Build: escapes, Architecture: "amd64" + escapes, OS: escapes, Format: "qcow2" + escapes, Version: escapes, Untested: escapes,
 		}))
 		e.image.Config, e.image.Annotations = config, map[string]string{"a" + escapes: escapes}
-		report := e.blob("application/json", e.json(publish.BootReport{Results: []publish.Boot{{Firmware: escapes, Problem: escapes, Accel: escapes, Proof: escapes}}}))
+		report := e.blob("application/json", e.json(artifact.BootReport{Results: []artifact.Boot{{Firmware: escapes, Problem: escapes, Accel: escapes, Proof: escapes}}}))
 		report.Annotations = map[string]string{ocispec.AnnotationTitle: "boot.json"}
 		one := e.attach(report)
 		e.referrers = func(w http.ResponseWriter, _ *http.Request) { e.list(w, one) }

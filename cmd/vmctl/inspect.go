@@ -15,6 +15,7 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/text"
 	"github.com/btw-img/btw-img/publish"
+	"github.com/btw-img/btw-img/publish/registry"
 )
 
 type inspectOptions struct {
@@ -53,7 +54,7 @@ func runInspect(cmd *cobra.Command, o inspectOptions, arg string) error {
 	}
 	show := newProgress(cmd.ErrOrStderr(), false)
 	in, err := publish.Inspect(cmd.Context(), src, ref, publish.ReadOptions{
-		Selection: o.selection, Retry: publish.Retry{Attempts: inspectAttempts}, Tell: show.transfer,
+		Selection: o.selection, Retry: registry.Retry{Attempts: inspectAttempts}, Tell: show.transfer,
 	})
 	show.close()
 	if err != nil {

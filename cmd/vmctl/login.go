@@ -8,11 +8,11 @@ import (
 	"golang.org/x/term"
 
 	"github.com/btw-img/btw-img/orchestrator/fail"
-	"github.com/btw-img/btw-img/publish"
+	"github.com/btw-img/btw-img/publish/registry"
 )
 
 func newLogin() *cobra.Command {
-	var registry registryFlags
+	var flags registryFlags
 	cmd := &cobra.Command{
 		Use:   "login HOST",
 		Short: "Check a credential with a registry and keep it, where docker login does",
@@ -23,14 +23,14 @@ in the credential helper that it names. Both are asked for at a terminal; script
 ` + exitCodes,
 		Example: `  vmctl login registry.example --username alice
   vmctl login registry.example --username alice --password-stdin < password`,
-		RunE: func(cmd *cobra.Command, args []string) error { return runLogin(cmd, registry, args[0]) },
+		RunE: func(cmd *cobra.Command, args []string) error { return runLogin(cmd, flags, args[0]) },
 	}
-	registry.add(cmd)
+	flags.add(cmd)
 	return cmd
 }
 
-func runLogin(cmd *cobra.Command, registry registryFlags, host string) error {
-	access, err := loginAccess(cmd, registry, host)
+func runLogin(cmd *cobra.Command, flags registryFlags, host string) error {
+	access, err := loginAccess(cmd, flags, host)
 	if err != nil {
 		return err
 	}
@@ -47,24 +47,24 @@ func runLogin(cmd *cobra.Command, registry registryFlags, host string) error {
 }
 
 // loginAccess is access with the credential that is given or asked for.
-func loginAccess(cmd *cobra.Command, registry registryFlags, host string) (publish.Access, error) {
+func loginAccess(cmd *cobra.Command, flags registryFlags, host string) (registry.Access, error) {
 	terminal := term.IsTerminal(int(os.Stdin.Fd()))
 	switch {
-	case registry.username == "" && (registry.passwordStdin || !terminal):
-		return publish.Access{}, fail.New(fail.Usage, "", "give --username, and the password on standard input with --password-stdin", "no user is given, and there is no terminal to ask for one")
-	case registry.passwordStdin:
-		return registry.access(cmd.InOrStdin())
+	case flags.username == "" && (flags.passwordStdin || !terminal):
+		return registry.Access{}, fail.New(fail.Usage, "", "give --username, and the password on standard input with --password-stdin", "no user is given, and there is no terminal to ask for one")
+	case flags.passwordStdin:
+		return flags.access(cmd.InOrStdin())
 	case !terminal:
-		return publish.Access{}, fail.New(fail.Usage, "", "give --password-stdin and the password on standard input", "there is no terminal to ask for a password")
+		return registry.Access{}, fail.New(fail.Usage, "", "give --password-stdin and the password on standard input", "there is no terminal to ask for a password")
 	}
-	user, password, err := askCredential(cmd.Context(), cmd.ErrOrStderr(), host, registry.username)
+	user, password, err := askCredential(cmd.Context(), cmd.ErrOrStderr(), host, flags.username)
 	if err != nil {
-		return publish.Access{}, err
+		return registry.Access{}, err
 	}
 	if user == "" || password == "" {
-		return publish.Access{}, fail.New(fail.Usage, "", "type both", "no user or no password is given")
+		return registry.Access{}, fail.New(fail.Usage, "", "type both", "no user or no password is given")
 	}
-	return registry.accessAs(user, password)
+	return flags.accessAs(user, password)
 }
 
 func newLogout() *cobra.Command {
@@ -73,7 +73,7 @@ func newLogout() *cobra.Command {
 		Short:   "Forget the credential of a registry",
 		Example: "  vmctl logout registry.example",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := publish.Logout(cmd.Context(), args[0]); err != nil {
+			if err := registry.Logout(cmd.Context(), args[0]); err != nil {
 				return err
 			}
 			fmt.Fprintf(cmd.ErrOrStderr(), "logged out of %s\n", args[0])

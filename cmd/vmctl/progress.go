@@ -12,7 +12,7 @@ import (
 
 	"github.com/btw-img/btw-img/orchestrator"
 	"github.com/btw-img/btw-img/orchestrator/text"
-	"github.com/btw-img/btw-img/publish"
+	"github.com/btw-img/btw-img/publish/registry"
 )
 
 // progress shows events: live on a terminal, else one line per step, in
@@ -177,7 +177,7 @@ type movement struct {
 const linePeriod = 10 * time.Second
 
 // transfer shows how far a transfer is, its rate and what time it still needs.
-func (p *progress) transfer(e publish.Event) {
+func (p *progress) transfer(e registry.Event) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if e.Item == "" {

@@ -22,6 +22,8 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/files"
 	"github.com/btw-img/btw-img/publish"
+	"github.com/btw-img/btw-img/publish/artifact"
+	"github.com/btw-img/btw-img/publish/registry"
 )
 
 type pushOptions struct {
@@ -110,7 +112,7 @@ func runPush(cmd *cobra.Command, o pushOptions, target string, args []string) er
 	return err
 }
 
-func pushTo(ctx context.Context, access publish.Access, ref publish.Reference, release publish.Release, o publish.PushOptions) (pushed []publish.Pushed, err error) {
+func pushTo(ctx context.Context, access registry.Access, ref registry.Reference, release artifact.Release, o publish.PushOptions) (pushed []publish.Pushed, err error) {
 	if o.Tag, err = ref.Tag(); err != nil {
 		return nil, err
 	}
@@ -130,10 +132,10 @@ func pushTo(ctx context.Context, access publish.Access, ref publish.Reference, r
 }
 
 // references is where a build goes: what the user names, or the default.
-func (o pushOptions) references(name string, args []string) ([]publish.Reference, error) {
+func (o pushOptions) references(name string, args []string) ([]registry.Reference, error) {
 	if len(args) == 0 {
 		ref, err := defaultReference(o.folder, name)
-		return []publish.Reference{ref}, err
+		return []registry.Reference{ref}, err
 	}
 	refs, err := parseReferences(args)
 	if err != nil || o.registry.username == "" && !o.registry.passwordStdin {
@@ -152,52 +154,52 @@ func (o pushOptions) references(name string, args []string) ([]publish.Reference
 	return refs, nil
 }
 
-func defaultReference(folder, name string) (publish.Reference, error) {
+func defaultReference(folder, name string) (registry.Reference, error) {
 	if err := files.CheckFileName(name); err != nil { // which would lead out of the folder
-		return publish.Reference{}, fail.New(fail.Usage, orchestrator.ManifestName, "build it again", "the name of the build: %w", err)
+		return registry.Reference{}, fail.New(fail.Usage, orchestrator.ManifestName, "build it again", "the name of the build: %w", err)
 	}
 	for _, variable := range []string{"VMCTL_REGISTRY", "CI_REGISTRY_IMAGE"} {
 		if prefix := os.Getenv(variable); prefix != "" {
-			return publish.ParseReference(prefix + "/" + name)
+			return registry.ParseReference(prefix + "/" + name)
 		}
 	}
 	return layoutOf(filepath.Join(folder, definition.LayoutsFolder), name)
 }
 
 // layoutOf is the OCI layout of the build of that name.
-func layoutOf(folder, name string) (publish.Reference, error) {
+func layoutOf(folder, name string) (registry.Reference, error) {
 	if err := definition.CheckName(name); err != nil {
-		return publish.Reference{}, err
+		return registry.Reference{}, err
 	}
-	return publish.Layout(filepath.Join(folder, name), "")
+	return registry.Layout(filepath.Join(folder, name), "")
 }
 
 // readRelease reads the folder of a build as something to publish.
-func readRelease(folder string, annotations []string) (publish.Release, error) {
+func readRelease(folder string, annotations []string) (artifact.Release, error) {
 	built, err := orchestrator.ReadBuilt(folder)
 	if errors.Is(err, fs.ErrPermission) {
-		return publish.Release{}, &fail.Error{Kind: fail.Host, Err: err, Hint: "ask the owner of " + folder + " for the right to read it"}
+		return artifact.Release{}, &fail.Error{Kind: fail.Host, Err: err, Hint: "ask the owner of " + folder + " for the right to read it"}
 	}
 	if err != nil {
-		return publish.Release{}, &fail.Error{Kind: fail.Usage, Err: err, Hint: "name a folder that 'vmctl build' left, or run 'vmctl build " + filepath.Base(folder) + "' first"}
+		return artifact.Release{}, &fail.Error{Kind: fail.Usage, Err: err, Hint: "name a folder that 'vmctl build' left, or run 'vmctl build " + filepath.Base(folder) + "' first"}
 	}
-	r := publish.Release{
+	r := artifact.Release{
 		Folder: folder, Name: built.Name, Description: built.Definition.Description, Version: built.Version,
 		Architecture: built.Architecture, BuildID: built.ID, Created: built.Created, Tool: "vmctl " + built.Vmctl,
 		RawDigest: sha256Digest(built.Disk.SHA256), Tested: built.Tested, Packages: built.Packages, Annotations: map[string]string{},
 	}
 	for _, output := range built.Outputs {
 		if err := orchestrator.CheckImage(filepath.Join(folder, output.Name), output.Format); err != nil {
-			return publish.Release{}, err
+			return artifact.Release{}, err
 		}
-		d := publish.Disk{Name: output.Name, Format: output.Format, Size: output.Size, VirtualSize: output.VirtualSize, Digest: sha256Digest(output.SHA256)}
+		d := artifact.Disk{Name: output.Name, Format: output.Format, Size: output.Size, VirtualSize: output.VirtualSize, Digest: sha256Digest(output.SHA256)}
 		if output.Format == diskformat.Raw && r.RawDigest == "" {
 			r.RawDigest = d.Digest
 		}
 		r.Disks = append(r.Disks, d)
 	}
 	for _, b := range built.Boot {
-		boot := publish.Boot{Firmware: b.Firmware, Passed: b.Passed, Proof: b.Proof, Problem: b.Problem, Accel: b.Accel, Seconds: b.Seconds}
+		boot := artifact.Boot{Firmware: b.Firmware, Passed: b.Passed, Proof: b.Proof, Problem: b.Problem, Accel: b.Accel, Seconds: b.Seconds}
 		if b.Report != nil {
 			if boot.Report, err = json.Marshal(b.Report); err != nil {
 				return r, err

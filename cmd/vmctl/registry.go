@@ -13,6 +13,8 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/files"
 	"github.com/btw-img/btw-img/publish"
+	"github.com/btw-img/btw-img/publish/artifact"
+	"github.com/btw-img/btw-img/publish/registry"
 )
 
 // registryFlags is the flags of every verb that talks to registries.
@@ -39,12 +41,12 @@ func (f *registryFlags) add(cmd *cobra.Command) {
 }
 
 // access is how the flags say that registries are reached.
-func (f *registryFlags) access(stdin io.Reader) (publish.Access, error) {
+func (f *registryFlags) access(stdin io.Reader) (registry.Access, error) {
 	password := ""
 	if f.passwordStdin {
 		line, err := bufio.NewReader(stdin).ReadString('\n')
 		if err != nil && !errors.Is(err, io.EOF) {
-			return publish.Access{}, fmt.Errorf("--password-stdin: %w", err)
+			return registry.Access{}, fmt.Errorf("--password-stdin: %w", err)
 		}
 		password = strings.TrimRight(line, "\r\n")
 	}
@@ -52,19 +54,19 @@ func (f *registryFlags) access(stdin io.Reader) (publish.Access, error) {
 }
 
 // accessAs is access with a credential, or with none.
-func (f *registryFlags) accessAs(user, password string) (publish.Access, error) {
+func (f *registryFlags) accessAs(user, password string) (registry.Access, error) {
 	if (user == "") != (password == "") {
-		return publish.Access{}, fail.New(fail.Usage, "", "give --username and --password-stdin together, or neither", "half a credential is given")
+		return registry.Access{}, fail.New(fail.Usage, "", "give --username and --password-stdin together, or neither", "half a credential is given")
 	}
-	return publish.Access{
+	return registry.Access{
 		PlainHTTP: f.plainHTTP, CAFile: f.caFile, Username: user, Password: password,
 		UserAgent: "vmctl/" + strings.ReplaceAll(version(), " ", "-"), Owner: files.Caller(),
 	}, nil
 }
 
 // place opens the place that the reference names.
-func (f *registryFlags) place(cmd *cobra.Command, arg string) (publish.Reference, publish.Place, error) {
-	ref, err := publish.ParseReference(arg)
+func (f *registryFlags) place(cmd *cobra.Command, arg string) (registry.Reference, registry.Place, error) {
+	ref, err := registry.ParseReference(arg)
 	if err != nil {
 		return ref, nil, err
 	}
@@ -82,7 +84,7 @@ func selectionFlags(cmd *cobra.Command, s *publish.Selection) {
 	cmd.Flags().StringVar(&s.Format, "format", "", "image format, such as raw (default: what the reference names)")
 }
 
-func verifierFlag(path string) (*publish.Verifier, error) {
+func verifierFlag(path string) (*artifact.Verifier, error) {
 	if path == "" {
 		return nil, nil
 	}
@@ -90,11 +92,11 @@ func verifierFlag(path string) (*publish.Verifier, error) {
 }
 
 // parseReferences reads all references and reports all mistakes at once.
-func parseReferences(args []string) ([]publish.Reference, error) {
-	var refs []publish.Reference
+func parseReferences(args []string) ([]registry.Reference, error) {
+	var refs []registry.Reference
 	var problems []error
 	for _, arg := range args {
-		ref, err := publish.ParseReference(arg)
+		ref, err := registry.ParseReference(arg)
 		refs, problems = append(refs, ref), append(problems, err)
 	}
 	return refs, joined(problems)

@@ -21,7 +21,9 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/files"
 	"github.com/btw-img/btw-img/orchestrator/text"
 	"github.com/btw-img/btw-img/publish"
+	"github.com/btw-img/btw-img/publish/artifact"
 	"github.com/btw-img/btw-img/publish/catalogue"
+	"github.com/btw-img/btw-img/publish/registry"
 )
 
 type serveOptions struct {
@@ -189,7 +191,7 @@ func (s *shelf) holds(name string) bool {
 
 // offerRelease pushes a build to its layout, unless it is the newest one there:
 // who serves need not be able to write then.
-func (s *shelf) offerRelease(ctx context.Context, release publish.Release, stderr io.Writer) error {
+func (s *shelf) offerRelease(ctx context.Context, release artifact.Release, stderr io.Writer) error {
 	if !catalogue.IsName(release.Name) {
 		return fail.New(fail.Usage, "", "give the build another name", "%s", catalogue.NameRule)
 	}
@@ -197,7 +199,7 @@ func (s *shelf) offerRelease(ctx context.Context, release publish.Release, stder
 	if err != nil {
 		return err
 	}
-	access := publish.Access{Owner: files.Caller()}
+	access := registry.Access{Owner: files.Caller()}
 	tag := newestOf(ctx, access, ref, release)
 	if tag == "" {
 		pushed, err := pushTo(ctx, access, ref, release, publish.PushOptions{})
@@ -212,7 +214,7 @@ func (s *shelf) offerRelease(ctx context.Context, release publish.Release, stder
 
 // newestOf is the immutable tag of the newest release in a layout, if it is this
 // one, else "".
-func newestOf(ctx context.Context, access publish.Access, ref publish.Reference, release publish.Release) string {
+func newestOf(ctx context.Context, access registry.Access, ref registry.Reference, release artifact.Release) string {
 	src, err := access.OpenPlace(ctx, ref)
 	if err != nil {
 		return ""

@@ -10,6 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// CopyBuffer is how much of a disk is read at a time, in bytes.
+const CopyBuffer = 1 << 20
+
 // OpenRegular opens a file for reading that is no device, pipe or folder.
 func OpenRegular(path string) (*os.File, error) {
 	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // opening a pipe would wait
@@ -36,4 +39,9 @@ func (r untilDone) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	return r.Reader.Read(p)
+}
+
+// Copy copies all of in, until the context ends, and says how many bytes that were.
+func Copy(ctx context.Context, out io.Writer, in io.Reader) (int64, error) {
+	return io.CopyBuffer(struct{ io.Writer }{out}, UntilDone(ctx, in), make([]byte, CopyBuffer))
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/btw-img/btw-img/publish"
+	"github.com/btw-img/btw-img/publish/registry"
 )
 
 // version is what tells whether a layout was pushed to: each push puts another
@@ -37,7 +38,7 @@ func versionOf(fsys fs.FS) (version, error) {
 // layout is a layout as it was when it was read.
 type layout struct {
 	version version
-	store   *publish.Store
+	store   *registry.Store
 	tags    []string // that name a release
 }
 
@@ -99,7 +100,7 @@ func (c *cache) layout(ctx context.Context, fsys fs.FS, repository string) (layo
 }
 
 func readLayout(ctx context.Context, fsys fs.FS, now version) (layout, error) {
-	store, err := publish.OpenStore(fsys)
+	store, err := registry.OpenStore(fsys)
 	if err != nil {
 		return layout{}, err
 	}
@@ -132,12 +133,12 @@ func (c *cache) image(ctx context.Context, repository, tag string, l layout) (pu
 }
 
 func readImage(ctx context.Context, repository, tag string, l layout) (publish.Inspection, error) {
-	ref, err := publish.Layout(repository, tag)
+	ref, err := registry.Layout(repository, tag)
 	if err != nil {
 		return publish.Inspection{}, err
 	}
 	return publish.Inspect(ctx, l.store, ref, publish.ReadOptions{
-		Selection: publish.Selection{Architecture: architecture(ctx, l.store, tag)}, Retry: publish.Retry{Attempts: 1},
+		Selection: publish.Selection{Architecture: architecture(ctx, l.store, tag)}, Retry: registry.Retry{Attempts: 1},
 	})
 }
 

@@ -19,10 +19,11 @@ import (
 	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"oras.land/oras-go/v2/registry"
+	orasregistry "oras.land/oras-go/v2/registry"
 
 	"github.com/btw-img/btw-img/orchestrator/text"
 	"github.com/btw-img/btw-img/publish"
+	"github.com/btw-img/btw-img/publish/registry"
 )
 
 //go:embed web
@@ -81,7 +82,7 @@ const NameRule = "its path is no name of a repository: lower-case letters and di
 
 // IsName says whether a layout of that path below the served folder is offered.
 func IsName(name string) bool {
-	return registry.Reference{Repository: name}.ValidateRepository() == nil
+	return orasregistry.Reference{Repository: name}.ValidateRepository() == nil
 }
 
 // Repositories is the names of the layouts below root, sorted. odd is the paths
@@ -196,11 +197,11 @@ func (c *Catalogue) inspect(ctx context.Context, repository, tag string) (publis
 
 // files is those of a layout, and of no other.
 func (c *Catalogue) files(repository string) fs.FS {
-	return publish.FolderFS(c.root, filepath.FromSlash(repository))
+	return registry.FolderFS(c.root, filepath.FromSlash(repository))
 }
 
 // open is a layout as it is now.
-func (c *Catalogue) open(repository string) (*publish.Store, error) {
+func (c *Catalogue) open(repository string) (*registry.Store, error) {
 	if !IsName(repository) {
 		return nil, errName
 	}
@@ -209,7 +210,7 @@ func (c *Catalogue) open(repository string) (*publish.Store, error) {
 }
 
 // architecture is the first one of a release: a page shows images for any.
-func architecture(ctx context.Context, store publish.Place, tag string) string {
+func architecture(ctx context.Context, store registry.Place, tag string) string {
 	platforms, err := publish.Architectures(ctx, store, tag)
 	if err != nil || len(platforms) == 0 {
 		return ""

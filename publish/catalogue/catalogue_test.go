@@ -19,34 +19,36 @@ import (
 
 	"github.com/btw-img/btw-img/orchestrator/debian"
 	"github.com/btw-img/btw-img/publish"
+	"github.com/btw-img/btw-img/publish/artifact"
 	"github.com/btw-img/btw-img/publish/catalogue"
+	"github.com/btw-img/btw-img/publish/registry"
 )
 
 // fill publishes a build into a layout.
-func fill(t *testing.T, root, name string) publish.Release {
+func fill(t *testing.T, root, name string) artifact.Release {
 	t.Helper()
 	return fillAs(t, root, name, "id")
 }
 
-func fillAs(t *testing.T, root, name, build string) publish.Release {
+func fillAs(t *testing.T, root, name, build string) artifact.Release {
 	t.Helper()
 	return fillWith(t, root, name, build, filepath.Base(name)+".qcow2")
 }
 
 // fillDisk publishes a disk of that file name.
-func fillDisk(t *testing.T, root, name, file string) publish.Release {
+func fillDisk(t *testing.T, root, name, file string) artifact.Release {
 	t.Helper()
 	return fillWith(t, root, name, "id", file)
 }
 
-func fillWith(t *testing.T, root, name, build, file string) publish.Release {
+func fillWith(t *testing.T, root, name, build, file string) artifact.Release {
 	t.Helper()
 	disk := []byte("the disk of " + name)
-	r := publish.Release{
+	r := artifact.Release{
 		Folder: t.TempDir(), Name: name, Description: "A <b>bold</b> image", Version: "13", Architecture: "arm64", BuildID: build,
 		Created: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Tool: "vmctl test", Tested: true,
-		Disks:    []publish.Disk{{Name: file, Format: "qcow2", Size: int64(len(disk)), VirtualSize: 1 << 30, Digest: digest.FromBytes(disk)}},
-		Boots:    []publish.Boot{{Firmware: "uefi", Passed: true, Proof: "report", Accel: "kvm", Seconds: 7}},
+		Disks:    []artifact.Disk{{Name: file, Format: "qcow2", Size: int64(len(disk)), VirtualSize: 1 << 30, Digest: digest.FromBytes(disk)}},
+		Boots:    []artifact.Boot{{Firmware: "uefi", Passed: true, Proof: "report", Accel: "kvm", Seconds: 7}},
 		Packages: []debian.Package{{Name: "bash", Version: "5.2", Architecture: "arm64", Source: "bash", SourceVersion: "5.2"}},
 	}
 	packages, err := json.Marshal(r.Packages)
@@ -63,11 +65,11 @@ func fillWith(t *testing.T, root, name, build, file string) publish.Release {
 	if err := os.WriteFile(filepath.Join(r.Folder, "SHA256SUMS"), []byte(sums.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	ref, err := publish.ParseReference("oci:" + filepath.Join(root, name))
+	ref, err := registry.ParseReference("oci:" + filepath.Join(root, name))
 	if err != nil {
 		t.Fatal(err)
 	}
-	dst, err := publish.Access{}.OpenDestination(t.Context(), ref)
+	dst, err := registry.Access{}.OpenDestination(t.Context(), ref)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -265,11 +267,11 @@ func TestServedIsReadOnlyAndPullable(t *testing.T) {
 	root := t.TempDir()
 	r := fill(t, root, "debian")
 	server := serve(t, root)
-	ref, err := publish.ParseReference(strings.TrimPrefix(server.URL, "http://") + "/debian")
+	ref, err := registry.ParseReference(strings.TrimPrefix(server.URL, "http://") + "/debian")
 	if err != nil {
 		t.Fatal(err)
 	}
-	src, err := publish.Access{}.OpenPlace(t.Context(), ref)
+	src, err := registry.Access{}.OpenPlace(t.Context(), ref)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -283,12 +285,12 @@ func TestServedIsReadOnlyAndPullable(t *testing.T) {
 	if _, err := publish.Verify(t.Context(), src, ref, publish.VerifyOptions{ReadOptions: publish.ReadOptions{Selection: publish.Selection{Architecture: "arm64"}}}); err == nil || !strings.Contains(err.Error(), "verify") {
 		t.Errorf("a build record that is empty verifies: %v", err)
 	}
-	dst, err := publish.Access{}.OpenDestination(t.Context(), ref.With("other"))
+	dst, err := registry.Access{}.OpenDestination(t.Context(), ref.With("other"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	r.BuildID = "another"
-	if _, err := publish.Push(t.Context(), dst, ref, r, publish.PushOptions{Tag: "other", Retry: publish.Retry{Attempts: 1}}); err == nil {
+	if _, err := publish.Push(t.Context(), dst, ref, r, publish.PushOptions{Tag: "other", Retry: registry.Retry{Attempts: 1}}); err == nil {
 		t.Error("the registry takes what is pushed")
 	}
 }

@@ -115,6 +115,7 @@ func TestConnectionsAreLimited(t *testing.T) {
 
 // TestBodiesAreNotWaitedFor sends a body that never ends.
 func TestBodiesAreNotWaitedFor(t *testing.T) {
+	t.Parallel()
 	plain, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

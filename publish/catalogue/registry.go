@@ -21,7 +21,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
 
-	"github.com/btw-img/btw-img/publish"
+	"github.com/btw-img/btw-img/publish/limit"
+	"github.com/btw-img/btw-img/publish/registry"
 )
 
 // api is the part of the OCI distribution API (distribution-spec 1.1) that reads: GET
@@ -83,7 +84,7 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // asked is what a request names.
 type asked struct {
 	repository, reference string
-	store                 *publish.Store
+	store                 *registry.Store
 }
 
 func cutLast(s string) (before, last string) {
@@ -93,7 +94,7 @@ func cutLast(s string) (before, last string) {
 
 func (a *api) manifest(w http.ResponseWriter, r *http.Request, of asked) {
 	d, err := of.store.Resolve(r.Context(), of.reference)
-	if err != nil || d.Size > publish.LargestManifest || !publish.IsManifestType(d.MediaType) {
+	if err != nil || d.Size > limit.Manifest || !registry.IsManifestType(d.MediaType) {
 		refuse(w, "MANIFEST_UNKNOWN")
 		return
 	}
