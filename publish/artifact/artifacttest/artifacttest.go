@@ -14,7 +14,9 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/btw-img/btw-img/orchestrator/arch"
 	"github.com/btw-img/btw-img/orchestrator/debian"
+	"github.com/btw-img/btw-img/orchestrator/diskformat"
 	"github.com/btw-img/btw-img/publish/artifact"
 )
 
@@ -46,9 +48,9 @@ type release struct {
 
 func build(seed uint64) (artifact.Release, fstest.MapFS) {
 	r := artifact.Release{
-		Name: "debian", Description: "Minimal Debian", Version: "13", Architecture: "amd64",
+		Name: "debian", Description: "Minimal Debian", Version: "13", Architecture: arch.Target.OCI,
 		BuildID: fmt.Sprintf("build-%d", seed), Created: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Tool: "vmctl test", Tested: true,
-		Packages: []debian.Package{{Name: "g++", Version: "4:14.2.0-1", Architecture: "amd64", Source: "gcc-defaults", SourceVersion: "1.220"}, {Name: "base-files", Version: "13.8", Architecture: "amd64", Source: "base-files", SourceVersion: "13.8"}},
+		Packages: []debian.Package{{Name: "g++", Version: "4:14.2.0-1", Architecture: arch.Target.Debian, Source: "gcc-defaults", SourceVersion: "1.220"}, {Name: "base-files", Version: "13.8", Architecture: arch.Target.Debian, Source: "base-files", SourceVersion: "13.8"}},
 	}
 	files := fstest.MapFS{}
 	raw := disk(seed)
@@ -56,8 +58,8 @@ func build(seed uint64) (artifact.Release, fstest.MapFS) {
 	for _, d := range []struct {
 		format  string
 		content []byte
-	}{{"qcow2", append([]byte("QFI\xfb"), raw...)}, {"raw", raw}} {
-		one := artifact.Disk{Name: "debian-13-amd64." + d.format, Format: d.format, Size: int64(len(d.content)), VirtualSize: int64(len(raw)), Digest: digest.FromBytes(d.content)}
+	}{{diskformat.QCOW2, append([]byte("header"), raw...)}, {diskformat.Raw, raw}} {
+		one := artifact.Disk{Name: "debian-13-" + arch.Target.Debian + "." + d.format, Format: d.format, Size: int64(len(d.content)), VirtualSize: int64(len(raw)), Digest: digest.FromBytes(d.content)}
 		files[one.Name] = &fstest.MapFile{Data: d.content}
 		r.Disks = append(r.Disks, one)
 	}
