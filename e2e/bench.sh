@@ -8,6 +8,7 @@ here=$(realpath "$(dirname "$0")")
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 cd "$dir"
+export VMCTL_CACHE=$dir/cache
 
 # vmdb2 needs kpartx, and kpartx device mapper; without it, partx does the same.
 if [ ! -e /sys/class/misc/device-mapper ]; then
@@ -67,18 +68,56 @@ for ((i = 0; i < rounds; i++)); do # in turn, the best of each
   t=$(seconds vmdb2 peer.vmdb --output "peer-$i.img" --rootfs-tarball "peer-$i.tar.gz" --log peer.log)
   peers=$(printf '%s\n' "$peers" "$t" | sort -g | head -n 1)
   rm -f "peer-$i.img" "peer-$i.tar.gz"
-  t=$(seconds "$vmctl" build debian --no-test --format raw -o raw)
+  t=$(seconds "$vmctl" build debian --no-test --format raw --no-cache -o raw)
   ours=$(printf '%s\n' "$ours" "$t" | sort -g | head -n 1)
 done
 echo "cold build to a raw disk: vmctl $ours s, vmdb2 $peers s, ratio $(ratio "$ours" "$peers")"
 
+# What a second call, a second build and a second edit cost.
+rebuild=$(seconds vmdb2 peer.vmdb --output peer.img --rootfs-tarball "peer.tar.gz" --log peer.log)
+rebuild=$(seconds vmdb2 peer.vmdb --output peer.img --rootfs-tarball "peer.tar.gz" --log peer.log)
+rm -f peer.img
+t=$(seconds "$vmctl" build debian --no-test --format raw -o raw)
+echo "unchanged build: $t s"
+edit() { printf 'commands:\n  - run: nginx -t\n  - run: echo %s >/late\n' "$1" >commands.d/site.yml; }
+mkdir -p install.d commands.d
+printf 'extends: debian\ninstall: [{packages: [nginx-light]}]\n' >install.d/site.yml
+edit zero
+"$vmctl" build site --no-test --format raw -o raw >>log 2>&1
+edit one
+"$vmctl" build site --no-test --format raw -o raw >>log 2>&1
+edit two
+t=$(seconds "$vmctl" build site --no-test --format raw -o raw)
+echo "last command changed for the second time: vmctl $t s, vmdb2 from its tarball $rebuild s, ratio $(ratio "$t" "$rebuild")"
+for name in one two; do
+  printf 'extends: debian\n' >"install.d/$name.yml"
+  printf 'commands: [{run: touch /%s}]\n' "$name" >"commands.d/$name.yml"
+done
+VMCTL_CACHE=$dir/alone
+alone=$(seconds "$vmctl" build one --no-test --format raw -o alone)
+VMCTL_CACHE=$dir/both
+both=$(seconds "$vmctl" build one two --jobs 2 --no-test --format raw -o both)
+echo "two builds that share debian: $both s, one of them alone $alone s, ratio $(ratio "$both" "$alone")"
+VMCTL_CACHE=$dir/small
+"$vmctl" build debian --no-test --format raw -o small >>log 2>&1
+before=$(du -s --block-size=1 "$VMCTL_CACHE" | cut -f 1)
+for i in 0 1 2 3 4 5 6 7 8 9; do
+  printf 'extends: debian\n' >"install.d/child$i.yml"
+  printf 'commands: [{run: echo %s >/etc/child}]\n' "$i" >"commands.d/child$i.yml"
+  "$vmctl" build "child$i" --no-test --format raw -o small >>log 2>&1
+done
+after=$(du -s --block-size=1 "$VMCTL_CACHE" | cut -f 1)
+echo "store after ten builds that extend debian by a file: $(ratio "$after" "$before") of debian alone"
+rm -rf small alone both "$dir"/{alone,both,small}
+VMCTL_CACHE=$dir/cache
+
 # What of the build is spent outside mmdebstrap, dpkg, initramfs and Ansible.
 awk -F'[:,]' '
   /"stage"/ { gsub(/[" ]/, "", $2); stage = $2 }
-  /"seconds"/ && stage { if (stage !~ /^(Source|Layer.*|Bootloader|Boottest)$/) own += $2; stage = "" }
+  /"seconds"/ && stage { if (stage !~ /^(Inputs|Source|Layer.*|Bootloader|Boottest)$/) own += $2; stage = "" }
   END { printf "stages of vmctl itself: %.1f s\n", own }' raw/debian/build.json
 # The peak of vmctl's own two processes, not of the tools that they run.
-"$vmctl" build debian --no-test --format raw -o memory >>log 2>&1 &
+"$vmctl" build debian --no-test --no-cache --format raw -o memory >>log 2>&1 &
 build=$!
 peak=0
 while kill -0 "$build" 2>/dev/null; do

@@ -45,6 +45,11 @@ func setUp(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(shared)
+	// The store of this run: the machine's own may hold what another binary made.
+	if err := os.Setenv("VMCTL_CACHE", filepath.Join(shared, "cache")); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	defer func() { stopDocker() }()
 	return m.Run()
 }

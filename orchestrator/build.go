@@ -9,11 +9,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/btw-img/btw-img/orchestrator/boottest"
+	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/diskformat"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/host"
@@ -24,12 +26,31 @@ import (
 // Builder builds images into a folder.
 type Builder struct {
 	Folder     string          // gets one folder per build
+	Store      string          // folder of the layers
 	JailVerb   string          // how this binary is told to call RunInJail
 	Version    string          // of vmctl
 	Repository string          // URL of the definitions; "" for unknown
 	Revision   string          // commit of the definitions; "" for unknown
 	Boot       *vm.Accelerator // what the image is booted on; nil for not at all
+	How        How
+	Terminal   Terminal // for a shell in the tree of a stage that fails; nil for no shell
 	Tell       func(Event)
+}
+
+// How says what of former builds a build may use.
+type How struct {
+	Fresh   string `json:"fresh,omitempty"`   // what is made anew: a layer by its build's name, and what stands on it; Everything; "" for what has changed
+	Offline bool   `json:"offline,omitempty"` // without network
+	// Since is when it was decided so: what was made after that is fresh.
+	Since time.Time `json:"since"`
+}
+
+// of is what it says of one build among others, which need not have the layer.
+func (h How) of(plan Plan) How {
+	if h.Fresh != Everything && !slices.ContainsFunc(plan.Definition.Layers, func(l definition.Layer) bool { return l.Name == h.Fresh }) {
+		h.Fresh = ""
+	}
+	return h
 }
 
 // Build builds one image. Its folder appears whole or not at all; a build that
@@ -52,11 +73,26 @@ func (b Builder) Build(ctx context.Context, plan Plan) (manifest Manifest, log s
 func (b Builder) build(ctx context.Context, plan Plan, space *workspace) (manifest Manifest, err error) {
 	s := &stages{ctx: ctx, tell: b.Tell}
 	started := time.Now()
-	facts, times, err := jailed(ctx, b.JailVerb, job{Plan: plan, Work: space.work, Devices: "/dev"}, space.log, b.Tell)
+	h := &host.Local{Log: space.log}
+	tools := toolVersions(ctx, h)
+	parts, err := plan.keyParts(ctx, tools)
 	if err != nil {
 		return Manifest{}, err
 	}
-	h := &host.Local{Log: space.log}
+	before := b.before(space)
+	order := job{Plan: plan, Parts: parts, Work: space.work, Store: b.Store, How: b.How.of(plan), Before: before.Outcome}
+	if b.Terminal != nil {
+		order.Rescue = &visit{Terminal: b.Terminal.Kind()}
+	}
+	inside, err := caller{log: space.log, tell: b.Tell, terminal: b.Terminal}.jailed(ctx, b.JailVerb, order)
+	if err != nil {
+		return Manifest{}, err
+	}
+	facts := inside.Facts
+	if before.Outcome != "" && facts.Outcome == before.Outcome {
+		b.Tell(Event{Kind: Unchanged})
+		return before, nil
+	}
 	converted, err := step(s, "Convert", func(ctx context.Context) (conversion, error) {
 		return convert(ctx, h, plan, space)
 	})
@@ -73,12 +109,32 @@ func (b Builder) build(ctx context.Context, plan Plan, space *workspace) (manife
 			return Manifest{}, err
 		}
 	}
-	manifest = newManifest(ctx, plan, b, started, converted.disk, images, boots, append(times, s.times...))
-	manifest.Tools = toolVersions(ctx, h)
+	manifest = newManifest(ctx, plan, b, started, converted.disk, images, boots, append(inside.Times, s.times...))
+	manifest.Tools, manifest.Outcome = tools, facts.Outcome
 	if err := space.deliver(ctx, manifest, facts); err != nil {
 		return Manifest{}, fail.Wrap(fail.Build, "write the results", err)
 	}
 	return manifest, nil
+}
+
+// before is the manifest of the build before, empty where it cannot stay: because
+// somebody changed its images, or because they were not tested and now are to be.
+func (b Builder) before(space *workspace) Manifest {
+	built, err := ReadBuilt(space.final)
+	if err != nil || b.Boot != nil && !built.Tested {
+		return Manifest{}
+	}
+	written, err := os.Stat(filepath.Join(space.final, ManifestName))
+	if err != nil {
+		return Manifest{}
+	}
+	for _, output := range built.Outputs {
+		info, err := os.Lstat(filepath.Join(space.final, output.Name))
+		if err != nil || !info.Mode().IsRegular() || info.Size() != output.Size || info.ModTime().After(written.ModTime()) {
+			return Manifest{}
+		}
+	}
+	return built.Manifest
 }
 
 // conversion is the disk and the images made of it.

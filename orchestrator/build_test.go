@@ -7,15 +7,18 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
 	btwimg "github.com/btw-img/btw-img"
 	"github.com/btw-img/btw-img/orchestrator/definition"
+	"github.com/btw-img/btw-img/orchestrator/disk"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/golden"
 	"github.com/btw-img/btw-img/orchestrator/host"
 	"github.com/btw-img/btw-img/orchestrator/host/hosttest"
+	"github.com/btw-img/btw-img/orchestrator/store"
 	"github.com/btw-img/btw-img/orchestrator/vm"
 )
 
@@ -65,15 +68,55 @@ func (l layers) Provision(_ context.Context, p Provision) error {
 	return l.err
 }
 
+// copying is a host on which nothing happens but that copies have a folder.
+type copying struct{ *hosttest.Fake }
+
+func (c copying) Run(ctx context.Context, command host.Command) error {
+	if command.Path == "cp" {
+		if err := os.MkdirAll(command.Args[len(command.Args)-1], 0o755); err != nil {
+			return err
+		}
+	}
+	return c.Fake.Run(ctx, command)
+}
+
+// outsider records what a jail asks for.
+type outsider struct{ fake *hosttest.Fake }
+
+func (outsider) Fill(context.Context, disk.Partition, string, string) error { return nil }
+
+func (o outsider) assemble(ctx context.Context, h host.Host, _ disk.Plan, root, file, _ string, _ disk.Filler) error {
+	return errors.Join(h.Run(ctx, host.Cmd("assemble", root, file)), os.WriteFile(file, nil, 0o600))
+}
+
+func (o outsider) Compare(_ context.Context, _ disk.Plan, file, root string) error {
+	return o.fake.Run(context.Background(), host.Cmd("compare", file, root))
+}
+
 // fakeBuild runs buildDisk against a tree that looks like a bootstrapped one.
-func fakeBuild(ctx context.Context, t *testing.T, fake *hosttest.Fake, provisioning error) error {
+func fakeBuild(ctx context.Context, t *testing.T, fake *hosttest.Fake, provisioning error, visit visitAfter) error {
 	t.Helper()
-	j := job{Plan: plan(t, "webserver"), Work: t.TempDir(), Devices: filepath.Join(t.TempDir(), "dev")}
-	tree := host.Tree(j.root())
+	folder := t.TempDir()
+	layersStore, err := store.Open(filepath.Join(folder, "store"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &workshop{
+		plan: plan(t, "webserver"), parts: parts{Source: digestOf("source"), Layers: []string{"debian", "webserver"}}, store: layersStore, host: copying{fake},
+		provisioner: layers{&fake.Calls, provisioning}, outside: outsider{fake}, assembler: outsider{fake}.assemble, log: io.Discard,
+		visit: visit, stage: filepath.Join(folder, "stage"), work: filepath.Join(folder, "work"),
+		layerPart: func(_ context.Context, number int) (string, error) {
+			return []string{"debian", "webserver"}[number], nil
+		},
+	}
+	if err := os.MkdirAll(w.work, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	tree := host.Tree(w.root())
 	for name, content := range map[string]string{
 		"/boot/vmlinuz-6.12": "k", "/usr/sbin/update-initramfs": "u", "/boot/grub/grub.cfg": "\tlinux /boot/vmlinuz-6.12 root=UUID=x ro\n",
 		"/usr/lib/grub/i386-pc/boot.img": strings.Repeat("b", 512), "/usr/lib/grub/i386-pc/normal.mod": "m", "/usr/lib/grub/x86_64-efi/bli.mod": "m",
-		"/run/core.img": strings.Repeat("c", 2048), "/usr/lib/shim/shimx64.efi.signed": "s", "/usr/lib/shim/mmx64.efi.signed": "s",
+		"/boot/grub/i386-pc/core.img": strings.Repeat("c", 2048), "/usr/lib/shim/shimx64.efi.signed": "s", "/usr/lib/shim/mmx64.efi.signed": "s",
 		"/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed": "g", "/usr/bin/systemctl": "", "/usr/sbin/sshd": "",
 		"/usr/sbin/start-stop-daemon": "real", "/etc/ssh/ssh_host_rsa_key": "secret",
 	} {
@@ -88,15 +131,22 @@ func fakeBuild(ctx context.Context, t *testing.T, fake *hosttest.Fake, provision
 		t.Fatal(err)
 	}
 	fake.Outputs = map[string]string{
-		"chroot " + j.root() + " dpkg-query --show": "installed\tsystemd\t257.13-1~deb13u1\tamd64\tsystemd\t257.13-1~deb13u1\t10\ninstalled\tgrub-cloud-amd64\t0.1\tamd64\tgrub-cloud\t0.1\t10\n",
+		"chroot " + w.root() + " dpkg-query --show": "installed\tsystemd\t257.13-1~deb13u1\tamd64\tsystemd\t257.13-1~deb13u1\t10\ninstalled\tgrub-cloud-amd64\t0.1\tamd64\tgrub-cloud\t0.1\t10\n",
 	}
 	s := &stages{ctx: ctx, tell: func(Event) {}}
-	facts, err := buildDisk(s, fake, layers{&fake.Calls, provisioning}, j, io.Discard)
+	facts, err := buildDisk(s, w)
 	for i, call := range fake.Calls {
-		call = strings.ReplaceAll(call, j.Work, "WORK")
-		fake.Calls[i] = strings.ReplaceAll(call, j.Devices, "DEV")
+		call = strings.NewReplacer(w.work, "WORK", w.stage, "STAGE", folder, "FOLDER").Replace(call)
+		fake.Calls[i] = layerKey.ReplaceAllString(random.ReplaceAllString(call, "work/RANDOM"), "layers/KEY")
 	}
 	if err == nil {
+		later := &workshop{plan: plan(t, "webserver"), parts: w.parts, store: layersStore, offline: true}
+		if found, err := later.stored(s); err != nil || found.top().About().Title != "Seal" {
+			t.Errorf("the store has %+v of a build that is finished, %v", found, err)
+		}
+		if err := later.release.Close(); err != nil {
+			t.Error(err)
+		}
 		if facts.systemd() != 257 {
 			t.Errorf("systemd %d", facts.systemd())
 		}
@@ -110,9 +160,15 @@ func fakeBuild(ctx context.Context, t *testing.T, fake *hosttest.Fake, provision
 	return err
 }
 
+// random is the names that the store chooses, layerKey those of its layers.
+var (
+	layerKey = regexp.MustCompile(`layers/[0-9a-f]{64}`)
+	random   = regexp.MustCompile(`work/[A-Z2-7]{26}`)
+)
+
 func TestTheBuildsCalls(t *testing.T) {
 	fake := &hosttest.Fake{}
-	if err := fakeBuild(t.Context(), t, fake, nil); err != nil {
+	if err := fakeBuild(t.Context(), t, fake, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	golden.Equal(t, "build-calls.golden", strings.Join(fake.Calls, "\n")+"\n")
@@ -120,17 +176,17 @@ func TestTheBuildsCalls(t *testing.T) {
 
 func TestWhateverFailsEverythingIsReleased(t *testing.T) {
 	broken := errors.New("broken")
-	for _, at := range []string{"sfdisk", "attach /dev/loop001", "mkfs.ext4", "mount ext4", "mmdebstrap", "mount sysfs", "provision", "chroot WORK", "mcopy", "kill others", "fstrim", "e2fsck"} {
+	for _, at := range []string{"mmdebstrap", "mount  /proc", "provision", "chroot STAGE", "hostname", "kill others", "assemble", "compare"} {
 		t.Run(at, func(t *testing.T) {
 			fake := &hosttest.Fake{Failures: map[string]error{at: broken}}
 			var provisioning error
 			switch at {
 			case "provision":
 				provisioning = broken
-			case "chroot WORK":
+			case "chroot STAGE":
 				fake.Failures = map[string]error{"chroot ": broken}
 			}
-			if err := fakeBuild(t.Context(), t, fake, provisioning); !errors.Is(err, broken) {
+			if err := fakeBuild(t.Context(), t, fake, provisioning, nil); !errors.Is(err, broken) {
 				t.Errorf("error %v", err)
 			}
 			held := map[string]int{}
@@ -141,10 +197,6 @@ func TestWhateverFailsEverythingIsReleased(t *testing.T) {
 					held["mount "+words[len(words)-1]]++
 				case words[0] == "unmount":
 					held["mount "+words[1]]--
-				case words[0] == "attach" && !strings.HasPrefix(call, at):
-					held["loop "+words[1]]++
-				case words[0] == "detach":
-					held["loop "+words[1]]--
 				}
 			}
 			for what, n := range held {
@@ -160,12 +212,12 @@ func TestACancelledBuildStops(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	fake := &hosttest.Fake{}
-	err := fakeBuild(ctx, t, fake, nil)
+	err := fakeBuild(ctx, t, fake, nil, nil)
 	if fail.ExitCode(err) != 130 {
 		t.Errorf("error %v", err)
 	}
 	for _, call := range fake.Calls {
-		if strings.HasPrefix(call, "sfdisk") {
+		if strings.HasPrefix(call, "mmdebstrap") {
 			t.Errorf("it went on to %s", call)
 		}
 	}

@@ -16,31 +16,28 @@ var plainPackage = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`)
 
 // early is an entry whose packages come with the base system.
 type early struct {
-	layer, entry int
-	packages     []string
+	entry    int // of the first layer
+	packages []string
 }
 
-// earlyEntries is the first install entries as long as nothing but packages
-// happens before them: those packages can come in the one run of apt that
-// installs the base system, with the same result and in less time.
+// earlyEntries is the first install entries of the first build of the chain, as long
+// as nothing but packages happens before them: those packages can come in the one run
+// of apt that installs the base system, with the same result and in less time. Those
+// of later builds cannot, or builds that extend the same one would share nothing.
 func earlyEntries(d definition.Definition) []early {
-	if d.Source.Bootstrap == nil {
+	if d.Source.Bootstrap == nil || len(d.Layers) == 0 {
 		return nil
 	}
 	var entries []early
-	for l, layer := range d.Layers {
-		for e, entry := range layer.Install {
-			if len(entry.Debconf)+len(entry.Repositories) > 0 || entry.Recommends ||
-				slices.ContainsFunc(entry.Packages, func(name string) bool { return !plainPackage.MatchString(name) }) {
-				return entries
-			}
-			entries = append(entries, early{l, e, entry.Packages})
-			if len(entry.Files)+len(entry.Templates)+len(entry.Users)+len(entry.Roles)+len(entry.Services.Disabled)+len(entry.Services.Masked) > 0 {
-				return entries
-			}
+	first := d.Layers[0]
+	for e, entry := range first.Install {
+		if len(entry.Debconf)+len(entry.Repositories) > 0 || entry.Recommends ||
+			slices.ContainsFunc(entry.Packages, func(name string) bool { return !plainPackage.MatchString(name) }) {
+			break
 		}
-		if len(layer.Commands) > 0 {
-			return entries
+		entries = append(entries, early{e, entry.Packages})
+		if len(entry.Files)+len(entry.Templates)+len(entry.Users)+len(entry.Roles)+len(entry.Services.Disabled)+len(entry.Services.Masked) > 0 {
+			break
 		}
 	}
 	return entries
@@ -62,7 +59,7 @@ func withoutEarly(d definition.Definition) []definition.Layer {
 		layers[i].Install = slices.Clone(layers[i].Install)
 	}
 	for _, e := range earlyEntries(d) {
-		layers[e.layer].Install[e.entry].Packages = nil
+		layers[0].Install[e.entry].Packages = nil
 	}
 	return layers
 }
@@ -77,7 +74,7 @@ func blame(d definition.Definition, err error) error {
 	for _, match := range missingPackage.FindAllStringSubmatch(fail.Tail(err), -1) {
 		for _, e := range earlyEntries(d) {
 			if slices.Contains(e.packages, match[1]) {
-				entry := d.Layers[e.layer].Install[e.entry]
+				entry := d.Layers[0].Install[e.entry]
 				return &fail.Error{
 					Kind: fail.Build, Op: strings.TrimSpace(fmt.Sprintf("build %s: %s: %s", d.Name, entry.Origin, entry.Name)),
 					Tail: fail.Tail(err), Err: errors.New("there is no package " + match[1] + " in the archive"),

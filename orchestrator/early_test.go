@@ -19,7 +19,7 @@ func TestOnlyPackagesThatNothingPrecedesComeEarly(t *testing.T) {
 		want   string
 	}{
 		"up to an entry with files": {[]definition.Layer{{Install: []definition.InstallEntry{a, b, c}}}, "aa bb"},
-		"across layers":             {[]definition.Layer{{Install: []definition.InstallEntry{a}}, {Install: []definition.InstallEntry{c}}}, "aa cc"},
+		"across layers":             {[]definition.Layer{{Install: []definition.InstallEntry{a}}, {Install: []definition.InstallEntry{c}}}, "aa"},
 		"up to commands":            {[]definition.Layer{{Install: []definition.InstallEntry{a}, Commands: []definition.CommandEntry{{Run: "x"}}}, {Install: []definition.InstallEntry{c}}}, "aa"},
 		"not behind a repository":   {[]definition.Layer{{Install: []definition.InstallEntry{{Repositories: []definition.Repository{{}}, Packages: []string{"rr"}}, a}}}, ""},
 		"not behind an answer":      {[]definition.Layer{{Install: []definition.InstallEntry{{Debconf: []definition.Debconf{{}}, Packages: []string{"rr"}}, a}}}, ""},

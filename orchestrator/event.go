@@ -13,6 +13,8 @@ const (
 	StageStarted = "stage"
 	StageEnded   = "done"
 	TaskSeen     = "task" // of Ansible, or a firmware of the boot test
+	Unchanged    = "unchanged"
+	ShellOpened  = "shell" // it has the terminal until it ends
 )
 
 // Event is something that people who wait for a build want to see.
@@ -23,12 +25,14 @@ type Event struct {
 	Status  string  `json:"status,omitempty"` // of a task: started, ok, changed, skipped or failed
 	Seconds float64 `json:"seconds,omitempty"`
 	Failed  bool    `json:"failed,omitempty"`
+	Stored  bool    `json:"stored,omitempty"` // the stage's result was there already
 }
 
 // StageTime is how long a stage took.
 type StageTime struct {
 	Stage   string  `json:"stage"`
 	Seconds float64 `json:"seconds"`
+	Stored  bool    `json:"stored,omitempty"` // its result was there already
 }
 
 // stages runs the stages of a build: titles, times, cancellation and the
@@ -42,19 +46,27 @@ type stages struct {
 // step runs one stage. What it returns is what later stages take, so that a
 // wrong order does not compile.
 func step[T any](s *stages, title string, stage func(ctx context.Context) (T, error)) (T, error) {
+	return stepOr(s, title, func(ctx context.Context) (T, bool, error) {
+		result, err := stage(ctx)
+		return result, false, err
+	})
+}
+
+// stepOr is step for a stage that says whether its result was there already.
+func stepOr[T any](s *stages, title string, stage func(ctx context.Context) (result T, stored bool, err error)) (T, error) {
 	if err := s.ctx.Err(); err != nil {
 		var none T
 		return none, err
 	}
 	start := time.Now()
 	s.tell(Event{Kind: StageStarted, Stage: title})
-	result, err := stage(s.ctx)
+	result, stored, err := stage(s.ctx)
 	if s.ctx.Err() != nil {
 		err = s.ctx.Err()
 	}
 	seconds := time.Since(start).Seconds()
-	s.times = append(s.times, StageTime{title, seconds})
-	s.tell(Event{Kind: StageEnded, Stage: title, Seconds: seconds, Failed: err != nil})
+	s.times = append(s.times, StageTime{title, seconds, stored})
+	s.tell(Event{Kind: StageEnded, Stage: title, Seconds: seconds, Failed: err != nil, Stored: stored})
 	if err != nil {
 		return result, fail.Wrap(fail.Build, title, err)
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -30,7 +31,8 @@ type Manifest struct {
 	Repository   string                `json:"repository,omitempty"` // URL of the definitions
 	Revision     string                `json:"revision,omitempty"`   // commit of the definitions
 	Vmctl        string                `json:"vmctl"`
-	Created      time.Time             `json:"created"` // SOURCE_DATE_EPOCH, or the start of the build
+	Outcome      string                `json:"outcome,omitempty"` // digest of all that the images were made of
+	Created      time.Time             `json:"created"`           // SOURCE_DATE_EPOCH, or the start of the build
 	Tested       bool                  `json:"tested"`
 	Disk         DiskContent           `json:"disk"`
 	Outputs      []image.File          `json:"outputs"` // the one that was booted comes first
@@ -92,7 +94,11 @@ func hostPackages() []string {
 	return slices.Compact(packages)
 }
 
-// toolVersions is empty on hosts that are no Debian.
+// systemTools is where Debian's packages put programs.
+var systemTools = []string{"/usr/bin/", "/usr/sbin/", "/bin/", "/sbin/"}
+
+// toolVersions is what Debian's package manager says, and of tools from elsewhere what
+// they say themselves.
 func toolVersions(ctx context.Context, h host.Host) map[string]string {
 	versions := map[string]string{}
 	out, _ := h.Output(ctx, host.Cmd("dpkg-query", append([]string{"--show", "--showformat=${Package} ${Version}\n"}, hostPackages()...)...))
@@ -100,6 +106,19 @@ func toolVersions(ctx context.Context, h host.Host) map[string]string {
 		if name, version, ok := strings.Cut(strings.TrimSpace(line), " "); ok && version != "" {
 			versions[name] = version
 		}
+	}
+	for _, tool := range []struct{ name, pkg string }{
+		{"mmdebstrap", "mmdebstrap"}, {"ansible-playbook", "ansible-core"}, {"ansible-community", "ansible"},
+		{"qemu-img", "qemu-utils"}, {arch.Target.QEMU.Binary, arch.Target.QEMU.Package},
+	} {
+		path := host.Find(tool.name)
+		ofSystem := slices.ContainsFunc(systemTools, func(folder string) bool { return filepath.Dir(path)+"/" == folder })
+		if path == "" || ofSystem && versions[tool.pkg] != "" {
+			continue
+		}
+		delete(versions, tool.pkg)
+		out, _ := h.Output(ctx, host.Cmd(path, "--version"))
+		versions[tool.name], _, _ = strings.Cut(string(out), "\n")
 	}
 	return versions
 }

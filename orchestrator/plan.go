@@ -46,6 +46,16 @@ func NewPlan(d definition.Definition, newUUID func(of string) string) (Plan, err
 		EFI: layout.OfType(definition.TypeESP) != nil, Cmdline: d.Boot.Cmdline, Timeout: *d.Boot.Timeout,
 		GrubUUID: grub.UUID, GrubPath: path, Filesystem: grub.Filesystem, DiskID: layout.ID,
 	}
+	if esp := layout.OfType(definition.TypeESP); esp != nil {
+		boot.ESP = esp.Mount
+	}
+	for _, part := range layout.Partitions {
+		if part.Mount != "" {
+			boot.Volumes = append(boot.Volumes, bootloader.Volume{
+				Mount: part.Mount, Filesystem: part.Filesystem, UUID: part.UUID, Label: part.Label, Partition: part.Number, PartUUID: part.ID,
+			})
+		}
+	}
 	if core := layout.OfType(definition.TypeBIOS); core != nil {
 		boot.BIOS, boot.CoreStart, boot.CoreSize = true, core.Start, core.Size
 	}
@@ -114,20 +124,14 @@ func (p Plan) Describe(folder string, accel *vm.Accelerator) Description {
 	const root = "ROOT"
 	section := func(title, text string) { steps = append(steps, PlannedStep{title, strings.TrimSpace(text)}) }
 	section("Build", d.Name+": "+d.Description)
-	section("Partition table (sfdisk)", p.Disk.Script())
-	var mkfs strings.Builder
-	for _, part := range p.Disk.Partitions {
-		if command, ok := part.Mkfs(fmt.Sprintf("PARTITION-%d", part.Number)); ok {
-			fmt.Fprintln(&mkfs, command)
-		}
-	}
-	section("File systems", mkfs.String())
-	section("/etc/fstab", p.FSTab)
 	section("Source", source.Command(d.Source, root, p.sourceOptions("")).String())
 	for _, layer := range d.Layers {
 		section("Layer "+layer.Name, describeLayer(layer))
 	}
 	section("Boot loader", "GRUB for "+strings.Join(p.Boot.Firmware(), ", ")+", packages "+strings.Join(p.Boot.Packages(), " ")+"\nkernel command line: "+d.Boot.Cmdline)
+	section("/etc/fstab", p.FSTab)
+	section("Partition table (sfdisk)", p.Disk.Script())
+	section("File systems", p.Disk.Describe("DISK", root))
 	format := outputs(d)[0]
 	booted := vm.Image{File: filepath.Join(folder, d.Name, p.ImageName(format)), Format: format}
 	var written strings.Builder

@@ -13,6 +13,7 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/arch"
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/filesystem"
 	"github.com/btw-img/btw-img/orchestrator/host"
 )
 
@@ -33,7 +34,7 @@ type Needs struct {
 func EverythingNeeded() Needs {
 	return Needs{
 		Build: true, Test: true, Keyring: true,
-		Filesystems: []string{"ext4", "xfs", "btrfs", "vfat", "swap"},
+		Filesystems: filesystem.Names(nil),
 		Firmware:    arch.Target.FirmwareNames(),
 	}
 }
@@ -57,6 +58,7 @@ type Check struct {
 	What    string `json:"what"`
 	Problem string `json:"problem,omitempty"` // "" where all is well
 	Fix     string `json:"fix,omitempty"`
+	Better  string `json:"better,omitempty"`  // where all is well, why it is not better, and how to have it so
 	Package string `json:"package,omitempty"` // Debian package that mends it
 }
 
@@ -71,16 +73,12 @@ func (n Needs) tools() []tool {
 	if n.Build {
 		tools = append(tools,
 			tool{"mmdebstrap", "mmdebstrap"}, tool{"ansible-playbook", "ansible"}, tool{"gpgv", "gpgv"},
-			tool{"sfdisk", "fdisk"}, tool{"mcopy", "mtools"}, tool{"qemu-img", "qemu-utils"},
-			tool{"fstrim", "util-linux"}, tool{"chroot", "coreutils"}, tool{"tar", "tar"})
-		for _, filesystem := range n.Filesystems {
-			tools = append(tools, map[string][]tool{
-				"ext4":  {{"mkfs.ext4", "e2fsprogs"}, {"e2fsck", "e2fsprogs"}},
-				"xfs":   {{"mkfs.xfs", "xfsprogs"}, {"xfs_repair", "xfsprogs"}},
-				"btrfs": {{"mkfs.btrfs", "btrfs-progs"}, {"btrfs", "btrfs-progs"}},
-				"vfat":  {{"mkfs.fat", "dosfstools"}, {"fsck.fat", "dosfstools"}},
-				"swap":  {{"mkswap", "util-linux"}},
-			}[filesystem]...)
+			tool{"sfdisk", "fdisk"}, tool{"qemu-img", "qemu-utils"},
+			tool{"chroot", "coreutils"}, tool{"tar", "tar"})
+		for _, name := range n.Filesystems {
+			for _, t := range filesystem.Named(name).Tools {
+				tools = append(tools, tool{t.Name, t.Package})
+			}
 		}
 	}
 	if n.Test {
@@ -117,6 +115,9 @@ func Preflight(n Needs) []Check {
 	}
 	if n.Build {
 		checks = append(checks, checkAnsible(), checkPrivileges())
+		if os.Geteuid() == 0 && host.CanUnshare() == nil {
+			checks = append(checks, checkJail())
+		}
 		checks = append(checks, checkKernel(n.Filesystems)...)
 	}
 	if n.Keyring {
@@ -183,7 +184,32 @@ func checkPrivileges() Check {
 	return check
 }
 
+// checkJail says which kind of jail a build gets. Each is good enough to build in.
+func checkJail() Check {
+	check := Check{What: "jail with a user namespace of its own"}
+	if err := host.CanUserNamespace(); err != nil {
+		check.What = "jail without a user namespace, with fewer capabilities instead"
+		check.Better = fmt.Sprintf("%v; in a container, show it all of /proc (docker run --security-opt systempaths=unconfined); elsewhere, see the sysctl user.max_user_namespaces", err)
+	}
+	return check
+}
+
+// checkKernel is of the file systems that the kernel has to fill.
 func checkKernel(filesystems []string) []Check {
+	var checks []Check
+	for _, name := range filesystems {
+		if filesystem.Named(name).Filling != filesystem.ByKernel {
+			continue
+		}
+		check := Check{What: "file system " + name}
+		if err := host.CanMount(name); err != nil {
+			check.Problem, check.Fix = err.Error(), "load its module on the host, or choose another file system"
+		}
+		checks = append(checks, check)
+	}
+	if len(checks) == 0 {
+		return nil
+	}
 	loop := Check{What: "loop devices"}
 	if os.Geteuid() == 0 {
 		if err := host.CanLoop(); err != nil {
@@ -191,20 +217,7 @@ func checkKernel(filesystems []string) []Check {
 			loop.Fix = "load the module loop; in a container, allow the devices 'b 7:* rmw' and 'c 10:237 rmw'"
 		}
 	}
-	checks := []Check{loop}
-	known, _ := os.ReadFile("/proc/filesystems")
-	for _, filesystem := range filesystems {
-		if filesystem == "swap" || filesystem == "vfat" { // never mounted by the build
-			continue
-		}
-		check := Check{What: "file system " + filesystem}
-		if !slices.Contains(strings.Fields(string(known)), filesystem) && !host.CanLoad(filesystem) {
-			check.Problem = "the kernel cannot mount it"
-			check.Fix = "load its module on the host, or choose another file system"
-		}
-		checks = append(checks, check)
-	}
-	return checks
+	return append(checks, loop)
 }
 
 func checkMemory(guest definition.Size) Check {

@@ -32,18 +32,36 @@ func plain(path string) bool {
 	return true
 }
 
-// stage binds the work folder into stageFolder, and roles and assets whose paths are
-// not plain, and changes the job to speak of them there. The mounts are the jail's own
-// and end with it.
-func (j *job) stage(h host.Host) error {
-	s := stager{h: h, root: stageFolder, staged: map[string]string{}}
-	if err := s.mount(host.Mount{Source: "tmpfs", Target: s.root, Type: "tmpfs", Flags: unix.MS_NOSUID | unix.MS_NODEV, Data: "mode=0755"}); err != nil {
+const (
+	noSuid  = unix.MS_NOSUID | unix.MS_NODEV
+	bindAll = unix.MS_BIND | unix.MS_REC
+)
+
+// mountAt mounts for as long as the jail lasts.
+func mountAt(h host.Host, m host.Mount) error {
+	if err := os.MkdirAll(m.Target, 0o755); err != nil {
 		return err
 	}
-	j.Scratch = s.root
-	var err error
-	if j.Work, err = s.folder(j.Work, "work"); err != nil {
+	_, err := h.Mount(m)
+	return err
+}
+
+// stage binds the work folder into stageFolder, and roles and assets whose
+// paths are not plain, and changes the job to speak of them there. The mounts are the
+// jail's own and end with it.
+func (j *job) stage(h host.Host) error {
+	if err := memory(h, stageFolder); err != nil {
 		return err
+	}
+	s := stager{h: h, root: stageFolder, staged: map[string]string{}}
+	if err := ownDevices(h, filepath.Join(s.root, "dev")); err != nil {
+		return err
+	}
+	var err error
+	if j.Work != "" {
+		if j.Work, err = s.folder(j.Work, "work"); err != nil {
+			return err
+		}
 	}
 	if j.Plan.Roles, err = s.roles(j.Plan.Roles); err != nil {
 		return err
@@ -64,18 +82,10 @@ type stager struct {
 	staged map[string]string // of the builder → in the stage
 }
 
-func (s *stager) mount(m host.Mount) error {
-	if err := os.MkdirAll(m.Target, 0o755); err != nil {
-		return err
-	}
-	_, err := s.h.Mount(m)
-	return err
-}
-
 // folder binds a folder under a name of its own.
 func (s *stager) folder(path, name string) (string, error) {
 	target := filepath.Join(s.root, name)
-	return target, s.mount(host.Mount{Source: path, Target: target, Flags: unix.MS_BIND | unix.MS_REC})
+	return target, mountAt(s.h, host.Mount{Source: path, Target: target, Flags: bindAll})
 }
 
 // roles binds each role by itself, since roles are often links to elsewhere.
@@ -123,7 +133,7 @@ func (s *stager) asset(path string) (string, error) {
 	if plainName.MatchString(base) {
 		staged, known := s.staged[folder]
 		if !known {
-			if err := s.mount(host.Mount{Source: folder, Target: target, Flags: unix.MS_BIND | unix.MS_REC}); err != nil {
+			if err := mountAt(s.h, host.Mount{Source: folder, Target: target, Flags: bindAll}); err != nil {
 				return "", err
 			}
 			staged, s.staged[folder] = target, target

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -33,7 +35,17 @@ type buildOptions struct {
 	settings []string
 	jobs     int
 	accel    string
+	cache    cacheOptions
+	noCache  bool
+	how      orchestrator.How
+	onError  string
 }
+
+// What --on-error does with the tree of a stage that fails.
+const (
+	onErrorCleanup = "cleanup"
+	onErrorShell   = "shell"
+)
 
 func newBuild(defs *definitions) *cobra.Command {
 	var o buildOptions
@@ -50,6 +62,10 @@ of its name below the output folder; it appears whole or not at all.
 		Args: o.check,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.defs, o.names = *defs, args
+			o.how.Since = time.Now()
+			if o.noCache {
+				o.how.Fresh = orchestrator.Everything
+			}
 			return runBuild(cmd, o)
 		},
 	}
@@ -59,15 +75,22 @@ of its name below the output folder; it appears whole or not at all.
 	flags.StringSliceVar(&o.formats, "format", nil, "image formats to write instead of the definition's: "+strings.Join(choices["format"], ", "))
 	flags.BoolVar(&o.noTest, "no-test", false, "do not boot the image; build.json says so")
 	flags.BoolVar(&o.dryRun, "dry-run", false, "print the whole plan and touch nothing")
+	flags.StringVar(&o.onError, "on-error", onErrorCleanup, "what to do where a stage fails that makes the tree: cleanup, or shell to open one in it as it is, on this terminal, before the build ends")
 	flags.IntVar(&o.jobs, "jobs", 1, "builds that run at the same time")
 	flags.StringVar(&o.accel, "accel", "auto", "accelerator of the boot test: auto, kvm or tcg")
 	setFlag(cmd, &o.settings)
+	o.cache.flags(cmd)
+	flags.BoolVar(&o.noCache, "no-cache", false, "make everything anew; later builds use that")
+	flags.StringVar(&o.how.Fresh, "refresh", "", "make the layer of this build anew, and those after it")
+	flags.BoolVar(&o.how.Offline, "offline", false, "use no network and take the archives for what they were; what is not in the store then fails")
 	return cmd
 }
 
-// check wants names or --all.
+// check wants names or --all, and one way to make things anew.
 func (o *buildOptions) check(cmd *cobra.Command, args []string) error {
 	switch {
+	case o.noCache && o.how.Fresh != "":
+		return misused(cmd, "--no-cache makes every layer anew", "--no-cache and --refresh exclude each other")
 	case !o.all:
 		return arguments(cmd, args)
 	case len(args) > 0:
@@ -76,10 +99,30 @@ func (o *buildOptions) check(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
+// terminal is what shells in failed builds use, nil for no shells.
+func (o *buildOptions) terminal(cmd *cobra.Command) (orchestrator.Terminal, error) {
+	switch {
+	case o.onError != onErrorShell:
+		return nil, nil
+	case !isTerminal(os.Stdin) || !isTerminal(os.Stderr):
+		return nil, misused(cmd, "leave --on-error out", "--on-error=shell needs a terminal for standard input and error")
+	case o.jobs > 1:
+		return nil, misused(cmd, "leave --jobs out", "--on-error=shell needs the terminal for one build at a time")
+	}
+	return lentTerminal{os.Stdin, os.Stderr}, nil
+}
+
 func runBuild(cmd *cobra.Command, o buildOptions) error {
+	terminal, err := o.terminal(cmd)
+	if err != nil {
+		return err
+	}
 	plans, cleanup, err := planBuilds(o)
 	defer cleanup()
 	if err != nil {
+		return err
+	}
+	if err := checkHow(o, plans); err != nil {
 		return err
 	}
 	if err := refusal(o, plans); err != nil {
@@ -92,7 +135,7 @@ func runBuild(cmd *cobra.Command, o buildOptions) error {
 	if o.dryRun {
 		return describe(cmd, o, plans, accel)
 	}
-	manifests, err := buildAll(cmd, o, plans, accel)
+	manifests, err := buildAll(cmd, o, plans, accel, terminal)
 	if asJSON(cmd, manifests) {
 		return err
 	}
@@ -102,6 +145,34 @@ func runBuild(cmd *cobra.Command, o buildOptions) error {
 		}
 	}
 	return err
+}
+
+// checkHow refuses to make anew what cannot be, for what is not there would be passed
+// over in silence.
+func checkHow(o buildOptions, plans []orchestrator.Plan) error {
+	if o.noCache && o.how.Offline {
+		for _, plan := range plans {
+			if plan.Definition.Source.Bootstrap != nil {
+				return fail.New(fail.Usage, "--no-cache, --offline", "leave one of them out", "%s comes from an archive, which the network leads to", plan.Definition.Name)
+			}
+		}
+	}
+	if o.noCache || o.how.Fresh == "" {
+		return nil
+	}
+	var layers []string
+	for _, plan := range plans {
+		for _, layer := range plan.Definition.Layers {
+			if layer.Name == o.how.Fresh {
+				return nil
+			}
+			if !slices.Contains(layers, layer.Name) {
+				layers = append(layers, layer.Name)
+			}
+		}
+	}
+	hint := cmp.Or(didYouMean(o.how.Fresh, "", layers), "the layers are "+strings.Join(layers, ", ")+"; --no-cache makes the source anew, too")
+	return fail.New(fail.Usage, "--refresh", hint, "%q is no layer of what is built", o.how.Fresh)
 }
 
 // refusal is why this host cannot make the builds, or nil. A dry run needs nothing.
@@ -242,7 +313,7 @@ func planBuild(library *definition.Library, dir, name string, settings []string,
 
 // buildAll runs the builds, o.jobs at a time, and goes on after one that
 // failed.
-func buildAll(cmd *cobra.Command, o buildOptions, plans []orchestrator.Plan, accel *vm.Accelerator) ([]orchestrator.Manifest, error) {
+func buildAll(cmd *cobra.Command, o buildOptions, plans []orchestrator.Plan, accel *vm.Accelerator, terminal orchestrator.Terminal) ([]orchestrator.Manifest, error) {
 	manifests := make([]*orchestrator.Manifest, len(plans))
 	failures := make([]error, len(plans))
 	free := make(chan struct{}, o.jobs)
@@ -253,7 +324,7 @@ func buildAll(cmd *cobra.Command, o buildOptions, plans []orchestrator.Plan, acc
 		free <- struct{}{}
 		running.Go(func() {
 			defer func() { <-free }()
-			manifest, err := buildOne(cmd.Context(), o, plan, accel, show)
+			manifest, err := buildOne(cmd.Context(), o, plan, accel, terminal, show)
 			if err != nil {
 				failures[i] = err
 				return
@@ -271,17 +342,26 @@ func buildAll(cmd *cobra.Command, o buildOptions, plans []orchestrator.Plan, acc
 	return done, joined(failures)
 }
 
-func buildOne(ctx context.Context, o buildOptions, plan orchestrator.Plan, accel *vm.Accelerator, show *progress) (orchestrator.Manifest, error) {
+func buildOne(ctx context.Context, o buildOptions, plan orchestrator.Plan, accel *vm.Accelerator, terminal orchestrator.Terminal, show *progress) (orchestrator.Manifest, error) {
 	if ctx.Err() != nil {
 		return orchestrator.Manifest{}, ctx.Err()
 	}
 	name := plan.Definition.Name
 	repository, revision := provenance(ctx, o.defs.dir)
+	unchanged := false
 	builder := orchestrator.Builder{
-		Folder: o.folder, JailVerb: jailVerb, Version: version(), Repository: repository, Revision: revision, Boot: accel,
-		Tell: func(e orchestrator.Event) { show.event(name, e) },
+		Folder: o.folder, Store: o.cache.folder, JailVerb: jailVerb, Version: version(), Repository: repository, Revision: revision, Boot: accel, How: o.how, Terminal: terminal,
+		Tell: func(e orchestrator.Event) {
+			unchanged = unchanged || e.Kind == orchestrator.Unchanged
+			show.event(name, e)
+		},
 	}
 	manifest, log, err := builder.Build(ctx, plan)
+	if err == nil && !unchanged {
+		if _, _, trimming := o.cache.trim(); trimming != nil {
+			show.note(name, "the store is not cut down: "+trimming.Error())
+		}
+	}
 	if log != "" {
 		show.note(name, "log: "+log)
 	}

@@ -65,15 +65,17 @@ func addCompletions(root *cobra.Command, defs *definitions) {
 		"build":   {builds, builds},
 		"lint":    {builds, builds},
 		"show":    {builds},
+		"shell":   {builds},
 		"test":    {both(builtNames, paths(diskformat.Suffixes()...))},
 		"push":    {both(builtNames, paths()), references},
 		"pull":    {references},
 		"inspect": {references},
 		"verify":  {references},
 		"serve":   {paths()},
+		"cache":   {func(*cobra.Command, string) []string { return cacheActions }, storedKeys},
 		"help":    {func(*cobra.Command, string) []string { return verbs(root) }},
 	}
-	values := map[string]candidates{"output": paths(), "logs": paths(), "definitions": paths(), "extends": builds, "set": settings}
+	values := map[string]candidates{"output": paths(), "logs": paths(), "cache": paths(), "definitions": paths(), "extends": builds, "refresh": builds, "set": settings}
 	for name, known := range choices {
 		values[name] = func(*cobra.Command, string) []string { return known }
 	}

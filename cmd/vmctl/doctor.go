@@ -66,7 +66,7 @@ func printChecks(cmd *cobra.Command, checks []orchestrator.Check) {
 	table := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 	for _, c := range checks {
 		if c.OK() {
-			fmt.Fprintf(table, "ok\t%s\t\n", c.What)
+			fmt.Fprintf(table, "ok\t%s\t%s\n", c.What, c.Better)
 			continue
 		}
 		fmt.Fprintf(table, "problem\t%s\t%s: %s\n", c.What, c.Problem, c.Fix)

@@ -14,9 +14,11 @@ import (
 
 // notRun is the examples that a test cannot run, and why. They are parsed.
 var notRun = map[string]string{
-	"sudo vmctl build debian":                            "needs root and Debian's archive",
-	"sudo vmctl build --all --jobs 2 --format raw,qcow2": "needs root and Debian's archive",
-	"vmctl test debian":                                  "needs QEMU and an image that boots",
+	"sudo vmctl build debian":                                                              "needs root and Debian's archive",
+	"sudo vmctl build --all --jobs 2 --format raw,qcow2":                                   "needs root and Debian's archive",
+	"sudo vmctl shell debian":                                                              "needs root, a build and a terminal",
+	"sudo vmctl shell debian -- cat /etc/os-release":                                       "needs root and a build",
+	"vmctl test debian":                                                                    "needs QEMU and an image that boots",
 	"vmctl test images/debian/debian-13-amd64.qcow2 --firmware bios,uefi --json":           "needs QEMU and an image that boots",
 	"vmctl test disk.vmdk --accel tcg --memory 2G --timeout 20m --logs consoles":           "needs QEMU and an image that boots",
 	"vmctl push debian registry.example/lab/debian --sign-key cosign.key --container-disk": "needs a registry",

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/host"
 	"github.com/btw-img/btw-img/orchestrator/scope"
 )
 
@@ -26,6 +27,10 @@ func main() {
 
 // run is vmctl without the process around it: it returns the exit code.
 func run(args []string, stdout, stderr io.Writer) int {
+	if err := host.KeepDescriptors(); err != nil {
+		report(stderr, err)
+		return fail.ExitCode(err)
+	}
 	ctx, stop := interruptible(stderr)
 	defer stop()
 	out := &output{w: stdout}
@@ -37,6 +42,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	out.json = out.json || err != nil && wantsJSON(args)
 	err = out.finish(verb.Name(), err)
+	if code, ok := errors.AsType[commandEnded](err); ok {
+		return int(code)
+	}
 	report(stderr, err)
 	return fail.ExitCode(err)
 }
@@ -121,10 +129,10 @@ UEFI and Secure Boot before it calls them good.
 	root.SetHelpCommand(help)
 	root.AddCommand(
 		help,
-		newBuild(&defs), newTest(),
+		newBuild(&defs), newTest(), newShell(&defs),
 		newList(&defs), newShow(&defs), newLint(&defs), newSchema(), newNew(&defs),
 		newPush(), newPull(), newInspect(), newVerify(), newServe(), newLogin(), newLogout(),
-		newDoctor(), newCompletion(),
+		newCache(), newDoctor(), newCompletion(),
 	)
 	for _, verb := range root.Commands() {
 		if verb.Args == nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -9,6 +10,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == jailVerb { // under the name that a jail is started by
+		os.Exit(runJail())
+	}
 	testscript.Main(m, map[string]func(){"vmctl": func() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }})
 }
 
@@ -18,5 +22,10 @@ func TestScripts(t *testing.T) {
 	}
 	testscript.Run(t, testscript.Params{Dir: "testdata/script", Setup: reachable, Cmds: map[string]func(*testscript.TestScript, bool, []string){
 		"document": checkDocument, "registry": startRegistry, "release": makeRelease, "serve": startServe,
+	}, Condition: func(name string) (bool, error) {
+		if name != "root" {
+			return false, fmt.Errorf("there is no condition %q", name)
+		}
+		return os.Geteuid() == 0, nil
 	}})
 }

@@ -46,7 +46,7 @@ func asJSON(cmd *cobra.Command, result any) bool {
 
 // resultVerbs is the verbs that have --json, and whether their result is a list.
 var resultVerbs = map[string]bool{
-	"build": true, "doctor": true, "lint": true, "list": true, "push": true, "test": true, "verify": true,
+	"build": true, "cache": true, "doctor": true, "lint": true, "list": true, "push": true, "test": true, "verify": true,
 	"inspect": false, "pull": false, "show": false,
 }
 

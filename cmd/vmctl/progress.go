@@ -133,15 +133,26 @@ func (p *progress) event(name string, e orchestrator.Event) {
 	case orchestrator.StageEnded:
 		p.live = ""
 		status := "done"
-		if e.Failed {
+		switch {
+		case e.Failed:
 			status = "failed"
+		case e.Stored:
+			status = "cached"
 		}
 		if p.style == gitlabSections {
 			fmt.Fprintf(p.w, "section_end:%d:%s%s\n", time.Now().Unix(), sectionName(title), clearLine)
 		}
 		p.line("%-8s %6.1f s  %s", status, e.Seconds, title)
+	case orchestrator.Unchanged:
+		p.line("%sunchanged: the images of the build before stay", p.prefix(name))
 	case orchestrator.TaskSeen:
 		p.task(name, title, e)
+	case orchestrator.ShellOpened:
+		p.live = "" // the screen is the shell's
+		for line := range strings.Lines(e.Text) {
+			p.line("%s", strings.TrimSuffix(line, "\n"))
+		}
+		p.line("%sa shell in the tree as the failure left it: the build ends when you leave it", p.prefix(name))
 	}
 	p.draw()
 }

@@ -104,21 +104,25 @@ var choices = map[string][]string{
 	"arch":     arch.Known,
 	"firmware": arch.Target.FirmwareNames(),
 	"format":   diskformat.Written(),
+	"on-error": {onErrorCleanup, onErrorShell},
 }
 
 // flagChecks is what the values of other flags must be, in all verbs that have
 // them.
 var flagChecks = map[string]func(value string) error{
-	"ca-file":  file,
-	"cpus":     atLeastOne,
-	"jobs":     atLeastOne,
-	"key":      file,
-	"listen":   address,
-	"logs":     folder,
-	"memory":   guestMemory,
-	"output":   folder,
-	"sign-key": file,
-	"timeout":  positiveTime,
+	"ca-file":     file,
+	"cache":       folder,
+	"cache-limit": cacheLimit,
+	"cpus":        atLeastOne,
+	"jobs":        atLeastOne,
+	"key":         file,
+	"listen":      address,
+	"logs":        folder,
+	"memory":      guestMemory,
+	"output":      folder,
+	"refresh":     layerName,
+	"sign-key":    file,
+	"timeout":     positiveTime,
 }
 
 // checkFlags checks every flag that is given, before the verb does anything, and
@@ -156,6 +160,13 @@ func oneOf(value string, known []string) error {
 func atLeastOne(value string) error {
 	if n, err := strconv.Atoi(value); err != nil || n < 1 {
 		return fail.New(fail.Usage, "", "give 1 or more", "%s is too few", value)
+	}
+	return nil
+}
+
+func layerName(value string) error {
+	if value == "" {
+		return fail.New(fail.Usage, "", "name a build that is extended, or the one that is built", "no layer is named")
 	}
 	return nil
 }

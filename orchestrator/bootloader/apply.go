@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -17,16 +15,15 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/host"
 )
 
-// Target is the image that Apply works on.
+// Target is the tree that Apply works on.
 type Target struct {
-	Root    string // its tree, entered
-	Disk    string // the raw image file
-	ESP     string // block device of the ESP; "" where there is none
+	Root    string // the tree, entered
 	Scratch string // folder for files in passing
 }
 
-// Apply makes the image boot: packages, configuration, initramfs, and the boot
-// code of each firmware.
+// Apply makes a tree bootable: packages, configuration, initramfs, and what each
+// firmware runs: core.img beside grub.cfg, and the content of the ESP. It needs no
+// disk; Embed puts the boot code on it.
 func Apply(ctx context.Context, h host.Host, p Plan, t Target) error {
 	tree := host.Tree(t.Root)
 	if err := ensurePackages(ctx, h, p, t.Root); err != nil {
@@ -57,7 +54,7 @@ func Apply(ctx context.Context, h host.Host, p Plan, t Target) error {
 	if err := tree.MkdirAll("/boot/grub"); err != nil {
 		return err
 	}
-	if err := h.Run(ctx, host.Cmd("update-grub").In(t.Root)); err != nil {
+	if err := updateGrub(ctx, h, p, t); err != nil {
 		return err
 	}
 	if err := checkRoot(tree); err != nil {
@@ -69,7 +66,7 @@ func Apply(ctx context.Context, h host.Host, p Plan, t Target) error {
 		}
 	}
 	if p.EFI {
-		if err := installEFI(ctx, h, p, t); err != nil {
+		if err := installEFI(p, tree); err != nil {
 			return fail.Wrap(fail.Build, "UEFI", err)
 		}
 	}
@@ -141,33 +138,48 @@ func checkRoot(tree host.Tree) error {
 
 const (
 	moduleFolder = "/usr/lib/grub/"
+	grubFolder   = "/boot/grub/"
 	earlyFile    = "/run/early.cfg"
+
+	bootImage = "boot.img"
+	coreImage = "core.img"
 )
 
+// biosFolder is where grub-install keeps what a BIOS runs.
+func biosFolder() string { return grubFolder + arch.Target.GRUB.BIOS + "/" }
+
+// installBIOS puts beside grub.cfg what grub-install does.
 func installBIOS(ctx context.Context, h host.Host, p Plan, t Target) error {
 	tree := host.Tree(t.Root)
-	if err := copyModules(tree, arch.Target.GRUB.BIOS, "*.mod", "*.lst"); err != nil {
+	if err := copyModules(tree, arch.Target.GRUB.BIOS, "*.mod", "*.lst", bootImage); err != nil {
 		return err
 	}
 	if err := tree.Write(earlyFile, []byte(p.coreConfig()), 0o644); err != nil {
 		return err
 	}
-	if err := h.Run(ctx, p.mkimage(t.Root, earlyFile)); err != nil {
-		return err
+	return h.Run(ctx, p.mkimage(t.Root, earlyFile))
+}
+
+// Embed puts the boot code of a bootable tree on its disk, whose image is the file
+// disk: boot.img into the first sector, core.img into the BIOS boot partition.
+func Embed(p Plan, root, disk string) error {
+	if !p.BIOS {
+		return nil
 	}
-	boot, err := tree.Read(moduleFolder + arch.Target.GRUB.BIOS + "/boot.img")
+	tree := host.Tree(root)
+	boot, err := tree.Read(biosFolder() + bootImage)
 	if err != nil {
 		return err
 	}
-	core, err := tree.Read(coreFile)
+	core, err := tree.Read(biosFolder() + coreImage)
 	if err != nil {
 		return err
 	}
-	bootCode, coreImage, err := embed(boot, core, p.CoreStart, p.CoreSize)
+	bootCode, sectors, err := embed(boot, core, p.CoreStart, p.CoreSize)
 	if err != nil {
 		return err
 	}
-	return writeAt(t.Disk, bootCode, coreImage, p.CoreStart)
+	return writeAt(disk, bootCode, sectors, p.CoreStart)
 }
 
 // efiModules is what grub.cfg loads that the signed GRUB does not hold already.
@@ -188,7 +200,7 @@ func copyModules(tree host.Tree, platform string, patterns ...string) error {
 			if err != nil {
 				return err
 			}
-			if err := tree.Write("/boot/grub/"+platform+"/"+path.Base(name), content, 0o644); err != nil {
+			if err := tree.Write(grubFolder+platform+"/"+path.Base(name), content, 0o644); err != nil {
 				return err
 			}
 			copied++
@@ -200,18 +212,16 @@ func copyModules(tree host.Tree, platform string, patterns ...string) error {
 	return nil
 }
 
-// installEFI fills the ESP with mtools, so that the host need not mount vfat.
-func installEFI(ctx context.Context, h host.Host, p Plan, t Target) error {
-	if err := copyModules(host.Tree(t.Root), arch.Target.GRUB.EFI, efiModules...); err != nil {
+// installEFI fills the folder of the ESP.
+func installEFI(p Plan, tree host.Tree) error {
+	if err := copyModules(tree, arch.Target.GRUB.EFI, efiModules...); err != nil {
 		return err
 	}
-	staging := filepath.Join(t.Scratch, "esp")
-	defer os.RemoveAll(staging)
 	for _, f := range p.espFiles() {
 		content := []byte(f.content)
 		if f.source != "" {
 			var err error
-			content, err = host.Tree(t.Root).Read(f.source)
+			content, err = tree.Read(f.source)
 			if errors.Is(err, fs.ErrNotExist) && !f.needed {
 				continue
 			}
@@ -219,11 +229,9 @@ func installEFI(ctx context.Context, h host.Host, p Plan, t Target) error {
 				return err
 			}
 		}
-		if err := host.Tree(staging).Write(f.path, content, 0o644); err != nil {
+		if err := tree.Write(path.Join(p.ESP, f.path), content, 0o644); err != nil {
 			return err
 		}
 	}
-	fill := host.Cmd("mcopy", "-s", "-Q", "-i", t.ESP, filepath.Join(staging, "EFI"), "::/")
-	fill.Env = []string{"MTOOLS_SKIP_CHECK=1"}
-	return h.Run(ctx, fill)
+	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/btw-img/btw-img/orchestrator/arch"
+	"github.com/btw-img/btw-img/orchestrator/filesystem"
 	"github.com/btw-img/btw-img/orchestrator/host"
 )
 
@@ -17,6 +18,7 @@ import (
 type Plan struct {
 	BIOS    bool   `json:"bios"`
 	EFI     bool   `json:"efi"`
+	ESP     string `json:"esp,omitempty"` // where the ESP is mounted
 	Cmdline string `json:"cmdline"`
 	Timeout int    `json:"timeout"` // seconds
 	// The file system that holds /boot/grub, and where in it.
@@ -27,6 +29,18 @@ type Plan struct {
 	// Place of the BIOS boot partition, in bytes.
 	CoreStart int64 `json:"core_start,omitempty"`
 	CoreSize  int64 `json:"core_size,omitempty"`
+	// Volumes is the mounted file systems of the disk to be made.
+	Volumes []Volume `json:"volumes"`
+}
+
+// Volume is one file system of the disk, as GRUB's tools see it.
+type Volume struct {
+	Mount      string `json:"mount"`
+	Filesystem string `json:"filesystem"`
+	UUID       string `json:"uuid"`
+	Label      string `json:"label,omitempty"`
+	Partition  int    `json:"partition"` // 1 for the first
+	PartUUID   string `json:"partuuid"`
 }
 
 // Packages is the Debian packages that boot the image and keep doing so when
@@ -115,14 +129,10 @@ func (p Plan) espConfig() string {
 	return p.earlyConfig() + "configfile $prefix/grub.cfg\n"
 }
 
-var grubFilesystem = map[string]string{"ext4": "ext2", "xfs": "xfs", "btrfs": "btrfs", "vfat": "fat"}
-
-const coreFile = "/run/core.img"
-
 // mkimage is the call of the image's own grub-mkimage that makes core.img.
 func (p Plan) mkimage(root, config string) host.Command {
-	return host.Cmd("grub-mkimage", "--format="+arch.Target.GRUB.BIOS, "--output="+coreFile, "--config="+config, "--prefix="+p.GrubPath,
-		"biosdisk", "part_gpt", "part_msdos", grubFilesystem[p.Filesystem], "search_fs_uuid", "normal", "configfile", "serial", "terminal").In(root)
+	return host.Cmd("grub-mkimage", "--format="+arch.Target.GRUB.BIOS, "--output="+biosFolder()+coreImage, "--config="+config, "--prefix="+p.GrubPath,
+		"biosdisk", "part_gpt", "part_msdos", filesystem.Named(p.Filesystem).GRUB, "search_fs_uuid", "normal", "configfile", "serial", "terminal").In(root)
 }
 
 // espFile is a file for the ESP: a path in the image, or content.

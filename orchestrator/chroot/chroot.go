@@ -16,13 +16,11 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/scope"
 )
 
-// Disk names the image's own block devices, for /dev/disk/by-uuid.
-type Disk map[string]string // UUID of a file system → device node
-
 // deferInitramfs diverts update-initramfs, which Debian would run for each
 // package that touches the initramfs; the boot loader stage runs it once.
 const deferInitramfs = `set -e
 command -v dpkg-divert >/dev/null || exit 0
+[ "$(dpkg-divert --truename /usr/sbin/update-initramfs)" != /usr/sbin/update-initramfs.deferred ] || exit 0
 dpkg-divert --quiet --local --rename --divert /usr/sbin/update-initramfs.deferred --add /usr/sbin/update-initramfs
 printf '#!/bin/sh\n# The initramfs is made once, at the end of the build.\nexit 0\n' >/usr/sbin/update-initramfs
 chmod 755 /usr/sbin/update-initramfs`
@@ -43,9 +41,11 @@ const (
 	daemonScript = "#!/bin/sh\n# No daemon starts while the image is built.\nexit 0\n"
 )
 
-// Enter prepares the tree at root. devices is a folder made by Devices; it
-// becomes the tree's /dev too. The release undoes all of it.
-func Enter(ctx context.Context, h host.Host, root, devices string, disk Disk) (release func(context.Context) error, err error) {
+// Enter prepares the tree at root for programs of its own, which see hostname as the
+// machine's name. devices is a folder made by Devices; it becomes the tree's /dev. The
+// release undoes all of it, but for update-initramfs, which stays deferred until
+// RestoreInitramfs.
+func Enter(ctx context.Context, h host.Host, root, devices, hostname string) (release func() error, err error) {
 	tree := host.Tree(root)
 	var stack scope.Stack
 	defer func() {
@@ -53,10 +53,13 @@ func Enter(ctx context.Context, h host.Host, root, devices string, disk Disk) (r
 			stack.CloseInto(&err)
 		}
 	}()
-	if err := linkDisk(devices, disk); err != nil {
+	if err := h.Sethostname(hostname); err != nil {
 		return nil, err
 	}
 	for _, m := range mounts(root, devices) {
+		if _, err := os.Stat("/sys/firmware"); err != nil && m.Target == filepath.Join(root, "sys/firmware") {
+			continue // a machine whose firmware tells nothing
+		}
 		if err := mountOn(h, m, &stack); err != nil {
 			return nil, err
 		}
@@ -68,17 +71,12 @@ func Enter(ctx context.Context, h host.Host, root, devices string, disk Disk) (r
 	if err != nil {
 		return nil, err
 	}
+	stack.Push("remove the stand-ins", func() error { return removeStandIns(tree, daemon) })
+	stack.Push("end the tree's processes", h.KillOthers)
 	if err := h.Run(ctx, shell(root, deferInitramfs)); err != nil {
 		return nil, err
 	}
-	return func(ctx context.Context) error {
-		return errors.Join(
-			h.Run(ctx, shell(root, restoreInitramfs)),
-			removeStandIns(tree, daemon),
-			h.KillOthers(),
-			stack.Close(),
-		)
-	}, nil
+	return stack.Close, nil
 }
 
 // RestoreInitramfs brings the real update-initramfs back, to be run once.
@@ -90,16 +88,17 @@ func shell(root, script string) host.Command {
 	return host.Cmd("/bin/sh", "-c", script).In(root)
 }
 
-// mounts is what the tree gets, in order. Nothing of the host's /dev and /sys
-// is shared; efivars is a mount of its own and so is left out.
+// mounts is what the tree gets, in order. Of the host's /dev only what Devices binds
+// is shared, of its /sys nothing that tells the firmware or could change it; /proc is
+// the jail's own, in which the kernel's settings are read-only.
 func mounts(root, devices string) []host.Mount {
 	const quiet = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
 	at := func(dir string) string { return filepath.Join(root, dir) }
 	return []host.Mount{
-		{Source: "proc", Target: at("proc"), Type: "proc", Flags: quiet},
-		{Source: "sysfs", Target: at("sys"), Type: "sysfs", Flags: quiet | unix.MS_RDONLY},
-		host.Bind(devices, at("dev"), false),
-		pts(at("dev")),
+		{Source: "/proc", Target: at("proc"), Flags: unix.MS_BIND | unix.MS_REC},
+		host.BindAll("/sys", at("sys")),
+		{Source: "tmpfs", Target: at("sys/firmware"), Type: "tmpfs", Flags: quiet | unix.MS_RDONLY, Data: "mode=0755"},
+		{Source: devices, Target: at("dev"), Flags: unix.MS_BIND | unix.MS_REC},
 		{Source: "tmpfs", Target: at("run"), Type: "tmpfs", Flags: unix.MS_NOSUID | unix.MS_NODEV, Data: "mode=0755"},
 		{Source: "tmpfs", Target: at("tmp"), Type: "tmpfs", Flags: unix.MS_NOSUID | unix.MS_NODEV, Data: "mode=1777"},
 	}
@@ -117,8 +116,12 @@ func mountOn(h host.Host, m host.Mount, stack *scope.Stack) error {
 	return nil
 }
 
-// Devices makes a minimal /dev at dir: a tmpfs with what programs expect, and
-// room for the nodes of loop devices. The host's own devices are not in it.
+// nodes is the devices of the host that every program expects. They are bound, since a
+// user namespace can make none.
+var nodes = []string{"null", "zero", "full", "random", "urandom", "tty"}
+
+// Devices makes a minimal /dev at dir: a tmpfs with what programs expect. The host's
+// other devices are not in it; its console is a sink.
 func Devices(h host.Host, dir string) (release func() error, err error) {
 	var stack scope.Stack
 	defer func() {
@@ -129,14 +132,19 @@ func Devices(h host.Host, dir string) (release func() error, err error) {
 	if err := mountOn(h, host.Mount{Source: "tmpfs", Target: dir, Type: "tmpfs", Flags: unix.MS_NOSUID, Data: "mode=0755"}, &stack); err != nil {
 		return nil, err
 	}
-	// Numbers from Linux' Documentation/admin-guide/devices.txt.
-	for _, node := range []struct {
-		name         string
-		major, minor uint32
-	}{{"null", 1, 3}, {"zero", 1, 5}, {"full", 1, 7}, {"random", 1, 8}, {"urandom", 1, 9}, {"tty", 5, 0}, {"console", 5, 1}} {
-		if err := h.Mknod(filepath.Join(dir, node.name), unix.S_IFCHR|0o666, node.major, node.minor); err != nil {
+	for _, name := range append(nodes, "console") {
+		source, target := filepath.Join("/dev", name), filepath.Join(dir, name)
+		if name == "console" {
+			source = "/dev/null"
+		}
+		if err := os.WriteFile(target, nil, 0o600); err != nil {
 			return nil, err
 		}
+		unmount, err := h.Mount(host.Bind(source, target, true)) // its owner and mode; it can be written
+		if err != nil {
+			return nil, err
+		}
+		stack.Push("unmount "+target, unmount)
 	}
 	for _, link := range []struct{ name, target string }{
 		{"fd", "/proc/self/fd"}, {"stdin", "fd/0"}, {"stdout", "fd/1"}, {"stderr", "fd/2"}, {"ptmx", "pts/ptmx"},
@@ -157,21 +165,6 @@ func pts(devices string) host.Mount {
 		Source: "devpts", Target: filepath.Join(devices, "pts"), Type: "devpts",
 		Flags: unix.MS_NOSUID | unix.MS_NOEXEC, Data: "newinstance,ptmxmode=0666,mode=0620,gid=5",
 	}
-}
-
-// linkDisk lets grub-mkconfig find the file systems by UUID; otherwise it would
-// write the builder's loop devices into grub.cfg.
-func linkDisk(devices string, disk Disk) error {
-	dir := filepath.Join(devices, "disk/by-uuid")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	for uuid, device := range disk {
-		if err := os.Symlink(filepath.Join("../..", filepath.Base(device)), filepath.Join(dir, uuid)); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 const resolvConf = "/etc/resolv.conf"

@@ -5,6 +5,7 @@ import (
 
 	"github.com/btw-img/btw-img/orchestrator/arch"
 	"github.com/btw-img/btw-img/orchestrator/diskformat"
+	"github.com/btw-img/btw-img/orchestrator/filesystem"
 )
 
 // Names of the disk layouts.
@@ -37,8 +38,8 @@ var layouts = map[string][]Partition{
 
 var (
 	biosPartition = Partition{Label: "bios", Type: TypeBIOS, Size: biosPartitionSize}
-	espPartition  = Partition{Label: "esp", Type: TypeESP, Size: espSize, Filesystem: "vfat", Mount: ESPMount, Options: "umask=0077"}
-	rootPartition = Partition{Label: "root", Type: TypeLinux, Filesystem: "ext4", Mount: "/", Options: "errors=remount-ro"}
+	espPartition  = Partition{Label: "esp", Type: TypeESP, Size: espSize, Filesystem: filesystem.VFAT, Mount: ESPMount, Options: "umask=0077"}
+	rootPartition = Partition{Label: "root", Type: TypeLinux, Filesystem: filesystem.Ext4, Mount: "/", Options: "errors=remount-ro"}
 )
 
 // Resolve is the layout's partitions, those of a named layout too, with
@@ -55,9 +56,10 @@ func (l Layout) Resolve() []Partition {
 		}
 		switch p.Type {
 		case TypeESP:
-			p.Filesystem = orDefault(p.Filesystem, "vfat")
+			p.Filesystem = orDefault(p.Filesystem, filesystem.VFAT)
+			p.Mount = orDefault(p.Mount, ESPMount)
 		case TypeSwap:
-			p.Filesystem = orDefault(p.Filesystem, "swap")
+			p.Filesystem = orDefault(p.Filesystem, filesystem.Swap)
 		case TypeBIOS:
 			p.Size = orDefault(p.Size, biosPartitionSize)
 		}
@@ -70,7 +72,7 @@ func (p Partition) impliedType() string {
 	switch {
 	case p.Mount == ESPMount || p.Mount == "/efi":
 		return TypeESP
-	case p.Filesystem == "swap":
+	case p.Filesystem == filesystem.Swap:
 		return TypeSwap
 	default:
 		return TypeLinux

@@ -78,7 +78,7 @@ type Partition struct {
 	Label      string `yaml:"label,omitempty" json:"label,omitempty" jsonschema_description:"Name of the partition and label of its file system"`
 	Type       string `yaml:"type,omitempty" json:"type,omitempty" jsonschema:"enum=bios,enum=esp,enum=linux,enum=swap" jsonschema_description:"Kind of partition. Default: from file system and mount point"`
 	Size       Size   `yaml:"size,omitempty" json:"size,omitempty" jsonschema_description:"Size, such as 512M. The one partition without a size takes the rest"`
-	Filesystem string `yaml:"filesystem,omitempty" json:"filesystem,omitempty" jsonschema:"enum=ext4,enum=xfs,enum=btrfs,enum=vfat,enum=swap" jsonschema_description:"File system"`
+	Filesystem string `yaml:"filesystem,omitempty" json:"filesystem,omitempty" jsonschema_description:"File system"`
 	Mount      string `yaml:"mount,omitempty" json:"mount,omitempty" jsonschema_description:"Mount point in the image"`
 	Options    string `yaml:"options,omitempty" json:"options,omitempty" jsonschema_description:"Mount options for fstab, with commas between them; those of the file system are known. Default: defaults"`
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/btw-img/btw-img/orchestrator/arch"
 	"github.com/btw-img/btw-img/orchestrator/diskformat"
+	"github.com/btw-img/btw-img/orchestrator/filesystem"
 )
 
 func reflector() *jsonschema.Reflector {
@@ -25,6 +26,15 @@ func InstallSchema() ([]byte, error) {
 // CommandsSchema is the JSON schema of commands.d/NAME.yml, for editors.
 func CommandsSchema() ([]byte, error) {
 	return schemaOf(commandType, "commands.d/NAME.yml: what is run in the image afterwards")
+}
+
+// JSONSchemaExtend names the file systems.
+func (Partition) JSONSchemaExtend(schema *jsonschema.Schema) {
+	if property, ok := schema.Properties.Get("filesystem"); ok {
+		for _, name := range filesystem.Names(nil) {
+			property.Enum = append(property.Enum, name)
+		}
+	}
 }
 
 // JSONSchemaExtend adds what the tables of firmwares and formats say.

@@ -11,6 +11,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/btw-img/btw-img/orchestrator/arch"
+	"github.com/btw-img/btw-img/orchestrator/filesystem"
 )
 
 const (
@@ -64,7 +65,7 @@ func isMountPoint(mount string) bool {
 }
 
 func (ld *loading) validatePartition(p Partition, at func(...string) place) {
-	fs, known := filesystems[p.Filesystem]
+	fs := filesystem.Named(p.Filesystem)
 	switch {
 	case p.Type == TypeBIOS:
 		if p.Filesystem != "" || p.Mount != "" || p.Options != "" {
@@ -72,13 +73,14 @@ func (ld *loading) validatePartition(p Partition, at func(...string) place) {
 		}
 	case !slices.Contains(partitionTypes, p.Type):
 		ld.report(at("type"), fmt.Sprintf("disk.layout: unknown type %q", p.Type), "known: "+strings.Join(partitionTypes, ", "))
-	case !known:
-		ld.report(at("filesystem"), fmt.Sprintf("disk.layout: unknown file system %q", p.Filesystem), "known: "+strings.Join(sortedKeys(filesystems), ", "))
-	case p.Type == TypeESP && p.Filesystem != "vfat":
-		ld.report(at("filesystem"), "disk.layout: firmware reads only vfat on the ESP", "write 'filesystem: vfat'")
-	case (p.Type == TypeSwap) != (p.Filesystem == "swap"):
+	case fs == nil:
+		ld.report(at("filesystem"), fmt.Sprintf("disk.layout: unknown file system %q", p.Filesystem), "known: "+strings.Join(slices.Sorted(slices.Values(filesystem.Names(nil))), ", "))
+	case p.Type == TypeESP && !fs.Firmware:
+		readable := strings.Join(filesystem.Names(func(f *filesystem.Filesystem) bool { return f.Firmware }), " or ")
+		ld.report(at("filesystem"), fmt.Sprintf("disk.layout: firmware reads only %s on the ESP", readable), fmt.Sprintf("write 'filesystem: %s'", readable))
+	case (p.Type == TypeSwap) == fs.Mountable():
 		ld.report(at("type"), "disk.layout: type and file system do not go together", "use swap for both or for none")
-	case p.Filesystem == "swap" && p.Mount != "":
+	case !fs.Mountable() && p.Mount != "":
 		ld.report(at("mount"), "disk.layout: swap is not mounted", "remove mount")
 	}
 	if p.Label != "" && !labelPattern.MatchString(p.Label) {
@@ -86,21 +88,29 @@ func (ld *loading) validatePartition(p Partition, at func(...string) place) {
 	}
 	if limit := 36; len(p.Label) > limit { // UTF-16 units of a GPT name
 		ld.report(at("label"), fmt.Sprintf("disk.layout: label %q is too long", p.Label), "use 36 characters at most")
-	} else if known && len(p.Label) > fs.label {
-		ld.report(at("label"), fmt.Sprintf("disk.layout: label %q is too long for %s", p.Label, p.Filesystem), fmt.Sprintf("use %d characters at most", fs.label))
+	} else if fs != nil && len(p.Label) > fs.LongestLabel {
+		ld.report(at("label"), fmt.Sprintf("disk.layout: label %q is too long for %s", p.Label, p.Filesystem), fmt.Sprintf("use %d characters at most", fs.LongestLabel))
 	}
 	if !isMountPoint(p.Mount) {
 		ld.report(at("mount"), fmt.Sprintf("disk.layout: %q is no mount point", p.Mount), "write an absolute path without spaces")
 	}
-	if known {
+	if fs != nil {
 		ld.validateOptions(p, at("options"))
 	}
-	if p.Size != 0 && p.Size < fs.smallest {
-		ld.report(at("size"), fmt.Sprintf("disk.layout: %s is too small for %s", p.Size, p.Filesystem), fmt.Sprintf("give %s or more", fs.smallest))
+	if smallest := p.smallest(); p.Size != 0 && p.Size < smallest {
+		ld.report(at("size"), fmt.Sprintf("disk.layout: %s is too small for %s", p.Size, p.Filesystem), fmt.Sprintf("give %s or more", smallest))
 	}
 	if p.Size%partitionAlign != 0 {
 		ld.report(at("size"), fmt.Sprintf("disk.layout: %s is not a multiple of 1 MiB", p.Size), "round it, such as 512M")
 	}
+}
+
+// smallest is the size below which the partition's file system makes no sense.
+func (p Partition) smallest() Size {
+	if fs := filesystem.Named(p.Filesystem); fs != nil {
+		return Size(fs.Smallest)
+	}
+	return 0
 }
 
 func (ld *loading) validateTogether(partitions []Partition, at func(int, ...string) place) {
@@ -125,8 +135,8 @@ func (ld *loading) validateTogether(partitions []Partition, at func(int, ...stri
 		}
 		if p.Mount == "/" {
 			roots++
-			if p.Filesystem == "vfat" {
-				ld.report(at(i, "filesystem"), "disk.layout: vfat cannot hold a root file system", "use ext4, xfs or btrfs")
+			if fs := filesystem.Named(p.Filesystem); fs != nil && fs.Holds == filesystem.Files {
+				ld.report(at(i, "filesystem"), fmt.Sprintf("disk.layout: %s cannot hold a root file system", p.Filesystem), "use "+strings.Join(filesystem.Names((*filesystem.Filesystem).HoldsTree), " or "))
 			}
 		}
 	}
@@ -147,7 +157,7 @@ func (ld *loading) validateFit(size Size, partitions []Partition, at place) {
 	for _, p := range partitions {
 		smallest := p.Size
 		if smallest == 0 {
-			smallest = filesystems[p.Filesystem].smallest
+			smallest = p.smallest()
 			if p.Mount == "/" {
 				smallest = max(smallest, smallestRoot)
 			}

@@ -1,5 +1,6 @@
 // Package disk plans and makes the disk image: its partition table, file
-// systems, fstab and mounts. It does not know what goes into them.
+// systems, fstab and mounts, and fills it from a finished tree. It does not know
+// what is in the tree.
 package disk
 
 import (
@@ -12,7 +13,7 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/arch"
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
-	"github.com/btw-img/btw-img/orchestrator/host"
+	"github.com/btw-img/btw-img/orchestrator/filesystem"
 )
 
 // SectorSize is the size of a sector, in bytes, in all that follows.
@@ -63,25 +64,12 @@ func New(d definition.Disk, newUUID func(of string) string) (Plan, error) {
 			return Plan{}, fail.New(fail.Usage, "disk", "enlarge disk.size", "partition %d does not fit on a disk of %s", p.Number, d.Size)
 		}
 		if p.Filesystem != "" {
-			p.UUID = newUUID(fmt.Sprintf("file system %d", p.Number))
-			if p.Filesystem == "vfat" {
-				p.UUID = fatSerial(p.UUID)
-			}
+			p.UUID = p.kind().UUID(newUUID(fmt.Sprintf("file system %d", p.Number)))
 		}
 		start += p.Size
 		plan.Partitions = append(plan.Partitions, p)
 	}
 	return plan, nil
-}
-
-// fatSerial is the serial number, as blkid shows it, that a FAT file system has in
-// place of the UUID.
-func fatSerial(id string) string {
-	serial, _, _ := strings.Cut(strings.ToUpper(id), "-")
-	if len(serial) != 8 {
-		return id // what stands for one that is still to be made
-	}
-	return serial[:4] + "-" + serial[4:]
 }
 
 // typeGUIDs are from the UEFI specification 2.10, table 5.7, the GRUB manual
@@ -114,66 +102,28 @@ func (p Plan) Script() string {
 	return b.String()
 }
 
-// Mkfs is the command that makes the partition's file system on device. The
-// features are those that Debian 12's GRUB and kernel read, however new the
-// tools of the host are.
-func (p Partition) Mkfs(device string) (host.Command, bool) {
-	label := func(flag string) []string {
-		if p.Label == "" {
-			return nil
-		}
-		return []string{flag, p.Label}
-	}
-	switch p.Filesystem {
-	case "ext4":
-		return host.Cmd("mkfs.ext4", slices.Concat([]string{"-q", "-F", "-U", p.UUID}, label("-L"),
-			[]string{"-E", "nodiscard", "-O", "^metadata_csum_seed,^orphan_file", device})...), true
-	case "xfs":
-		return host.Cmd("mkfs.xfs", slices.Concat([]string{"-q", "-f", "-K", "-m", "uuid=" + p.UUID, "-i", "nrext64=0"}, label("-L"), []string{device})...), true
-	case "btrfs":
-		return host.Cmd("mkfs.btrfs", slices.Concat([]string{"-q", "-f", "-K", "-U", p.UUID}, label("-L"), []string{device})...), true
-	case "vfat":
-		return host.Cmd("mkfs.fat", slices.Concat([]string{"-F", "32", "-i", strings.ReplaceAll(p.UUID, "-", "")}, label("-n"), []string{device})...), true
-	case "swap":
-		return host.Cmd("mkswap", slices.Concat([]string{"-U", p.UUID}, label("-L"), []string{device})...), true
-	}
-	return host.Command{}, false
-}
+// kind is what is known of the partition's file system; nil where it has none.
+func (p Partition) kind() *filesystem.Filesystem { return filesystem.Named(p.Filesystem) }
 
-// Fsck is the command that checks the unmounted file system on device without
-// changing it.
-func (p Partition) Fsck(device string) (host.Command, bool) {
-	switch p.Filesystem {
-	case "ext4":
-		return host.Cmd("e2fsck", "-f", "-n", device), true
-	case "xfs":
-		return host.Cmd("xfs_repair", "-n", device), true
-	case "btrfs":
-		return host.Cmd("btrfs", "check", "--readonly", device), true
-	case "vfat":
-		return host.Cmd("fsck.fat", "-n", device), true
-	}
-	return host.Command{}, false
-}
+func (p Partition) volume() filesystem.Volume { return filesystem.Volume{UUID: p.UUID, Label: p.Label} }
 
 // FSTab is the image's /etc/fstab: every file system and swap by UUID.
 func (p Plan) FSTab() string {
 	var b strings.Builder
 	b.WriteString("# <file system> <mount point> <type> <options> <dump> <pass>\n")
 	for _, part := range p.byDepth() {
-		if part.Mount == "" && part.Filesystem != "swap" {
+		fs := part.kind()
+		if fs == nil || part.Mount == "" && fs.Mountable() {
 			continue
 		}
-		mount, usual, pass := part.Mount, "defaults", 2
+		pass := 0
 		switch {
-		case part.Filesystem == "swap":
-			mount, usual, pass = "none", "sw", 0
-		case part.Filesystem == "xfs" || part.Filesystem == "btrfs":
-			pass = 0 // checked when they are mounted
-		case part.Mount == "/":
+		case fs.BootCheck && part.Mount == "/":
 			pass = 1
+		case fs.BootCheck:
+			pass = 2
 		}
-		options := cmp.Or(part.Options, usual)
+		mount, options := cmp.Or(part.Mount, "none"), cmp.Or(part.Options, fs.Usual)
 		fmt.Fprintf(&b, "UUID=%s %s %s %s 0 %d\n", part.UUID, mount, part.Filesystem, options, pass)
 	}
 	return b.String()
@@ -220,9 +170,8 @@ func (p Plan) Holding(name string) (part Partition, inside string) {
 func (p Plan) Packages() []string {
 	var packages []string
 	for _, part := range p.Partitions {
-		pkg := map[string]string{"ext4": "e2fsprogs", "xfs": "xfsprogs", "btrfs": "btrfs-progs", "vfat": "dosfstools"}[part.Filesystem]
-		if pkg != "" && !slices.Contains(packages, pkg) {
-			packages = append(packages, pkg)
+		if fs := part.kind(); fs != nil && fs.Package != "" && !slices.Contains(packages, fs.Package) {
+			packages = append(packages, fs.Package)
 		}
 	}
 	return packages

@@ -33,7 +33,11 @@ func (l *Local) AttachLoop(file string, offset, size int64) (string, func() erro
 	config.Info.Offset = uint64(offset)
 	config.Info.Sizelimit = uint64(size)
 	config.Info.Flags = unix.LO_FLAGS_AUTOCLEAR
-	copy(config.Info.File_name[:], filepath.Base(file))
+	name, err := loopName(backing, offset)
+	if err != nil {
+		return "", nil, err
+	}
+	copy(config.Info.File_name[:len(config.Info.File_name)-1], name)
 
 	const tries = 50 // another process may take the free device first
 	for range tries {
@@ -53,6 +57,16 @@ func (l *Local) AttachLoop(file string, offset, size int64) (string, func() erro
 		time.Sleep(10 * time.Millisecond)
 	}
 	return "", nil, fail.New(fail.Host, "attach "+file, "free loop devices: 'losetup -a' lists who holds them", "no free loop device after %d tries", tries)
+}
+
+// loopName is what the device says that it shows, and nothing else does: mkfs.btrfs
+// takes two devices of the same name for the same.
+func loopName(backing *os.File, offset int64) (string, error) {
+	var stat unix.Stat_t
+	if err := unix.Fstat(int(backing.Fd()), &stat); err != nil {
+		return "", &os.PathError{Op: "stat", Path: backing.Name(), Err: err}
+	}
+	return fmt.Sprintf("%d:%d:%d %s", stat.Dev, stat.Ino, offset, filepath.Base(backing.Name())), nil
 }
 
 func (l *Local) freeLoop() (*os.File, error) {
@@ -76,8 +90,8 @@ func (l *Local) openNode(name string, mode, major, minor uint32) (*os.File, erro
 		dir = "/dev"
 	}
 	path := filepath.Join(dir, name)
-	if err := l.Mknod(path, mode, major, minor); err != nil {
-		return nil, err
+	if err := unix.Mknod(path, mode, int(unix.Mkdev(major, minor))); err != nil && !errors.Is(err, unix.EEXIST) {
+		return nil, &os.PathError{Op: "mknod", Path: path, Err: err}
 	}
 	f, err := os.OpenFile(path, os.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {

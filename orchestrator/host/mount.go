@@ -31,6 +31,11 @@ func Bind(source, target string, readOnly bool) Mount {
 	return m
 }
 
+// BindAll is a read-only bind mount of source, with all that is mounted below it.
+func BindAll(source, target string) Mount {
+	return Mount{Source: source, Target: target, Flags: unix.MS_BIND | unix.MS_REC | unix.MS_RDONLY}
+}
+
 // Mount implements Host. A read-only bind is remounted, since the kernel
 // ignores MS_RDONLY on the first call (mount(2)).
 func (l *Local) Mount(m Mount) (func() error, error) {
@@ -38,12 +43,29 @@ func (l *Local) Mount(m Mount) (func() error, error) {
 		return nil, fmt.Errorf("%s: %w", m, err)
 	}
 	release := func() error { return unmount(m.Target) }
+	if m.Flags&unix.MS_REC != 0 {
+		release = func() error { return unix.Unmount(m.Target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) } // what is below it, too
+	}
 	if m.Flags&unix.MS_BIND != 0 && m.Flags&unix.MS_RDONLY != 0 {
-		if err := unix.Mount("", m.Target, "", m.Flags|unix.MS_REMOUNT, ""); err != nil {
+		if err := makeReadOnly(m); err != nil {
 			return nil, errors.Join(fmt.Errorf("%s read-only: %w", m, err), release())
 		}
 	}
 	return release, nil
+}
+
+// makeReadOnly keeps the other flags of the mount, which a user namespace may not
+// change (mount_setattr(2)).
+func makeReadOnly(m Mount) error {
+	flags := uint(unix.AT_SYMLINK_NOFOLLOW)
+	if m.Flags&unix.MS_REC != 0 {
+		flags |= unix.AT_RECURSIVE
+	}
+	err := unix.MountSetattr(unix.AT_FDCWD, m.Target, flags, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+	if errors.Is(err, unix.ENOSYS) { // before Linux 5.12
+		err = unix.Mount("", m.Target, "", m.Flags|unix.MS_REMOUNT, "")
+	}
+	return err
 }
 
 // unmount gives a file system that is still busy, with processes just killed
@@ -58,18 +80,6 @@ func unmount(target string) error {
 	}
 	if err != nil {
 		return &os.PathError{Op: "unmount", Path: target, Err: err}
-	}
-	return nil
-}
-
-// Mknod implements Host.
-func (l *Local) Mknod(path string, mode, major, minor uint32) error {
-	err := unix.Mknod(path, mode, int(unix.Mkdev(major, minor)))
-	if err != nil && !errors.Is(err, unix.EEXIST) {
-		return &os.PathError{Op: "mknod", Path: path, Err: err}
-	}
-	if err == nil {
-		return os.Chmod(path, os.FileMode(mode&0o777))
 	}
 	return nil
 }

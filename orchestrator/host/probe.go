@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -45,8 +47,15 @@ func CanLoop() error {
 	return control.Close()
 }
 
-// CanLoad says whether the kernel module is there to be loaded.
-func CanLoad(module string) bool {
+// CanMount is why the kernel cannot mount file systems of that kind, or nil.
+func CanMount(filesystem string) error {
+	known, _ := os.ReadFile("/proc/filesystems")
 	modprobe := Find("modprobe")
-	return modprobe != "" && exec.Command(modprobe, "--dry-run", "--quiet", module).Run() == nil
+	switch {
+	case slices.Contains(strings.Fields(string(known)), filesystem):
+		return nil
+	case modprobe != "" && exec.Command(modprobe, "--dry-run", "--quiet", filesystem).Run() == nil:
+		return nil
+	}
+	return fmt.Errorf("the kernel cannot mount %s", filesystem)
 }

@@ -24,13 +24,17 @@ type Host interface {
 	Run(ctx context.Context, c Command) error
 	// Output is Run that also returns the standard output.
 	Output(ctx context.Context, c Command) ([]byte, error)
+	// Interact is Run with streams of the caller's in place of the log, in a session of
+	// the command's own. It returns the command's exit code, 128+N where signal N ended
+	// it; all that remains of the session is then up to KillOthers.
+	Interact(ctx context.Context, c Command, s Streams) (code int, err error)
 	// AttachLoop makes size bytes of file, from offset on, a block device and
 	// returns its node. The device is gone once released and unmounted.
 	AttachLoop(file string, offset, size int64) (device string, release func() error, err error)
 	// Mount mounts m and returns its unmounter.
 	Mount(m Mount) (release func() error, err error)
-	// Mknod makes a device node with the mode and number given.
-	Mknod(path string, mode uint32, major, minor uint32) error
+	// Sethostname names the jail.
+	Sethostname(name string) error
 	// KillOthers ends every process of the jail but the caller, so that no
 	// daemon keeps a file system busy.
 	KillOthers() error

@@ -27,19 +27,26 @@ func suppressSync() error {
 	return nil
 }
 
+// auditArchitectures is how seccomp(2) calls the architectures of Go.
+var auditArchitectures = map[string]uint32{"amd64": unix.AUDIT_ARCH_X86_64, "arm64": unix.AUDIT_ARCH_AARCH64}
+
+// Offsets in struct seccomp_data.
+const (
+	offsetNumber = 0
+	offsetArch   = 4
+)
+
 // syncFilter is the program in classic BPF (seccomp(2)): for the native
 // architecture, the calls that sync return 0; all else is allowed.
 func syncFilter(arch string) ([]unix.SockFilter, bool) {
-	audit, ok := map[string]uint32{"amd64": unix.AUDIT_ARCH_X86_64, "arm64": unix.AUDIT_ARCH_AARCH64}[arch]
+	audit, ok := auditArchitectures[arch]
 	if !ok {
 		return nil, false
 	}
 	const (
-		offsetNumber = 0 // struct seccomp_data
-		offsetArch   = 4
-		load         = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS
-		jumpEqual    = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
-		ret          = unix.BPF_RET | unix.BPF_K
+		load      = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS
+		jumpEqual = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
+		ret       = unix.BPF_RET | unix.BPF_K
 	)
 	calls := []uint32{
 		unix.SYS_FSYNC, unix.SYS_FDATASYNC, unix.SYS_SYNC, unix.SYS_SYNCFS,

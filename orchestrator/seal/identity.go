@@ -25,14 +25,14 @@ type Identity struct {
 	FSTab    string
 }
 
-// Begin writes the identity into a tree that has no layers yet, in place of what
-// the source says of another machine.
-func (i Identity) Begin(root string) error {
+// Begin takes what the source says of another machine out of a tree that has no layers
+// yet. What layers then find is the same for every build that shares them.
+func Begin(root string) error {
 	tree := host.Tree(root)
 	return errors.Join(
-		tree.Write(hostnameFile, []byte(i.Hostname+"\n"), 0o644),
-		tree.Write(hostsFile, []byte(hosts(i.Hostname)), 0o644),
-		tree.Write(fstabFile, []byte(i.FSTab), 0o644),
+		tree.Write(hostnameFile, nil, 0o644),
+		tree.Write(hostsFile, []byte(localhost), 0o644),
+		tree.Write(fstabFile, nil, 0o644),
 	)
 }
 
@@ -45,13 +45,16 @@ func (i Identity) Settle(root string) error {
 		path  string
 		merge func(found string) (string, error)
 	}{
-		{hostnameFile, func(found string) (string, error) { return found, sameHostname(i.Hostname, found) }},
+		{hostnameFile, func(found string) (string, error) { return mergeHostname(i.Hostname, found) }},
 		{hostsFile, func(found string) (string, error) { return mergeHosts(hosts(i.Hostname), found), nil }},
 		{fstabFile, func(found string) (string, error) { return mergeFSTab(i.FSTab, found) }},
 	} {
 		found, err := tree.Read(file.path)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
+		}
+		if file.path == hostsFile && string(found) == localhost {
+			found = nil // as Begin left it
 		}
 		merged, err := file.merge(string(found))
 		if err != nil {
@@ -67,15 +70,17 @@ func (i Identity) Settle(root string) error {
 	return nil
 }
 
-// sameHostname refuses another name. A file without any is the choice of those who
-// get the name from the network.
-func sameHostname(hostname, found string) error {
+// mergeHostname refuses another name.
+func mergeHostname(hostname, found string) (string, error) {
+	if found == "" {
+		return hostname + "\n", nil
+	}
 	for _, name := range lineFields(found) {
 		if name[0] != hostname {
-			return fail.New(fail.Build, hostnameFile, "write 'hostname: "+name[0]+"' into the definition instead", "a layer names the machine %q, the definition %q", name[0], hostname)
+			return "", fail.New(fail.Build, hostnameFile, "write 'hostname: "+name[0]+"' into the definition instead", "a layer names the machine %q, the definition %q", name[0], hostname)
 		}
 	}
-	return nil
+	return found, nil // one without a name, too: those who get it from the network want that
 }
 
 // lineFields is the words of each line that is neither empty nor a comment.
@@ -93,13 +98,16 @@ func lineFields(text string) [][]string {
 // ownAddress is where Debian puts the machine's own name (Debian Reference, 5.1.1).
 const ownAddress = "127.0.1.1"
 
+// localhost is the hosts of a machine without a name.
+const localhost = "127.0.0.1\tlocalhost\n\n::1\tlocalhost ip6-localhost ip6-loopback\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"
+
 func hosts(hostname string) string {
 	name, _, qualified := strings.Cut(hostname, ".")
 	names := hostname
 	if qualified {
 		names += " " + name
 	}
-	return fmt.Sprintf("127.0.0.1\tlocalhost\n%s\t%s\n\n::1\tlocalhost ip6-localhost ip6-loopback\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n", ownAddress, names)
+	return strings.Replace(localhost, "\n", fmt.Sprintf("\n%s\t%s\n", ownAddress, names), 1)
 }
 
 // mergeHosts is what was found, after those lines of ours whose address it lacks. The

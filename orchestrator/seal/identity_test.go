@@ -38,7 +38,7 @@ func TestWhatALayerWroteIsMergedOrRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			tree := host.Tree(t.TempDir())
 			identity := Identity{Hostname: "web.example.org", FSTab: ownFSTab}
-			if err := identity.Begin(string(tree)); err != nil {
+			if err := Begin(string(tree)); err != nil {
 				t.Fatal(err)
 			}
 			if tc.found == "" {
@@ -73,7 +73,7 @@ func TestTheSourceOfAnotherMachineDoesNotCount(t *testing.T) {
 		}
 	}
 	identity := Identity{Hostname: "new", FSTab: ownFSTab}
-	if err := identity.Begin(string(tree)); err != nil {
+	if err := Begin(string(tree)); err != nil {
 		t.Fatal(err)
 	}
 	if err := identity.Settle(string(tree)); err != nil {

@@ -182,13 +182,3 @@ func sealResolver(tree host.Tree) error {
 	}
 	return tree.Write(resolvConf, nil, 0o644)
 }
-
-// Trim gives the blocks that hold nothing back to the sparse image.
-func Trim(ctx context.Context, h host.Host, mounts []string) error {
-	for _, mount := range mounts {
-		if err := h.Run(ctx, host.Cmd("fstrim", mount)); err != nil {
-			return err
-		}
-	}
-	return nil
-}

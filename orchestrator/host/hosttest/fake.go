@@ -47,6 +47,11 @@ func (f *Fake) Output(ctx context.Context, c host.Command) ([]byte, error) {
 	return nil, errors.Join(f.call("%s", line), ctx.Err())
 }
 
+// Interact implements host.Host.
+func (f *Fake) Interact(ctx context.Context, c host.Command, _ host.Streams) (int, error) {
+	return 0, errors.Join(f.call("interact %s", c), ctx.Err())
+}
+
 // AttachLoop implements host.Host.
 func (f *Fake) AttachLoop(file string, offset, size int64) (string, func() error, error) {
 	device := fmt.Sprintf("/dev/loop%03d", f.loops)
@@ -63,10 +68,8 @@ func (f *Fake) Mount(m host.Mount) (func() error, error) {
 	return func() error { return f.call("unmount %s", m.Target) }, nil
 }
 
-// Mknod implements host.Host.
-func (f *Fake) Mknod(path string, _ uint32, major, minor uint32) error {
-	return f.call("mknod %s %d:%d", path, major, minor)
-}
+// Sethostname implements host.Host.
+func (f *Fake) Sethostname(name string) error { return f.call("hostname %s", name) }
 
 // KillOthers implements host.Host.
 func (f *Fake) KillOthers() error { return f.call("kill others") }

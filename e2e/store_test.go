@@ -1,0 +1,146 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+)
+
+var stageLine = regexp.MustCompile(`(?m)^(done|cached|failed) +[0-9.]+ s  (.+)$`)
+
+// stages is what a build told of its stages, by their titles.
+func (r result) stages() map[string]string {
+	told := map[string]string{}
+	for _, match := range stageLine.FindAllStringSubmatch(r.stderr, -1) {
+		told[match[2]] = match[1]
+	}
+	return told
+}
+
+// TestABuildDoesWhatHasChanged builds the same definition again and again.
+func TestABuildDoesWhatHasChanged(t *testing.T) {
+	folder := smallBuild(t)
+	cache := filepath.Join(folder, "cache")
+	build := func(t *testing.T, args ...string) result {
+		t.Helper()
+		return good(t, folder, append([]string{"build", "small", "--no-test", "--format", "raw", "--cache", cache}, args...)...)
+	}
+	trees := []string{"Source", "Layer small", "Boot loader", "Seal"}
+	expect := func(t *testing.T, r result, cached ...string) {
+		t.Helper()
+		told := r.stages()
+		for _, title := range trees {
+			want := "done"
+			if slices.Contains(cached, title) {
+				want = "cached"
+			}
+			if told[title] != want {
+				t.Errorf("%s is %q, want %q\n%s", title, told[title], want, r.stderr)
+			}
+		}
+	}
+	image := filepath.Join(folder, "images/small/small-amd64.raw")
+
+	expect(t, build(t))
+	before := tool(t, "stat", "-c", "%i %Y %Z", filepath.Dir(image), image)
+
+	t.Run("nothing", func(t *testing.T) {
+		r := build(t)
+		if !strings.Contains(r.stderr, "unchanged") || len(r.stages()) != 1 {
+			t.Errorf("an unchanged build did something:\n%s", r.stderr)
+		}
+		if after := tool(t, "stat", "-c", "%i %Y %Z", filepath.Dir(image), image); after != before {
+			t.Errorf("the images were touched: %s, before %s", after, before)
+		}
+	})
+	t.Run("an image that somebody changed", func(t *testing.T) {
+		tool(t, "sh", "-c", `printf x | dd of="$0" bs=1 seek=1000000 conv=notrunc status=none`, image)
+		expect(t, build(t), trees...)
+	})
+	t.Run("a command", func(t *testing.T) {
+		write(t, filepath.Join(folder, "commands.d/small.yml"), "commands:\n  - run: touch /done\n  - run: echo late > /late\n")
+		expect(t, build(t), "Source")
+		if got := openDisk(t, copyDisk(t, image).raw).cat("/late"); got != "late\n" {
+			t.Errorf("the command wrote %q", got)
+		}
+	})
+	t.Run("a damaged layer", func(t *testing.T) {
+		tool(t, "sh", "-c", `find "$0"/layers -path '*/tree/late' -exec sh -c 'echo damaged > "$1"' - {} \;`, cache)
+		expect(t, build(t, "--set", "disk.size=1100M"), "Source")
+		if got := openDisk(t, copyDisk(t, image).raw).cat("/late"); got != "late\n" {
+			t.Errorf("a damaged layer was used: %q", got)
+		}
+	})
+	t.Run("a layer to be made anew", func(t *testing.T) {
+		expect(t, build(t, "--set", "disk.size=1100M", "--refresh", "small"), "Source")
+		expect(t, build(t, "--set", "disk.size=1100M", "--no-cache"))
+	})
+}
+
+// TestTwoBuildsShareAStore runs them at the same time.
+func TestTwoBuildsShareAStore(t *testing.T) {
+	folder := smallBuild(t)
+	write(t, filepath.Join(folder, "install.d/large.yml"), "extends: small\n")
+	write(t, filepath.Join(folder, "commands.d/large.yml"), "commands: [{run: touch /large}]\n")
+	var both sync.WaitGroup
+	for _, name := range []string{"small", "large"} {
+		both.Go(func() {
+			if r := run(t, folder, "build", name, "--no-test", "--format", "raw", "--cache", filepath.Join(folder, "cache")); r.code != 0 {
+				t.Errorf("%s: exit code %d\n%s", name, r.code, r.stderr)
+			}
+		})
+	}
+	both.Wait()
+	for name, want := range map[string]bool{"small": false, "large": true} {
+		names := openDisk(t, copyDisk(t, filepath.Join(folder, "images", name, name+"-amd64.raw")).raw).ls("/")
+		if !slices.Contains(names, "done") || slices.Contains(names, "large") != want {
+			t.Errorf("%s holds %v", name, names)
+		}
+	}
+	good(t, folder, "cache", "verify", "--cache", filepath.Join(folder, "cache"))
+}
+
+// TestStoresOfAnyKind has the store where overlays are impossible, where nothing can
+// be written, and where root must not write.
+func TestStoresOfAnyKind(t *testing.T) {
+	folder := smallBuild(t)
+	mounted := func(t *testing.T, args ...string) string {
+		t.Helper()
+		at := t.TempDir()
+		tool(t, "mount", append(args, at)...)
+		t.Cleanup(func() { tool(t, "umount", at) })
+		return at
+	}
+	for name, tc := range map[string]struct {
+		store func(t *testing.T) string
+		code  int
+		says  string
+	}{
+		"an overlay": {func(t *testing.T) string {
+			base := t.TempDir()
+			for _, sub := range []string{"lower", "upper", "work"} {
+				if err := os.Mkdir(filepath.Join(base, sub), 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			return filepath.Join(mounted(t, "-t", "overlay", "-o", "lowerdir="+base+"/lower,upperdir="+base+"/upper,workdir="+base+"/work", "overlay"), "store")
+		}, 0, ""},
+		"too small":      {func(t *testing.T) string { return mounted(t, "-t", "tmpfs", "-o", "size=100m,mode=755", "tmpfs") }, 3, "free space where the store is"},
+		"read-only":      {func(t *testing.T) string { return mounted(t, "-t", "tmpfs", "-o", "ro,mode=755", "tmpfs") }, 3, "--cache"},
+		"somebody's own": {func(t *testing.T) string { return mounted(t, "-t", "tmpfs", "-o", "uid=4242,mode=755", "tmpfs") }, 3, "belongs to somebody else"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := run(t, folder, "build", "small", "--no-test", "--format", "raw", "--cache", tc.store(t), "-o", filepath.Join(t.TempDir(), "images"))
+			if r.code != tc.code || !strings.Contains(r.stderr, tc.says) {
+				t.Errorf("exit code %d\n%s", r.code, r.stderr)
+			}
+			nothingLeft(t, folder)
+		})
+	}
+}

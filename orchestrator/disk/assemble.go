@@ -1,0 +1,249 @@
+package disk
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/btw-img/btw-img/orchestrator/definition"
+	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/filesystem"
+	"github.com/btw-img/btw-img/orchestrator/host"
+	"github.com/btw-img/btw-img/orchestrator/scope"
+)
+
+// Filler fills file systems that only a kernel can fill, with real root's power,
+// outside the jail.
+type Filler interface {
+	// Fill makes the file system of part in the file image, which has part.Size
+	// bytes, and copies the folder from into it.
+	Fill(ctx context.Context, part Partition, image, from string) error
+}
+
+// Assemble makes file a sparse raw disk image of the plan with its file systems
+// filled from the tree at root, in which every mount point is a folder. scratch is a
+// folder on the same file system as file, for files in passing.
+//
+// It runs as root of a user namespace with mounts of its own: it bind-mounts, but
+// neither mounts real file systems nor uses loop devices. What needs the kernel to
+// mount is asked of filler.
+func Assemble(ctx context.Context, h host.Host, plan Plan, root, file, scratch string, filler Filler) error {
+	shares, err := plan.shares(root)
+	if err != nil {
+		return err
+	}
+	var problems []error
+	for _, s := range shares {
+		problems = append(problems, s.checkFit())
+	}
+	if err := scope.Join(problems...); err != nil {
+		return err
+	}
+	if err := Create(ctx, h, plan, file); err != nil {
+		return err
+	}
+	for _, s := range shares {
+		if err := s.put(ctx, h, file, scratch, filler); err != nil {
+			return fail.Wrap(fail.Build, s.String(), err)
+		}
+	}
+	return nil
+}
+
+// put makes the share's file system in the disk image, in place where its tools can.
+func (s share) put(ctx context.Context, h host.Host, file, scratch string, filler Filler) (err error) {
+	var stack scope.Stack
+	defer stack.CloseInto(&err)
+	folder := ""
+	if s.folder != "" {
+		folder = filepath.Join(scratch, "view")
+		release, err := s.show(h, folder, scratch)
+		if err != nil {
+			return err
+		}
+		stack.Push("take the view of the tree down", release)
+	}
+	image := filepath.Join(scratch, fmt.Sprintf("partition-%d", s.Number))
+	target := s.target(file, image)
+	if target.File == file {
+		return s.make(ctx, h, target, folder)
+	}
+	if err := newSparse(image, s.Size); err != nil {
+		return err
+	}
+	stack.Push("remove "+image, func() error { return os.Remove(image) })
+	if s.kind().Filling == filesystem.ByKernel && folder != "" {
+		err = filler.Fill(ctx, s.Partition, image, folder)
+	} else {
+		err = s.make(ctx, h, target, folder)
+	}
+	if err != nil {
+		return err
+	}
+	return splice(image, file, s.Start)
+}
+
+// target is where the tools make the file system: in the disk image itself where they
+// can fill it there, else in a file of its own, whose content is copied there.
+func (p Partition) target(disk, own string) filesystem.Target {
+	if p.kind().Filling == filesystem.ByMkfs {
+		return filesystem.Target{File: disk, Offset: p.Start, Size: p.Size}
+	}
+	return filesystem.Target{File: own, Size: p.Size}
+}
+
+// make makes, fills and checks a file system without mounting it. folder is "" where
+// it stays empty.
+func (s share) make(ctx context.Context, h host.Host, target filesystem.Target, folder string) error {
+	fs := s.kind()
+	if err := h.Run(ctx, fs.Mkfs(s.volume(), target, folder)); err != nil {
+		return full(s.Partition, err)
+	}
+	if fs.Filling == filesystem.ByMtools && folder != "" {
+		if err := copyFiles(ctx, h, target.File, folder); err != nil {
+			return full(s.Partition, err)
+		}
+	}
+	if fs.Finish != nil && folder != "" {
+		if err := fs.Finish(target, folder); err != nil {
+			return err
+		}
+	}
+	if fs.Fsck == nil {
+		return nil
+	}
+	return h.Run(ctx, fs.Fsck(target))
+}
+
+// copyFiles puts all that is in the folder into a FAT file system.
+func copyFiles(ctx context.Context, h host.Host, image, folder string) error {
+	entries, err := os.ReadDir(folder)
+	if err != nil || len(entries) == 0 {
+		return err
+	}
+	var names []string
+	for _, entry := range entries {
+		names = append(names, filepath.Join(folder, entry.Name()))
+	}
+	return h.Run(ctx, mcopy(image, names...))
+}
+
+// mcopy puts files and folders into a FAT file system.
+func mcopy(image string, names ...string) host.Command {
+	return mtool("mcopy", slices.Concat([]string{"-s", "-Q", "-m", "-i", image}, names, []string{"::/"})...)
+}
+
+// copyTree copies a folder with owners, modes, times, attributes, links and holes.
+func copyTree(from, at string) host.Command {
+	return host.Cmd("cp", "--archive", "--sparse=auto", "--no-target-directory", from, at)
+}
+
+// mtool is a call of mtools, which read FAT's local times in UTC wherever they run.
+func mtool(name string, args ...string) host.Command {
+	command := host.Cmd(name, args...)
+	command.Env = []string{"MTOOLS_SKIP_CHECK=1", "TZ=UTC"}
+	return command
+}
+
+// full says so where a tool failed because the partition is, in spite of checkFit.
+func full(part Partition, err error) error {
+	for _, complaint := range []string{"No space left on device", "Could not allocate", "Disk full"} {
+		if strings.Contains(fail.Tail(err), complaint) {
+			return &fail.Error{Kind: fail.Build, Hint: enlarge, Tail: fail.Tail(err), Err: fmt.Errorf("%s is too small: it is full", definition.Size(part.Size))}
+		}
+	}
+	return err
+}
+
+func newSparse(file string, size int64) error {
+	f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	return noSpace(errors.Join(f.Truncate(size), f.Close()))
+}
+
+// Fill makes the file system of part in the file image and copies the folder from
+// into it, by way of the kernel; at is an empty folder to mount on. It needs real
+// root.
+func Fill(ctx context.Context, h host.Host, part Partition, image, from, at string) (err error) {
+	device, detach, err := h.AttachLoop(image, 0, part.Size)
+	if err != nil {
+		return err
+	}
+	var stack scope.Stack
+	stack.Push("detach "+device, detach)
+	defer stack.CloseInto(&err)
+	fs, target := part.kind(), filesystem.Target{File: device, Size: part.Size}
+	if err := h.Run(ctx, fs.Mkfs(part.volume(), target, "")); err != nil {
+		return err
+	}
+	if err := fillMounted(ctx, h, part, device, from, at); err != nil {
+		return err
+	}
+	if fs.Fsck == nil {
+		return nil
+	}
+	return h.Run(ctx, fs.Fsck(target))
+}
+
+// fillMounted copies the folder. What the file system used in passing becomes a hole
+// again.
+func fillMounted(ctx context.Context, h host.Host, part Partition, device, from, at string) (err error) {
+	fs := part.kind()
+	unmount, err := h.Mount(host.Mount{Source: device, Target: at, Type: fs.Name, Flags: unix.MS_NOATIME | unix.MS_NOSUID | unix.MS_NODEV, Data: fs.FillOptions})
+	if err != nil {
+		return err
+	}
+	var stack scope.Stack
+	stack.Push("unmount "+at, unmount)
+	defer stack.CloseInto(&err)
+	if err := h.Run(ctx, copyTree(from, at)); err != nil {
+		return full(part, err)
+	}
+	if err := h.Run(ctx, host.Cmd("sync", "--file-system", at)); err != nil {
+		return err
+	}
+	return h.Run(ctx, host.Cmd("fstrim", at))
+}
+
+// splice copies the content of an image into a disk image, at start. What is zero
+// stays a hole.
+func splice(image, disk string, start int64) (err error) {
+	from, err := os.Open(image)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	to, err := os.OpenFile(disk, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { err = noSpace(errors.Join(err, to.Close())) }()
+	const chunk = 64 << 10
+	buffer, zeros := make([]byte, chunk), make([]byte, chunk)
+	return eachData(from, func(at, end int64) error {
+		for at < end {
+			n, err := from.ReadAt(buffer[:min(chunk, end-at)], at)
+			if n == 0 {
+				return cmp.Or(err, io.ErrUnexpectedEOF)
+			}
+			if !bytes.Equal(buffer[:n], zeros[:n]) {
+				if _, err := to.WriteAt(buffer[:n], start+at); err != nil {
+					return err
+				}
+			}
+			at += int64(n)
+		}
+		return nil
+	})
+}

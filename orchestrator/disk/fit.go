@@ -1,0 +1,156 @@
+package disk
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/btw-img/btw-img/orchestrator/definition"
+	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/filesystem"
+)
+
+// usage is what a share needs of its file system.
+type usage struct {
+	bytes int64 // whole blocks
+	files int64
+}
+
+// fits says whether the content goes into the room. A little more than it takes is
+// asked for, since file systems keep notes of what is where.
+func (u usage) fits(room filesystem.Room) bool {
+	return u.bytes+u.bytes/128+256<<10 <= room.Bytes && (room.Files == 0 || u.files <= room.Files)
+}
+
+// checkFit refuses a partition that cannot hold its share, and says what it needs.
+func (s share) checkFit() error {
+	fs := s.kind()
+	if fs.Filling == filesystem.Never || s.folder == "" {
+		return nil
+	}
+	used, err := s.measure(fs.Room(s.Size))
+	if err != nil || used.fits(fs.Room(s.Size)) {
+		return err
+	}
+	need := definition.MiB
+	for !used.fits(fs.Room(int64(need))) {
+		need *= 2
+	}
+	for step := need / 4; step >= definition.MiB; step /= 2 { // need fits, and half of it does not
+		if used.fits(fs.Room(int64(need - step))) {
+			need -= step
+		}
+	}
+	return fail.New(fail.Build, "", enlarge, "%s of %s is too small: its content needs about %s", s, definition.Size(s.Size), need)
+}
+
+const enlarge = "enlarge it in disk.layout or disk.size"
+
+// measure adds up the share.
+func (s share) measure(room filesystem.Room) (usage, error) {
+	var used usage
+	blocks := func(size int64) { used.bytes += (size + room.Block - 1) / room.Block * room.Block }
+	seen := map[[2]uint64]bool{} // files with several names
+	folders := map[string]int64{}
+	err := s.walk(func(path string, info fs.FileInfo) error {
+		stat := info.Sys().(*syscall.Stat_t)
+		folders[filepath.Dir(path)] += 16 + int64(len(info.Name()))
+		if !info.IsDir() && stat.Nlink > 1 {
+			if id := [2]uint64{stat.Dev, stat.Ino}; seen[id] {
+				return nil
+			} else {
+				seen[id] = true
+			}
+		}
+		used.files++
+		switch {
+		case info.Mode().IsRegular():
+			size, err := dataSize(path, stat)
+			if err != nil {
+				return err
+			}
+			blocks(size)
+		case info.IsDir():
+			folders[path] += 32
+		case info.Mode()&fs.ModeSymlink != 0 && info.Size() > room.Inline:
+			blocks(info.Size())
+		}
+		attributes, err := attributes(path)
+		size := int64(0)
+		for name, value := range attributes {
+			size += int64(len(name) + len(value))
+		}
+		if size > room.Inline {
+			blocks(size)
+		}
+		return err
+	})
+	delete(folders, filepath.Dir(s.folder))
+	for _, size := range folders {
+		blocks(size)
+	}
+	return used, err
+}
+
+// walk calls visit for all that is in the share, its root folder and the mount
+// points below too.
+func (s share) walk(visit func(path string, info fs.FileInfo) error) error {
+	skip := map[string]bool{}
+	for _, below := range s.nested {
+		skip[filepath.Join(s.folder, below)] = true
+	}
+	return filepath.WalkDir(s.folder, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := entry.Info()
+		if err != nil {
+			return err
+		}
+		if err := visit(path, info); err != nil {
+			return err
+		}
+		if skip[path] {
+			return filepath.SkipDir
+		}
+		return nil
+	})
+}
+
+// dataSize is the bytes of a file less its holes.
+func dataSize(path string, stat *syscall.Stat_t) (int64, error) {
+	if stat.Blocks*512 >= stat.Size {
+		return stat.Size, nil
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer file.Close()
+	size := int64(0)
+	err = eachData(file, func(from, to int64) error { size += to - from; return nil })
+	return size, err
+}
+
+// eachData calls do for each stretch of the file that is no hole.
+func eachData(file *os.File, do func(from, to int64) error) error {
+	for to := int64(0); ; {
+		from, err := unix.Seek(int(file.Fd()), to, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) {
+			return nil
+		}
+		if err != nil {
+			return &os.PathError{Op: "seek data in", Path: file.Name(), Err: err}
+		}
+		if to, err = unix.Seek(int(file.Fd()), from, unix.SEEK_HOLE); err != nil {
+			return &os.PathError{Op: "seek a hole in", Path: file.Name(), Err: err}
+		}
+		if err := do(from, to); err != nil {
+			return err
+		}
+	}
+}

@@ -1,0 +1,258 @@
+package orchestrator
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/btw-img/btw-img/orchestrator/arch"
+	"github.com/btw-img/btw-img/orchestrator/definition"
+	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/filesystem"
+	"github.com/btw-img/btw-img/orchestrator/image"
+	"github.com/btw-img/btw-img/orchestrator/source"
+	"github.com/btw-img/btw-img/orchestrator/store"
+)
+
+// parts is the digests of what goes into each stage of a build, but for the tree below
+// it. What does not change a tree is in none of them: comments, the order of keys, line
+// numbers, names of entries, the folder of the definitions, who builds.
+type parts struct {
+	Maker   string   `json:"maker"`   // of vmctl, with its playbooks, and of the time that tools are told
+	Ansible string   `json:"ansible"` // of what applies layers
+	Source  string   `json:"source"`
+	Layers  []string `json:"layers"`
+	Disk    string   `json:"disk"`
+	Outputs string   `json:"outputs"` // of what is made of the disk, and how it is tested
+}
+
+// digestOf is the digest of values as JSON, each by itself.
+func digestOf(values ...any) string {
+	sum := sha256.New()
+	encoder := json.NewEncoder(sum)
+	for _, value := range values {
+		if err := encoder.Encode(value); err != nil {
+			panic(fmt.Sprintf("a part of a key cannot be written: %v", err)) // types of ours alone
+		}
+	}
+	return hex.EncodeToString(sum.Sum(nil))
+}
+
+// following is the key of what a part makes of the tree below.
+func following(below store.Key, part string) store.Key {
+	return store.Key(digestOf(below, part))
+}
+
+// sourceKey is the key of the source's tree, made of archives in that state.
+func (p parts) sourceKey(archive []source.Release) store.Key {
+	return store.Key(digestOf(p.Source, archive))
+}
+
+// keyParts digests all inputs of a build. tools is the versions of the host's tools.
+func (p Plan) keyParts(ctx context.Context, tools map[string]string) (all parts, err error) {
+	if err := writable(p.Definition.Vars); err != nil {
+		return parts{}, err
+	}
+	vmctl, _, err := image.Digest(ctx, "/proc/self/exe")
+	if err != nil {
+		return parts{}, err
+	}
+	collections, err := installedCollections(ctx, sharedCollections)
+	if err != nil {
+		return parts{}, err
+	}
+	d := p.Definition
+	all.Maker = digestOf(vmctl, os.Getenv("SOURCE_DATE_EPOCH"))
+	all.Ansible = digestOf(all.Maker, of(tools, "ansible", "ansible-core", "ansible-playbook", "ansible-community"), collections)
+	all.Disk = digestOf(d.Disk, d.Boot, d.Hostname)
+	all.Outputs = digestOf(p.BaseName(), outputs(d), d.Firmware, d.Test, hidden(d), of(tools, outputTools(d)...))
+	if all.Source, err = p.sourcePart(ctx, all.Maker, tools); err != nil {
+		return parts{}, err
+	}
+	for i := range d.Layers {
+		part, err := p.layerPart(ctx, all.Ansible, i)
+		if err != nil {
+			return parts{}, err
+		}
+		all.Layers = append(all.Layers, part)
+	}
+	return all, nil
+}
+
+// writable refuses variables that JSON, in which Ansible gets them, cannot hold.
+func writable(vars map[string]any) error {
+	for name, value := range vars {
+		if _, err := json.Marshal(value); err != nil {
+			return fail.New(fail.Usage, "vars: "+name, "put quotes around numbers that are keys of mappings, and around .nan and .inf", "Ansible cannot be given the value: %w", err)
+		}
+	}
+	return nil
+}
+
+// of is the versions of some tools.
+func of(tools map[string]string, names ...string) map[string]string {
+	some := map[string]string{}
+	for _, name := range names {
+		if version, known := tools[name]; known {
+			some[name] = version
+		}
+	}
+	return some
+}
+
+// outputTools is the packages of the host that shape disk and images, and test them.
+func outputTools(d definition.Definition) []string {
+	packages := []string{"fdisk", "qemu-utils", "qemu-img", arch.Target.QEMU.Package, arch.Target.QEMU.Binary}
+	for _, part := range d.Disk.Layout.Resolve() {
+		if kind := filesystem.Named(part.Filesystem); kind != nil {
+			for _, tool := range kind.Tools {
+				packages = append(packages, tool.Package)
+			}
+		}
+	}
+	for _, name := range d.Firmware {
+		packages = append(packages, arch.Target.FirmwareNamed(name).Package)
+	}
+	return packages
+}
+
+// hidden is what no_log keeps out of build.json: the one made before may tell too much.
+func hidden(d definition.Definition) []bool {
+	var entries []bool
+	for _, layer := range d.Layers {
+		for _, e := range layer.Install {
+			entries = append(entries, e.NoLog)
+		}
+		for _, e := range layer.Commands {
+			entries = append(entries, e.NoLog)
+		}
+	}
+	return entries
+}
+
+// sourcePart is the digest of all that the source is made of, but for the archive.
+func (p Plan) sourcePart(ctx context.Context, maker string, tools map[string]string) (string, error) {
+	var named []*string
+	s := p.Definition.Source
+	switch {
+	case s.Tarball != nil:
+		s.Tarball = new(*s.Tarball)
+		named = append(named, &s.Tarball.Path)
+	case s.Bootstrap.Keyring != "":
+		s.Bootstrap = new(*s.Bootstrap)
+		named = append(named, &s.Bootstrap.Keyring)
+	}
+	for _, asset := range named { // where it lies changes nothing
+		digest, _, err := image.Digest(ctx, p.assetPath(*asset))
+		if err != nil {
+			return "", err
+		}
+		*asset = digest
+	}
+	var makers map[string]string
+	if s.Bootstrap != nil {
+		makers = of(tools, "mmdebstrap", "apt", "dpkg")
+	}
+	return digestOf(maker, makers, source.Command(s, "ROOT", p.sourceOptions("")).String()), nil
+}
+
+// assetPath is where the file lies that a definition names.
+func (p Plan) assetPath(asset string) string {
+	if path, known := p.Assets[asset]; known {
+		return path
+	}
+	return asset
+}
+
+// layerPart is the digest of all that the layer of that number is made of, given the
+// one of what applies it.
+func (p Plan) layerPart(ctx context.Context, ansible string, number int) (string, error) {
+	d := p.Definition
+	alone, err := copied(definition.Definition{Layers: withoutEarly(d)[number : number+1]})
+	if err != nil {
+		return "", err
+	}
+	layer := &alone.Layers[0]
+	read := reading{ctx: ctx, plan: p}
+	var roles []string
+	for i := range layer.Install {
+		entry := &layer.Install[i]
+		entry.Name, entry.NoLog, entry.Origin = "", false, "" // shown, not made
+		if err := read.entry(entry); err != nil {
+			return "", err
+		}
+		roles = append(roles, entry.Roles...)
+	}
+	for i := range layer.Commands {
+		entry := &layer.Commands[i]
+		entry.Name, entry.NoLog, entry.Origin = "", false, ""
+	}
+	inRoles, err := read.roles(roles)
+	if err != nil {
+		return "", err
+	}
+	vars := read.variables(*layer, d.Vars)
+	outside, err := read.outside()
+	if err != nil {
+		return "", err
+	}
+	hostname := layer.Name
+	if number == len(d.Layers)-1 {
+		hostname = d.Hostname
+	}
+	part := map[string]any{"layer": layer, "roles": inRoles, "vars": vars, "outside": outside, "hostname": hostname}
+	if read.build() {
+		part["build"] = []string{d.Name, d.Hostname}
+	}
+	return digestOf(ansible, part), nil
+}
+
+// copied is a definition that shares nothing with the original.
+func copied(d definition.Definition) (definition.Definition, error) {
+	var c definition.Definition
+	content, err := json.Marshal(d)
+	if err == nil {
+		err = json.Unmarshal(content, &c)
+	}
+	return c, err
+}
+
+// sharedCollections is where Ansible finds collections besides its own.
+const sharedCollections = "/usr/share/ansible/collections"
+
+// installedCollections is the digest of the collections in a folder: of their lists of
+// files with digests, and of a collection that has none, all of it.
+func installedCollections(ctx context.Context, folder string) (string, error) {
+	found, err := filepath.Glob(filepath.Join(folder, "ansible_collections", "*", "*"))
+	if err != nil {
+		return "", err
+	}
+	slices.Sort(found)
+	var all []string
+	for _, collection := range found {
+		if info, err := os.Stat(collection); err != nil || !info.IsDir() {
+			continue
+		}
+		digest, _, err := image.Digest(ctx, filepath.Join(collection, "FILES.json"))
+		if err != nil {
+			var in folderDigest
+			if err = in.add(ctx, collection); err == nil {
+				digest = digestOf(in.lines)
+			}
+		}
+		if err != nil {
+			return "", err
+		}
+		name, err := filepath.Rel(folder, collection)
+		if err != nil {
+			return "", err
+		}
+		all = append(all, name, digest)
+	}
+	return digestOf(all), nil
+}

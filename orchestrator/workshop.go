@@ -1,0 +1,417 @@
+package orchestrator
+
+import (
+	"cmp"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/btw-img/btw-img/orchestrator/bootloader"
+	"github.com/btw-img/btw-img/orchestrator/chroot"
+	"github.com/btw-img/btw-img/orchestrator/debian"
+	"github.com/btw-img/btw-img/orchestrator/definition"
+	"github.com/btw-img/btw-img/orchestrator/disk"
+	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/host"
+	"github.com/btw-img/btw-img/orchestrator/scope"
+	"github.com/btw-img/btw-img/orchestrator/seal"
+	"github.com/btw-img/btw-img/orchestrator/source"
+	"github.com/btw-img/btw-img/orchestrator/store"
+)
+
+// workshop is the jail in which trees grow and a disk is made of them.
+type workshop struct {
+	plan        Plan
+	parts       parts
+	store       *store.Store
+	host        host.Host
+	provisioner Provisioner
+	outside     outside
+	layerPart   func(ctx context.Context, number int) (string, error)                                                        // as the layer's files are now
+	assembler   func(ctx context.Context, h host.Host, plan disk.Plan, root, file, scratch string, filler disk.Filler) error // disk.Assemble
+	log         io.Writer
+
+	before  string      // what came of the build before: its Outcome
+	fresh   string      // the layer from which on nothing of the store is used: everything, or a layer's name
+	since   time.Time   // what was made after it is fresh
+	offline bool        // the archives are as they were
+	onlyOld bool        // what the store lacks ends the build, as notStored
+	visit   visitAfter  // of the tree of a stage that fails; nil for none
+	stage   string      // folder in memory that all of the jail's own mounts are below
+	work    string      // folder for large files, which end with the build
+	release scope.Stack // what lasts until the build ends
+}
+
+// outside is what needs power that the jail lacks.
+type outside interface {
+	disk.Filler
+	// Compare compares the disk image file with the tree at root.
+	Compare(ctx context.Context, plan disk.Plan, file, root string) error
+}
+
+// The places in the stage.
+func (w *workshop) root() string    { return filepath.Join(w.stage, "tree") }
+func (w *workshop) devices() string { return filepath.Join(w.stage, "dev") }
+func (w *workshop) disk() string    { return filepath.Join(w.work, rawDiskName) }
+
+// scratch is a folder in memory, gone with the jail, for what may be secret.
+func (w *workshop) scratch(name string) string { return filepath.Join(w.stage, name) }
+
+const rawDiskName = "disk.raw"
+
+// tree is a root file system: layers, the lowest first.
+type tree struct{ layers []*store.Layer }
+
+func (t tree) top() *store.Layer { return t.layers[len(t.layers)-1] }
+
+// recipe is how a tree is made of the one below it.
+type recipe struct {
+	title string
+	below tree
+	key   store.Key // "" where only the finished tree tells it
+	work  func(ctx context.Context, root string) error
+	// Of the finished work: its key where that is not known before, and what is
+	// remembered with it.
+	finished func(root string) (key store.Key, data any, err error)
+}
+
+const (
+	sourceTitle = "Source"
+	layerTitle  = "Layer "
+)
+
+// Everything stands for the first of all layers, where one is named from which on a build
+// is made anew.
+const Everything = "*"
+
+// stale says whether a recipe is followed although the store has what it makes. What
+// stands on it has another key then, or goes with it.
+func (w *workshop) stale(r recipe, found *store.Layer) bool {
+	refreshed := w.fresh == Everything && r.title == sourceTitle || r.title == layerTitle+w.fresh
+	return refreshed && found.Made().Before(w.since)
+}
+
+// grow is one stage that makes a tree: from the store, or by the work of the recipe,
+// which is then stored.
+func grow(s *stages, w *workshop, r recipe) (tree, error) {
+	return stepOr(s, r.title, func(ctx context.Context) (tree, bool, error) {
+		layer, err := w.find(r)
+		stored := layer != nil
+		if layer == nil && err == nil && w.onlyOld {
+			err = notStored{r.below}
+		}
+		if layer == nil && err == nil {
+			layer, stored, err = w.makeOnce(ctx, r)
+		}
+		if err != nil {
+			return tree{}, false, err
+		}
+		return w.keep(r.below, layer), stored, nil
+	})
+}
+
+// makeOnce makes the layer of a recipe, unless another build does: then it waits for
+// that one, and the layer is stored.
+func (w *workshop) makeOnce(ctx context.Context, r recipe) (layer *store.Layer, stored bool, err error) {
+	release, err := w.claim(ctx, cmp.Or(string(r.key), w.parts.Source))
+	if err != nil {
+		return nil, false, err
+	}
+	defer release()
+	if layer, err = w.madeMeanwhile(ctx, r); err != nil || layer != nil {
+		return layer, true, err
+	}
+	layer, err = w.make(ctx, r)
+	return layer, false, w.missed(err)
+}
+
+// find is the layer of the recipe that the store has, nil for none.
+func (w *workshop) find(r recipe) (*store.Layer, error) {
+	if r.key == "" {
+		return nil, nil
+	}
+	found, err := w.store.Get(r.key)
+	if found == nil || err != nil || !w.stale(r, found) {
+		return found, err
+	}
+	return nil, errors.Join(found.Release(), w.store.Remove(r.key))
+}
+
+// claim waits until no other build makes what has that name, so that builds which
+// share a layer make it once. It ends with the process that holds it.
+func (w *workshop) claim(ctx context.Context, name string) (release func(), err error) {
+	folder := filepath.Join(w.store.Folder(), "claims")
+	if err := os.MkdirAll(folder, 0o700); err != nil {
+		return nil, err
+	}
+	lock := openLock(filepath.Join(folder, name[:2])) // few files; who waits for a stranger waits not for long
+	if _, err := lock.TryLockContext(ctx, 100*time.Millisecond); err != nil {
+		return nil, fmt.Errorf("wait for another build: %w", err)
+	}
+	return func() { _ = lock.Close() }, nil
+}
+
+// madeMeanwhile is the layer of the recipe where another build has made it while this
+// one waited.
+func (w *workshop) madeMeanwhile(ctx context.Context, r recipe) (*store.Layer, error) {
+	if r.key == "" {
+		var err error
+		if r.key, err = w.knownSource(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return w.find(r)
+}
+
+// keep is the tree with another layer, which stays in use until the build ends.
+func (w *workshop) keep(below tree, layer *store.Layer) tree {
+	w.release.Push("release a layer", layer.Release)
+	return tree{append(below.layers[:len(below.layers):len(below.layers)], layer)}
+}
+
+func (w *workshop) make(ctx context.Context, r recipe) (layer *store.Layer, err error) {
+	begun, err := w.store.Begin(ctx, w.host, r.below.layers, w.root())
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = scope.Join(err, begun.Discard()) }()
+	if err := r.work(ctx, begun.Root()); err != nil {
+		return nil, w.rescueAsIs(ctx, begun.Root(), w.explainFull(err))
+	}
+	key, data := r.key, any(nil)
+	if r.finished != nil {
+		if key, data, err = r.finished(begun.Root()); err != nil {
+			return nil, err
+		}
+	}
+	remembered, err := json.Marshal(data)
+	if err != nil {
+		return nil, err
+	}
+	if r.key != key { // the store may have had it all the time
+		r.key = key
+		if found, err := w.find(r); found != nil || err != nil {
+			return found, err
+		}
+	}
+	return begun.Commit(ctx, key, store.About{Build: w.plan.Definition.Name, Title: r.title, Data: remembered})
+}
+
+// explainFull says where a tool found no room: it writes into the store without knowing.
+func (w *workshop) explainFull(err error) error {
+	if !strings.Contains(strings.ToLower(err.Error()+fail.Tail(err)), "no space left on device") {
+		return err
+	}
+	return &fail.Error{Kind: fail.Host, Err: err, Hint: "free space where the store is, " + w.store.Folder() + ", or choose another with --cache"}
+}
+
+// source makes the first tree: what the definition's source gives, with nothing in it
+// that is one machine's.
+func (w *workshop) source(key store.Key) recipe {
+	d := w.plan.Definition
+	return recipe{
+		title: sourceTitle, key: key,
+		work: func(ctx context.Context, root string) error {
+			if err := source.Apply(ctx, w.host, d.Source, root, w.plan.sourceOptions(filepath.Join(w.work, "tmp"))); err != nil {
+				return blame(d, err)
+			}
+			return seal.Begin(root)
+		},
+		finished: func(root string) (store.Key, any, error) {
+			if !w.bootstrapped() {
+				return key, nil, nil
+			}
+			archive, err := source.Archive(root)
+			if err != nil {
+				return "", nil, err
+			}
+			return w.parts.sourceKey(archive), archive, w.rememberArchive(archive)
+		},
+	}
+}
+
+// layer applies one layer of the definition, the farthest ancestor's first.
+func (w *workshop) layer(s *stages, below tree, layers []definition.Layer, i int) recipe {
+	layer := layers[i]
+	title := layerTitle + layer.Name
+	hostname := layer.Name // so that builds that extend it share its tree
+	if i == len(layers)-1 {
+		hostname = w.plan.Definition.Hostname
+	}
+	return recipe{
+		title: title, below: below, key: following(below.top().Key(), w.parts.Layers[i]),
+		work: func(ctx context.Context, root string) error {
+			if len(layer.Install)+len(layer.Commands) == 0 {
+				return nil
+			}
+			err := w.entered(ctx, root, hostname, func() error {
+				return w.provisioner.Provision(ctx, Provision{
+					Root: root, Scratch: w.scratch("ansible"), Definition: &w.plan.Definition, Layer: layer,
+					Roles: w.plan.Roles, Env: host.CleanEnv(), Log: w.log,
+					Task: func(status, text string) { s.task(title, status, "%s", text) },
+				})
+			})
+			if err != nil {
+				return err
+			}
+			return w.settled(ctx, i)
+		},
+	}
+}
+
+// settled refuses a layer whose files changed while they were used: nobody knows which
+// of them are in it, and its key speaks of those before.
+func (w *workshop) settled(ctx context.Context, layer int) error {
+	part, err := w.layerPart(ctx, layer)
+	if err == nil && part != w.parts.Layers[layer] {
+		return fail.New(fail.Build, "", "build again", "its files, templates or roles were changed while they were used")
+	}
+	return err
+}
+
+// entered does work that runs the tree's own programs.
+func (w *workshop) entered(ctx context.Context, root, hostname string, work func() error) (err error) {
+	leave, err := chroot.Enter(ctx, w.host, root, w.devices(), hostname)
+	if err != nil {
+		return err
+	}
+	defer func() { err = scope.Join(err, leave()) }()
+	return w.rescue(ctx, root, work())
+}
+
+// identify gives the disk identifiers: the same ones to the same content.
+func (w *workshop) identify(layered store.Key) error {
+	seed := following(layered, w.parts.Disk)
+	plan, err := NewPlan(w.plan.Definition, func(of string) string {
+		return uuid.NewSHA1(uuid.Nil, []byte(string(seed)+" "+of)).String()
+	})
+	w.plan.Disk, w.plan.Boot, w.plan.FSTab = plan.Disk, plan.Boot, plan.FSTab
+	return err
+}
+
+// The parts of the stages whose input is the plan of the identified disk.
+func (w *workshop) bootPart() string { return digestOf(w.parts.Maker, w.plan.identity(), w.plan.Boot) }
+func (w *workshop) sealPart() string { return digestOf(w.parts.Maker, "seal") }
+
+// outcome identifies what comes of a build whose source has that key, to this store
+// alone: build.json tells it, and secrets may be among what it is a digest of. It
+// identifies the disk on the way.
+func (w *workshop) outcome(key store.Key) (string, error) {
+	for _, part := range w.parts.Layers {
+		key = following(key, part)
+	}
+	if err := w.identify(key); err != nil {
+		return "", err
+	}
+	key = following(following(key, w.bootPart()), w.sealPart())
+	secret, err := w.store.Secret()
+	if err != nil {
+		return "", err
+	}
+	mac := hmac.New(sha256.New, secret)
+	mac.Write([]byte(following(key, digestOf(w.parts.Maker, w.plan.Disk, w.parts.Outputs))))
+	return hex.EncodeToString(mac.Sum(nil)), nil
+}
+
+// boot makes the tree bootable on the disk that is planned for it.
+func (w *workshop) boot(t layeredTree) recipe {
+	identity := w.plan.identity()
+	key := following(t.top().Key(), w.bootPart())
+	var facts DiskFacts
+	return recipe{
+		title: "Boot loader", below: t.tree, key: key,
+		work: func(ctx context.Context, root string) error {
+			if err := errors.Join(identity.Settle(root), w.makeMountPoints(root)); err != nil {
+				return err
+			}
+			return w.entered(ctx, root, w.plan.Definition.Hostname, func() (err error) {
+				if err := chroot.RestoreInitramfs(ctx, w.host, root); err != nil {
+					return err
+				}
+				if err := bootloader.Apply(ctx, w.host, w.plan.Boot, bootloader.Target{Root: root, Scratch: w.stage}); err != nil {
+					return err
+				}
+				facts, err = listPackages(ctx, w.host, root)
+				return err
+			})
+		},
+		finished: func(string) (store.Key, any, error) {
+			return key, facts, nil
+		},
+	}
+}
+
+func (w *workshop) makeMountPoints(root string) error {
+	for _, part := range w.plan.Disk.Partitions {
+		if part.Mount == "" {
+			continue
+		}
+		if err := host.Tree(root).MkdirAll(part.Mount); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// facts is what the boot loader's stage has found out.
+func (t bootableTree) facts() (facts DiskFacts, err error) {
+	err = json.Unmarshal(t.top().About().Data, &facts)
+	return facts, err
+}
+
+func listPackages(ctx context.Context, h host.Host, root string) (DiskFacts, error) {
+	out, err := h.Output(ctx, host.Cmd("dpkg-query", debian.QueryArgs...).In(root))
+	if err != nil {
+		return DiskFacts{}, err
+	}
+	packages, err := debian.Installed(out)
+	return DiskFacts{Packages: packages}, err
+}
+
+// sealing turns the tree of one machine into that of many.
+func (w *workshop) sealing(t bootableTree) recipe {
+	return recipe{
+		title: "Seal", below: t.tree, key: following(t.top().Key(), w.sealPart()),
+		work: func(ctx context.Context, root string) error {
+			err := w.entered(ctx, root, w.plan.Definition.Hostname, func() error { return seal.FirstBoot(ctx, w.host, root) })
+			if err != nil {
+				return err
+			}
+			return seal.Apply(root)
+		},
+	}
+}
+
+// assemble makes the disk of the finished tree.
+func (w *workshop) assemble(ctx context.Context, t sealedTree) (raw rawDisk, err error) {
+	unmount, err := w.store.Mount(w.host, t.layers, w.root())
+	if err != nil {
+		return rawDisk{}, err
+	}
+	w.release.Push("unmount the tree", unmount)
+	scratch := filepath.Join(w.work, "disk")
+	if err := os.MkdirAll(scratch, 0o700); err != nil {
+		return rawDisk{}, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(scratch)) }()
+	if err := w.assembler(ctx, w.host, w.plan.Disk, w.root(), w.disk(), scratch, w.outside); err != nil {
+		return rawDisk{}, err
+	}
+	return rawDisk{w.disk(), t}, bootloader.Embed(w.plan.Boot, w.root(), w.disk())
+}
+
+// compare makes sure that the disk holds the tree.
+func (w *workshop) compare(ctx context.Context, raw rawDisk) error {
+	return w.outside.Compare(ctx, w.plan.Disk, raw.file, w.root())
+}
