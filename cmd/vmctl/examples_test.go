@@ -82,6 +82,7 @@ func published(t *testing.T) string {
 	}
 	return `[!exec:bash] stop 'needs bash'
 env HOME=$WORK
+env VMCTL_CACHE=$WORK/cache
 env DOCKER_CONFIG=$WORK/docker
 env VMCTL_REGISTRY=
 env CI_REGISTRY_IMAGE=

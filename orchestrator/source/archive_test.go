@@ -14,7 +14,7 @@ import (
 // The names are what 'apt-get update --print-uris' shows.
 func TestListsHaveTheNamesThatAptGivesThem(t *testing.T) {
 	for address, want := range map[string]string{
-		"http://deb.debian.org/debian/dists/trixie/InRelease":                "deb.debian.org_debian_dists_trixie_InRelease",
+		"http://mirror.example/debian/dists/trixie/InRelease":                "mirror.example_debian_dists_trixie_InRelease",
 		"http://h.example:8080/~me/deb_ian=x&y/dists/trixie-a,b+c/InRelease": "h.example:8080_%7eme_deb%5fian%3dx%26y_dists_trixie-a,b+c_InRelease",
 		"https://h.example/debian/dists/trixie/InRelease":                    "h.example_debian_dists_trixie_InRelease",
 	} {

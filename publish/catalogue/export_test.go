@@ -1,5 +1,17 @@
 package catalogue
 
+import (
+	"net"
+	"time"
+)
+
+// Impatient is Limited with another patience.
+func Impatient(l net.Listener, patience time.Duration) net.Listener {
+	impatient := Limited(l).(*limited)
+	impatient.patience = patience
+	return impatient
+}
+
 // Limit is how many bytes are held of what was read.
 func (c *Catalogue) Limit(bytes int64) { c.cache.limit = bytes }
 

@@ -137,6 +137,58 @@ func TestBodiesAreNotWaitedFor(t *testing.T) {
 	}
 }
 
+// TestWhoTakesNothingIsLeft asks for an answer without end: who takes none of it holds
+// the server no longer than its patience, who takes some of it slowly is served.
+func TestWhoTakesNothingIsLeft(t *testing.T) {
+	t.Parallel()
+	const patience = 300 * time.Millisecond
+	for name, tc := range map[string]struct {
+		takes  int // bytes in each half of the patience
+		served bool
+	}{"nothing": {0, false}, "a little": {4 << 20, true}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			plain, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			sent, ended := make([]byte, 64<<10), make(chan error, 1)
+			server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				for {
+					if _, err := w.Write(sent); err != nil {
+						ended <- err
+						return
+					}
+				}
+			})}
+			go func() { _ = server.Serve(catalogue.Impatient(plain, patience)) }()
+			t.Cleanup(func() { _ = server.Close() })
+			c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", plain.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = c.Close() }()
+			_, _ = fmt.Fprint(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+			for range 10 {
+				select {
+				case err := <-ended:
+					if tc.served || !errors.Is(err, os.ErrDeadlineExceeded) {
+						t.Errorf("it ended: %v", err)
+					}
+					return
+				case <-time.After(patience / 2):
+				}
+				if _, err := io.CopyN(io.Discard, c, int64(tc.takes)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if !tc.served {
+				t.Errorf("it is still sent to after %s", 5*patience)
+			}
+		})
+	}
+}
+
 // TestDamagedBlobsAreNotSent changes a blob that was sent before.
 func TestDamagedBlobsAreNotSent(t *testing.T) {
 	root := t.TempDir()

@@ -43,11 +43,12 @@ func withoutBody(next http.Handler) http.Handler {
 // Limited is a listener with a limit on connections, each of which ends when
 // nothing that is sent on it arrives.
 func Limited(l net.Listener) net.Listener {
-	return &limited{Listener: l, clients: map[string]int{}}
+	return &limited{Listener: l, patience: patience, clients: map[string]int{}}
 }
 
 type limited struct {
 	net.Listener
+	patience time.Duration // with who takes nothing of an answer
 
 	mu      sync.Mutex
 	all     int
@@ -66,7 +67,7 @@ func (l *limited) Accept() (net.Conn, error) {
 			_ = connection.Close()
 			continue
 		}
-		return &patient{Conn: connection, left: sync.OnceFunc(func() { l.leave(client) })}, nil
+		return &patient{Conn: connection, patience: l.patience, left: sync.OnceFunc(func() { l.leave(client) })}, nil
 	}
 }
 
@@ -106,12 +107,13 @@ func (l *limited) leave(client string) {
 // line takes hours, some of it never a minute.
 type patient struct {
 	net.Conn
-	left func()
+	patience time.Duration
+	left     func()
 }
 
 // Write implements net.Conn.
 func (p *patient) Write(b []byte) (int, error) {
-	if err := p.SetWriteDeadline(time.Now().Add(patience)); err != nil {
+	if err := p.SetWriteDeadline(time.Now().Add(p.patience)); err != nil {
 		return 0, err
 	}
 	return p.Conn.Write(b)
