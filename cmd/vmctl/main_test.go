@@ -18,6 +18,7 @@ func TestMain(m *testing.M) {
 
 func TestScripts(t *testing.T) {
 	reachable := func(env *testscript.Env) error { // root's tests start tools as nobody
+		env.Setenv("VMCTL_CACHE", filepath.Join(env.WorkDir, "cache")) // not the machine's
 		return os.Chmod(filepath.Dir(env.WorkDir), 0o711)
 	}
 	testscript.Run(t, testscript.Params{Dir: "testdata/script", Setup: reachable, Cmds: map[string]func(*testscript.TestScript, bool, []string){
