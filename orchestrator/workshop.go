@@ -256,6 +256,9 @@ func (w *workshop) layer(s *stages, below tree, layers []definition.Layer, i int
 				return nil
 			}
 			err := w.entered(ctx, root, hostname, func() error {
+				if err := chroot.DeferInitramfs(ctx, w.host, root); err != nil {
+					return err
+				}
 				return w.provisioner.Provision(ctx, Provision{
 					Root: root, Scratch: w.scratch("ansible"), Definition: &w.plan.Definition, Layer: layer,
 					Roles: w.plan.Roles, Env: host.CleanEnv(), Log: w.log,
@@ -282,7 +285,7 @@ func (w *workshop) settled(ctx context.Context, layer int) error {
 
 // entered does work that runs the tree's own programs.
 func (w *workshop) entered(ctx context.Context, root, hostname string, work func() error) (err error) {
-	leave, err := chroot.Enter(ctx, w.host, root, w.devices(), hostname)
+	leave, err := chroot.Enter(w.host, root, w.devices(), hostname)
 	if err != nil {
 		return err
 	}

@@ -43,9 +43,8 @@ const (
 
 // Enter prepares the tree at root for programs of its own, which see hostname as the
 // machine's name. devices is a folder made by Devices; it becomes the tree's /dev. The
-// release undoes all of it, but for update-initramfs, which stays deferred until
-// RestoreInitramfs.
-func Enter(ctx context.Context, h host.Host, root, devices, hostname string) (release func() error, err error) {
+// release undoes all of it.
+func Enter(h host.Host, root, devices, hostname string) (release func() error, err error) {
 	tree := host.Tree(root)
 	var stack scope.Stack
 	defer func() {
@@ -73,10 +72,13 @@ func Enter(ctx context.Context, h host.Host, root, devices, hostname string) (re
 	}
 	stack.Push("remove the stand-ins", func() error { return removeStandIns(tree, daemon) })
 	stack.Push("end the tree's processes", h.KillOthers)
-	if err := h.Run(ctx, shell(root, deferInitramfs)); err != nil {
-		return nil, err
-	}
 	return stack.Close, nil
+}
+
+// DeferInitramfs keeps update-initramfs from doing anything in the tree, which is
+// entered, and in all trees that are made of it, until RestoreInitramfs.
+func DeferInitramfs(ctx context.Context, h host.Host, root string) error {
+	return h.Run(ctx, shell(root, deferInitramfs))
 }
 
 // RestoreInitramfs brings the real update-initramfs back, to be run once.
