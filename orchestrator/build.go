@@ -91,7 +91,7 @@ func (b Builder) build(ctx context.Context, plan Plan, space *workspace) (manife
 	facts := inside.Facts
 	if before.Outcome != "" && facts.Outcome == before.Outcome {
 		b.Tell(Event{Kind: Unchanged})
-		return before, nil
+		return before, os.RemoveAll(space.failed) // which tells of a build in between
 	}
 	converted, err := step(s, "Convert", func(ctx context.Context) (conversion, error) {
 		return convert(ctx, h, plan, space)

@@ -293,11 +293,13 @@ func (w *workshop) entered(ctx context.Context, root, hostname string, work func
 	return w.rescue(ctx, root, work())
 }
 
-// identify gives the disk identifiers: the same ones to the same content.
-func (w *workshop) identify(layered store.Key) error {
-	seed := following(layered, w.parts.Disk)
+// identify gives the disk identifiers, the same ones to a build of that source with that
+// disk. What the layers are made of has no part in them: it may be secret, and short
+// enough to be found by trying, where a published disk tells what comes of it.
+func (w *workshop) identify(source store.Key) error {
+	seed := digestOf(source, w.plan.Definition.Name, w.parts.Disk)
 	plan, err := NewPlan(w.plan.Definition, func(of string) string {
-		return uuid.NewSHA1(uuid.Nil, []byte(string(seed)+" "+of)).String()
+		return uuid.NewSHA1(uuid.Nil, []byte(seed+" "+of)).String()
 	})
 	w.plan.Disk, w.plan.Boot, w.plan.FSTab = plan.Disk, plan.Boot, plan.FSTab
 	return err
@@ -311,11 +313,11 @@ func (w *workshop) sealPart() string { return digestOf(w.parts.Maker, "seal") }
 // alone: build.json tells it, and secrets may be among what it is a digest of. It
 // identifies the disk on the way.
 func (w *workshop) outcome(key store.Key) (string, error) {
-	for _, part := range w.parts.Layers {
-		key = following(key, part)
-	}
 	if err := w.identify(key); err != nil {
 		return "", err
+	}
+	for _, part := range w.parts.Layers {
+		key = following(key, part)
 	}
 	key = following(following(key, w.bootPart()), w.sealPart())
 	secret, err := w.store.Secret()

@@ -137,6 +137,9 @@ func runCache(cmd *cobra.Command, o cacheOptions, action string, keys []string) 
 	if !asJSON(cmd, infos) {
 		printLayers(cmd, infos)
 	}
+	if _, missing := os.Stat(rootsCache); len(infos) == 0 && missing == nil && o.folder != rootsCache {
+		fmt.Fprintln(cmd.ErrOrStderr(), "what root has built is in "+rootsCache+": use sudo")
+	}
 	return err
 }
 
