@@ -226,7 +226,7 @@ func (w *workshop) source(key store.Key) recipe {
 			if err := source.Apply(ctx, w.host, d.Source, root, w.plan.sourceOptions(filepath.Join(w.work, "tmp"))); err != nil {
 				return blame(d, err)
 			}
-			return seal.Begin(root)
+			return errors.Join(seal.Begin(root), seal.DropCaches(root))
 		},
 		finished: func(root string) (store.Key, any, error) {
 			if !w.bootstrapped() {
@@ -265,6 +265,9 @@ func (w *workshop) layer(s *stages, below tree, layers []definition.Layer, i int
 					Task: func(status, text string) { s.task(title, status, "%s", text) },
 				})
 			})
+			if err == nil {
+				err = seal.DropCaches(root)
+			}
 			if err != nil {
 				return err
 			}

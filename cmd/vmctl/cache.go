@@ -2,7 +2,9 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -117,6 +119,10 @@ func checkCacheArguments(cmd *cobra.Command, args []string) error {
 }
 
 func runCache(cmd *cobra.Command, o cacheOptions, action string, keys []string) error {
+	if _, err := os.Stat(o.folder); action == "ls" && errors.Is(err, fs.ErrNotExist) {
+		listLayers(cmd, o, nil)
+		return nil
+	}
 	layers, err := store.Open(o.folder)
 	if err != nil {
 		return err
@@ -134,13 +140,17 @@ func runCache(cmd *cobra.Command, o cacheOptions, action string, keys []string) 
 		return verifyLayers(cmd, layers)
 	}
 	infos, err := layers.List()
+	listLayers(cmd, o, infos)
+	return err
+}
+
+func listLayers(cmd *cobra.Command, o cacheOptions, infos []store.Info) {
 	if !asJSON(cmd, infos) {
 		printLayers(cmd, infos)
 	}
 	if _, missing := os.Stat(rootsCache); len(infos) == 0 && missing == nil && o.folder != rootsCache {
 		fmt.Fprintln(cmd.ErrOrStderr(), "what root has built is in "+rootsCache+": use sudo")
 	}
-	return err
 }
 
 func removeLayers(cmd *cobra.Command, layers *store.Store, prefixes []string) error {

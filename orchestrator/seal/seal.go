@@ -5,6 +5,7 @@ package seal
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -18,7 +19,7 @@ import (
 var removed = []string{
 	"/etc/ssh/ssh_host_*_key", "/etc/ssh/ssh_host_*_key.pub",
 	"/var/lib/dbus/machine-id", "/var/lib/systemd/random-seed", "/var/lib/systemd/credential.secret", "/boot/loader/random-seed", "/boot/*/loader/random-seed", "/efi/loader/random-seed",
-	"/var/lib/apt/lists/*", "/var/cache/apt/*.bin", "/var/cache/apt/archives/*.deb", "/var/cache/apt/archives/partial/*",
+	"/var/lib/apt/lists/*",
 	"/var/cache/debconf/*-old", "/var/lib/dpkg/*-old", "/var/cache/ldconfig/aux-cache", "/var/cache/man/*",
 	"/var/backups/*", "/etc/passwd-", "/etc/group-", "/etc/shadow-", "/etc/gshadow-", "/etc/subuid-", "/etc/subgid-",
 	"/var/lib/dhcp/*", "/var/lib/dhcpcd/*", "/var/lib/NetworkManager/*.lease",
@@ -26,6 +27,13 @@ var removed = []string{
 	"/run/*", "/tmp/*", "/tmp/.[!.]*", "/var/tmp/*", "/var/tmp/.[!.]*",
 	"/var/crash/*", "/var/spool/mail/*",
 }
+
+// packageCaches is what apt and dpkg make anew when they need it.
+var packageCaches = []string{"/var/cache/apt/*.bin", "/var/cache/apt/archives/*.deb", "/var/cache/apt/archives/partial/*"}
+
+// DropCaches removes what a layer need not carry: apt's own caches are larger than many
+// a package.
+func DropCaches(root string) error { return host.Tree(root).Remove(packageCaches...) }
 
 const keygenUnit = "ssh-host-keys.service"
 
@@ -64,7 +72,7 @@ const (
 // Apply seals the tree at root, which must no longer be entered.
 func Apply(root string) error {
 	tree := host.Tree(root)
-	if err := tree.Remove(removed...); err != nil {
+	if err := errors.Join(tree.Remove(removed...), DropCaches(root)); err != nil {
 		return err
 	}
 	if err := emptyLogs(tree); err != nil {
