@@ -93,12 +93,12 @@ for name in one two; do
   printf 'extends: debian\n' >"install.d/$name.yml"
   printf 'commands: [{run: touch /%s}]\n' "$name" >"commands.d/$name.yml"
 done
-VMCTL_CACHE=$dir/alone
+VMCTL_CACHE=$dir/store-alone
 alone=$(seconds "$vmctl" build one --no-test --format raw -o alone)
-VMCTL_CACHE=$dir/both
+VMCTL_CACHE=$dir/store-both
 both=$(seconds "$vmctl" build one two --jobs 2 --no-test --format raw -o both)
 echo "two builds that share debian: $both s, one of them alone $alone s, ratio $(ratio "$both" "$alone")"
-VMCTL_CACHE=$dir/small
+VMCTL_CACHE=$dir/store-small
 "$vmctl" build debian --no-test --format raw -o small >>log 2>&1
 before=$(du -s --block-size=1 "$VMCTL_CACHE" | cut -f 1)
 for i in 0 1 2 3 4 5 6 7 8 9; do
@@ -108,7 +108,7 @@ for i in 0 1 2 3 4 5 6 7 8 9; do
 done
 after=$(du -s --block-size=1 "$VMCTL_CACHE" | cut -f 1)
 echo "store after ten builds that extend debian by a file: $(ratio "$after" "$before") of debian alone"
-rm -rf small alone both "$dir"/{alone,both,small}
+rm -rf small alone both store-*
 VMCTL_CACHE=$dir/cache
 
 # What of the build is spent outside mmdebstrap, dpkg, initramfs and Ansible.
