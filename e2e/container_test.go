@@ -72,7 +72,7 @@ func TestBuildInAContainer(t *testing.T) {
 		folder := t.TempDir()
 		r := lockedRegistry(t)
 		tool(t, "cp", r.flags[1], filepath.Join(folder, "ca.crt"))
-		project := map[string]string{"CI_REGISTRY": r.host, "CI_REGISTRY_IMAGE": r.host + "/group/project", "CI_REGISTRY_USER": r.user, "CI_REGISTRY_PASSWORD": r.password}
+		project := map[string]string{"CI_REGISTRY": r.host, "CI_REGISTRY_IMAGE": r.host + "/group/project", "CI_REGISTRY_USER": r.user, "CI_REGISTRY_PASSWORD": r.password, "VMCTL_CACHE": "/builds/.layers"}
 		script := "cd /builds && vmctl doctor --install-missing && vmctl build debian --set firmware=[bios] && vmctl push debian --ca-file ca.crt"
 		code, log := contain(t, source, script, project, func(c *container.HostConfig) {
 			c.CapAdd = []string{"SYS_ADMIN", "MKNOD"}

@@ -124,13 +124,15 @@ func grow(s *stages, w *workshop, r recipe) (tree, error) {
 // makeOnce makes the layer of a recipe, unless another build does: then it waits for
 // that one, and the layer is stored.
 func (w *workshop) makeOnce(ctx context.Context, r recipe) (layer *store.Layer, stored bool, err error) {
-	release, err := w.claim(ctx, cmp.Or(string(r.key), w.parts.Source))
+	release, waited, err := w.claim(ctx, cmp.Or(string(r.key), w.parts.Source))
 	if err != nil {
 		return nil, false, err
 	}
 	defer release()
-	if layer, err = w.madeMeanwhile(ctx, r); err != nil || layer != nil {
-		return layer, true, err
+	if waited {
+		if layer, err = w.madeMeanwhile(ctx, r); err != nil || layer != nil {
+			return layer, true, err
+		}
 	}
 	layer, err = w.make(ctx, r)
 	return layer, false, w.missed(err)
@@ -150,16 +152,20 @@ func (w *workshop) find(r recipe) (*store.Layer, error) {
 
 // claim waits until no other build makes what has that name, so that builds which
 // share a layer make it once. It ends with the process that holds it.
-func (w *workshop) claim(ctx context.Context, name string) (release func(), err error) {
+func (w *workshop) claim(ctx context.Context, name string) (release func(), waited bool, err error) {
 	folder := filepath.Join(w.store.Folder(), "claims")
 	if err := os.MkdirAll(folder, 0o700); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	lock := openLock(filepath.Join(folder, name[:2])) // few files; who waits for a stranger waits not for long
-	if _, err := lock.TryLockContext(ctx, 100*time.Millisecond); err != nil {
-		return nil, fmt.Errorf("wait for another build: %w", err)
+	free, err := lock.TryLock()
+	if err == nil && !free {
+		_, err = lock.TryLockContext(ctx, 100*time.Millisecond)
 	}
-	return func() { _ = lock.Close() }, nil
+	if err != nil {
+		return nil, false, fmt.Errorf("wait for another build: %w", err)
+	}
+	return func() { _ = lock.Close() }, !free, nil
 }
 
 // madeMeanwhile is the layer of the recipe where another build has made it while this

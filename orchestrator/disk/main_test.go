@@ -27,6 +27,13 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "a mount namespace for the tests:", err)
 		os.Exit(1)
 	}
+	if folder := os.Getenv(jailed); folder != "" {
+		if err := assembleInJail(folder); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	os.Exit(m.Run())
 }
 

@@ -235,10 +235,10 @@ func TestADamagedLayerIsDroppedAndMadeAgain(t *testing.T) {
 func TestCollectRemovesDamagedLayersAndWhatStandsOnThem(t *testing.T) {
 	needsRoot(t)
 	for name, damage := range damages {
+		if !damage.quick {
+			continue // it shows in digests alone: TestVerifyFindsAllDamage
+		}
 		t.Run(name, func(t *testing.T) {
-			if !damage.quick {
-				t.Skip("shows in digests alone, which TestVerifyFindsAllDamage is about")
-			}
 			s := damaged(t, damage.script)
 			_, removed, err := s.Collect(0)
 			if err != nil || len(removed) != 2 || names(t, s) != "a" {

@@ -124,9 +124,6 @@ const inNamespace = "VMCTL_TEST_USER_NAMESPACE"
 // the host, and no trusted.* attributes.
 func TestARootOfAUserNamespaceCanDoTheSame(t *testing.T) {
 	needsRoot(t)
-	if os.Getenv(inNamespace) != "" {
-		t.Skip("this is the user namespace")
-	}
 	all := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 1<<32 - 1}}
 	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.v", "-test.run=^(TestLayersShow|TestVerify|TestSixtyLayers|TestStoreMayHaveAnyName|TestOfTwoProcesses|TestFullStore)")
 	cmd.Env = append(os.Environ(), inNamespace+"=1")
