@@ -87,7 +87,7 @@ func (n Needs) tools() []tool {
 	if n.Tests {
 		tools = append(tools,
 			tool{"dockerd", "docker.io"}, tool{"iptables", "iptables"}, tool{"sgdisk", "gdisk"}, tool{"debugfs", "e2fsprogs"},
-			tool{"mdir", "mtools"}, tool{"gpg", "gpg"}, tool{"apt-ftparchive", "apt-utils"},
+			tool{"mdir", "mtools"}, tool{"gpg", "gpg"}, tool{"apt-ftparchive", "apt-utils"}, tool{"setcap", "libcap2-bin"},
 			tool{"skopeo", "skopeo"}, tool{"curl", "curl"}, tool{"openssl", "openssl"}, tool{"chromium", "chromium"})
 	}
 	if n.Bench {
