@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 
 	"github.com/btw-img/btw-img/orchestrator/debian"
 	"github.com/btw-img/btw-img/orchestrator/definition"
@@ -83,6 +84,11 @@ func (b Built) Format(name string) string {
 
 // Systemd is the version of systemd in the image, 0 where that is not known.
 func (b Built) Systemd() int { return DiskFacts{Packages: b.Packages}.systemd() }
+
+// Has says whether the package is in the image.
+func (b Built) Has(name string) bool {
+	return slices.ContainsFunc(b.Packages, func(p debian.Package) bool { return p.Name == name })
+}
 
 // CheckImage refuses an image of a build that depends on another file.
 func CheckImage(path, format string) error {

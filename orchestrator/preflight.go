@@ -21,6 +21,8 @@ import (
 type Needs struct {
 	Build       bool            // make disks; else only boot them
 	Test        bool            // boot disks
+	Login       bool            // log in to test machines
+	CloudInit   bool            // tell a test machine's cloud-init who may
 	Tests       bool            // run the project's own tests
 	Bench       bool            // run the project's own benchmark
 	Filesystems []string        // of the disks to be made
@@ -33,7 +35,7 @@ type Needs struct {
 // EverythingNeeded is what all verbs together can need.
 func EverythingNeeded() Needs {
 	return Needs{
-		Build: true, Test: true, Keyring: true,
+		Build: true, Test: true, Login: true, CloudInit: true, Keyring: true,
 		Filesystems: filesystem.Names(nil),
 		Firmware:    arch.Target.FirmwareNames(),
 	}
@@ -83,6 +85,12 @@ func (n Needs) tools() []tool {
 	}
 	if n.Test {
 		tools = append(tools, tool{arch.Target.QEMU.Binary, arch.Target.QEMU.Package}, tool{"qemu-img", "qemu-utils"})
+	}
+	if n.Login {
+		tools = append(tools, tool{"ssh", "openssh-client"}, tool{"scp", "openssh-client"})
+	}
+	if n.CloudInit {
+		tools = append(tools, tool{"mkfs.vfat", "dosfstools"}, tool{"mcopy", "mtools"})
 	}
 	if n.Tests {
 		tools = append(tools,

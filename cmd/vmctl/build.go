@@ -365,5 +365,10 @@ func buildOne(ctx context.Context, o buildOptions, plan orchestrator.Plan, accel
 	if log != "" {
 		show.note(name, "log: "+log)
 	}
+	if err == nil {
+		if writing := writeConf(o.defs.dir, o.folder, manifest); writing != nil {
+			show.note(name, "what 'vmctl launch' reads is not written: "+writing.Error())
+		}
+	}
 	return manifest, err
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/btw-img/btw-img/orchestrator"
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/diskformat"
+	"github.com/btw-img/btw-img/orchestrator/machine"
 	"github.com/btw-img/btw-img/publish"
 	"github.com/btw-img/btw-img/publish/catalogue"
 	"github.com/btw-img/btw-img/publish/registry"
@@ -73,9 +74,14 @@ func addCompletions(root *cobra.Command, defs *definitions) {
 		"verify":  {references},
 		"serve":   {paths()},
 		"cache":   {func(*cobra.Command, string) []string { return cacheActions }, storedKeys},
-		"help":    {func(*cobra.Command, string) []string { return verbs(root) }},
+		"launch":  {both(both(builtNames, paths(diskformat.Suffixes()...)), references)},
+		"ssh":     {machineNames}, "console": {machineNames}, "logs": {machineNames}, "screenshot": {machineNames, paths()},
+		"stop": {machineNames}, "start": {machineNames}, "snapshot": {machineNames},
+		"cp":    {both(machinePaths, anyPath), both(machinePaths, anyPath)},
+		"clean": {both(machineNames, builtNames), func(*cobra.Command, string) []string { return []string{purge} }},
+		"help":  {func(*cobra.Command, string) []string { return verbs(root) }},
 	}
-	values := map[string]candidates{"output": paths(), "logs": paths(), "cache": paths(), "definitions": paths(), "extends": builds, "refresh": builds, "set": settings}
+	values := map[string]candidates{"output": paths(), "logs": paths(), "share": paths(), "cache": paths(), "definitions": paths(), "extends": builds, "refresh": builds, "set": settings}
 	for name, known := range choices {
 		values[name] = func(*cobra.Command, string) []string { return known }
 	}
@@ -190,9 +196,37 @@ func builtNames(cmd *cobra.Command, _ string) []string {
 	return names
 }
 
+// machineNames is the test machines.
+func machineNames(*cobra.Command, string) []string {
+	folder, err := machine.UsersFolder()
+	if err != nil {
+		return nil
+	}
+	names, _ := folder.Names()
+	return names
+}
+
+// machinePaths is how paths in machines begin.
+func machinePaths(cmd *cobra.Command, typed string) []string {
+	var beginnings []string
+	for _, name := range machineNames(cmd, typed) {
+		beginnings = append(beginnings, name+":/")
+	}
+	return beginnings
+}
+
 // paths is the folders, and the files with one of the extensions, that begin as
 // typed.
 func paths(extensions ...string) candidates {
+	return pathsThat(func(path string) bool { return slices.Contains(extensions, filepath.Ext(path)) })
+}
+
+// anyPath is the folders and files that begin as typed.
+func anyPath(cmd *cobra.Command, typed string) []string {
+	return pathsThat(func(string) bool { return true })(cmd, typed)
+}
+
+func pathsThat(fit func(path string) bool) candidates {
 	return func(_ *cobra.Command, typed string) []string {
 		folder, _ := filepath.Split(typed)
 		entries, _ := os.ReadDir(filepath.Clean(folder))
@@ -204,7 +238,7 @@ func paths(extensions ...string) candidates {
 			case err != nil, strings.HasPrefix(entry.Name(), ".") && path != typed:
 			case info.IsDir():
 				found = append(found, path+"/")
-			case slices.Contains(extensions, filepath.Ext(path)):
+			case fit(path):
 				found = append(found, path)
 			}
 		}

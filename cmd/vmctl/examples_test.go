@@ -27,13 +27,38 @@ var notRun = map[string]string{
 	"vmctl verify registry.example/lab/debian --key cosign.pub":                            "needs a registry",
 	"vmctl login registry.example --username alice":                                        "needs a registry and a terminal",
 	"vmctl login registry.example --username alice --password-stdin < password":            "needs a registry",
-	"vmctl serve": "runs until it is interrupted",
+	"vmctl launch debian":                                                                  machines,
+	"vmctl launch debian --name web --memory 2G --port 8080:80 --share site":               machines,
+	"vmctl launch registry.example/lab/debian:13 --firmware uefi --json":                   "needs a registry",
+	"vmctl ssh debian":                                       machines,
+	"vmctl ssh debian -- systemctl --failed":                 machines,
+	"vmctl ssh web --user alice":                             machines,
+	"vmctl cp site debian:/var/www":                          machines,
+	"vmctl cp debian:/etc/fstab .":                           machines,
+	"vmctl console debian":                                   machines,
+	"echo | vmctl console debian":                            machines,
+	"vmctl stop debian":                                      machines,
+	"vmctl stop debian --timeout 20s":                        machines,
+	"vmctl stop debian --force":                              machines,
+	"vmctl start debian":                                     machines,
+	"vmctl start debian --timeout 20m":                       machines,
+	"vmctl logs debian":                                      machines,
+	"vmctl logs debian --follow":                             machines,
+	"vmctl screenshot debian":                                machines,
+	"vmctl screenshot debian login.png":                      machines,
+	"vmctl snapshot debian before":                           machines,
+	"vmctl snapshot debian before --restore":                 machines,
+	"vmctl snapshot debian":                                  machines,
+	"vmctl clean debian":                                     machines,
+	"vmctl serve":                                            "runs until it is interrupted",
 	"vmctl serve images --listen 127.0.0.1:8080":             "runs until it is interrupted",
 	"vmctl serve --tls-cert server.crt --tls-key server.key": "runs until it is interrupted",
-	"vmctl doctor":                        "its exit code tells of this host",
-	"vmctl doctor --json":                 "its exit code tells of this host",
-	"sudo vmctl doctor --install-missing": "installs packages",
+	"vmctl doctor":                                           "its exit code tells of this host",
+	"vmctl doctor --json":                                    "its exit code tells of this host",
+	"sudo vmctl doctor --install-missing":                    "installs packages",
 }
+
+const machines = "needs QEMU and an image that boots"
 
 // TestExamples runs the examples of every verb's --help as they are written, in
 // a folder that holds a finished build.
@@ -82,6 +107,7 @@ func published(t *testing.T) string {
 	}
 	return `[!exec:bash] stop 'needs bash'
 env HOME=$WORK
+env XDG_STATE_HOME=$WORK/state
 env VMCTL_CACHE=$WORK/cache
 env DOCKER_CONFIG=$WORK/docker
 env VMCTL_REGISTRY=
@@ -97,7 +123,7 @@ EXAMPLE
 // parse reads an example's flags and arguments and does no more.
 func parse(t *testing.T, example string) {
 	t.Helper()
-	line, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(example, "sudo "), "vmctl "), " < ")
+	line, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(strings.TrimPrefix(example, "echo | "), "sudo "), "vmctl "), " < ")
 	root := newRoot(&output{w: io.Discard}, io.Discard)
 	verb, args, err := root.Find(strings.Fields(line))
 	for _, check := range []func(*cobra.Command, []string) error{

@@ -90,7 +90,7 @@ func control(file *os.File, f func(fd int) error) error {
 
 // copyKeys copies what is typed until the other end of ended is closed. It takes nothing
 // that is typed after that.
-func copyKeys(to, from, ended *os.File) {
+func copyKeys(to io.Writer, from, ended *os.File) {
 	buffer := make([]byte, 4096)
 	wait := []unix.PollFd{{Fd: int32(from.Fd()), Events: unix.POLLIN}, {Fd: int32(ended.Fd()), Events: unix.POLLIN}}
 	for {

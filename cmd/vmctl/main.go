@@ -132,6 +132,7 @@ UEFI and Secure Boot before it calls them good.
 		newBuild(&defs), newTest(), newShell(&defs),
 		newList(&defs), newShow(&defs), newLint(&defs), newSchema(), newNew(&defs),
 		newPush(), newPull(), newInspect(), newVerify(), newServe(), newLogin(), newLogout(),
+		newLaunch(&defs), newPs(), newSSH(), newCp(), newConsole(), newStop(), newStart(), newLogs(), newScreenshot(), newSnapshot(), newClean(&defs),
 		newCache(), newDoctor(), newCompletion(),
 	)
 	for _, verb := range root.Commands() {

@@ -110,7 +110,7 @@ func (w workplace) args(verb string, args ...string) []string {
 // console starts vmctl on a terminal.
 func (w workplace) console(verb string, args ...string) (*console, *exec.Cmd) {
 	w.t.Helper()
-	c := newConsole(w.t)
+	c := newTerminal(w.t)
 	if err := unix.IoctlSetWinsize(int(c.slave.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 33, Col: 99}); err != nil {
 		w.t.Fatal(err)
 	}

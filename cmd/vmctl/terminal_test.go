@@ -26,8 +26,8 @@ type console struct {
 	shown  bytes.Buffer
 }
 
-// newConsole opens a pseudoterminal (pty(7)).
-func newConsole(t *testing.T) *console {
+// newTerminal opens a pseudoterminal (pty(7)).
+func newTerminal(t *testing.T) *console {
 	t.Helper()
 	fd, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -117,7 +117,7 @@ func TestTerminalIsLeftAsItWas(t *testing.T) {
 		"SIGHUP": func(_ *console, cmd *exec.Cmd) { _ = cmd.Process.Signal(syscall.SIGHUP) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := newConsole(t)
+			c := newTerminal(t)
 			before := c.settings()
 			cmd := c.start(nil, "login", "registry.example", "--username", "alice")
 			c.expect("Password for registry.example as alice: ")
@@ -159,7 +159,7 @@ func TestLoginAsksAndWarns(t *testing.T) {
 		if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		c := newConsole(t)
+		c := newTerminal(t)
 		before := c.settings()
 		cmd := c.start([]string{"DOCKER_CONFIG=" + dir, "PATH=" + bin + ":" + os.Getenv("PATH")}, "login", host)
 		c.expect("Username for " + host + ": ")

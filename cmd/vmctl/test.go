@@ -66,7 +66,7 @@ func runTest(cmd *cobra.Command, o testOptions) error {
 	if err != nil {
 		return err
 	}
-	image, build, err := findImage(o)
+	image, build, err := findImage(o.target, o.folder)
 	if err != nil {
 		return err
 	}
@@ -138,21 +138,21 @@ func bootImage(ctx context.Context, stderr io.Writer, o testOptions, accel vm.Ac
 
 // findImage is the image file that the target names: a path, or a build in the
 // output folder. What is known of the build comes with it.
-func findImage(o testOptions) (path string, build orchestrator.Built, err error) {
-	if info, err := os.Stat(o.target); err == nil && info.Mode().IsRegular() {
-		build, _ := orchestrator.ReadBuilt(filepath.Dir(o.target))
-		if build.Format(filepath.Base(o.target)) == "" {
+func findImage(target, output string) (path string, build orchestrator.Built, err error) {
+	if info, err := os.Stat(target); err == nil && info.Mode().IsRegular() {
+		build, _ := orchestrator.ReadBuilt(filepath.Dir(target))
+		if build.Format(filepath.Base(target)) == "" {
 			build = orchestrator.Built{}
 		}
-		return o.target, build, nil
+		return target, build, nil
 	}
-	folder, err := orchestrator.ResultsFolder(o.folder, o.target)
+	folder, err := orchestrator.ResultsFolder(output, target)
 	if err != nil {
 		return "", build, &fail.Error{Kind: fail.Usage, Err: err, Hint: "name a build or an image file; there is no file of that name"}
 	}
 	build, err = orchestrator.ReadBuilt(folder)
 	if err != nil || len(build.Outputs) == 0 {
-		return "", build, fail.New(fail.Usage, "", "name an image file, or run 'vmctl build "+o.target+"' first", "%s is neither an image nor a build in %s", o.target, o.folder)
+		return "", build, fail.New(fail.Usage, "", "name an image file, or run 'vmctl build "+target+"' first", "%s is neither an image nor a build in %s", target, output)
 	}
 	return filepath.Join(folder, build.Outputs[0].Name), build, nil
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/diskformat"
 	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/machine"
 	"github.com/btw-img/btw-img/orchestrator/vm"
 )
 
@@ -104,6 +105,7 @@ var choices = map[string][]string{
 	"arch":     arch.Known,
 	"firmware": arch.Target.FirmwareNames(),
 	"format":   diskformat.Written(),
+	"network":  {machine.NetworkOpen, machine.NetworkIsolated},
 	"on-error": {onErrorCleanup, onErrorShell},
 }
 
@@ -119,8 +121,11 @@ var flagChecks = map[string]func(value string) error{
 	"listen":      address,
 	"logs":        folder,
 	"memory":      guestMemory,
+	"name":        machine.CheckName,
 	"output":      folder,
+	"port":        port,
 	"refresh":     layerName,
+	"share":       existingFolder,
 	"sign-key":    file,
 	"timeout":     positiveTime,
 }
@@ -171,18 +176,14 @@ func layerName(value string) error {
 	return nil
 }
 
-// leastMemory is what a guest needs to say anything at all.
-const leastMemory = 64 * definition.MiB
-
 func guestMemory(value string) error {
-	size, err := definition.ParseSize(value)
-	if err == nil && size < leastMemory {
-		return fail.New(fail.Usage, "", "give "+leastMemory.String()+" or more", "%s is too little", value)
-	}
-	if err != nil {
-		return fail.New(fail.Usage, "", "write a number with a unit, such as 512M or 2G", "%w", err)
-	}
-	return nil
+	_, err := machine.ParseMemory(value)
+	return err
+}
+
+func port(value string) error {
+	_, err := machine.ParsePort(value)
+	return err
 }
 
 func positiveTime(value string) error {
@@ -220,6 +221,13 @@ func file(value string) error {
 // folder takes what is a folder or does not exist yet.
 func folder(value string) error {
 	if info, err := os.Stat(value); value == "" || err == nil && !info.IsDir() {
+		return fail.New(fail.Usage, "", "name a folder", "%q is none", value)
+	}
+	return nil
+}
+
+func existingFolder(value string) error {
+	if info, err := os.Stat(value); err != nil || !info.IsDir() {
 		return fail.New(fail.Usage, "", "name a folder", "%q is none", value)
 	}
 	return nil

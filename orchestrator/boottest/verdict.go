@@ -37,6 +37,35 @@ var (
 	userspace   = regexp.MustCompile(`(?:Welcome to .*!|systemd\[1\]: |Reached target |Started .*\.)`)
 )
 
+// symptomIn is what the text tells of how a boot failed, or nil.
+func symptomIn(text string) error {
+	for _, s := range symptoms {
+		if match := s.pattern.FindStringSubmatch(text); match != nil {
+			if strings.Contains(s.what, "%s") {
+				return fmt.Errorf(s.what, strings.TrimSpace(match[1]))
+			}
+			return errors.New(s.what)
+		}
+	}
+	return nil
+}
+
+// rootsPrompt is that of a console on which root is logged in.
+var rootsPrompt = regexp.MustCompile(`(?m)^\S*root@\S+# *$`)
+
+// Signs is what the end of a console tells of a boot: whether somebody can log in there,
+// or is logged in as root, and how it failed.
+func Signs(console []byte) (prompt bool, problem error) {
+	text := plain(console)
+	return loginPrompt.MatchString(text) || rootsPrompt.MatchString(text), symptomIn(text)
+}
+
+// Plain is the text of a console without terminal escapes.
+func Plain(console []byte) string { return plain(console) }
+
+// LastLines is the last n lines of a console, without terminal escapes.
+func LastLines(console []byte, n int) string { return lastLines(console, n) }
+
 // plain is the console's text without terminal escapes.
 func plain(console []byte) string { return escapes.ReplaceAllString(string(console), "") }
 
@@ -86,13 +115,8 @@ func judge(o observation, l limits) verdict {
 	if report, complete := parseReport(o.report); complete {
 		return verdict{done: true, how: "report", report: &report, err: judgeReport(report, o.firmware)}
 	}
-	for _, s := range symptoms {
-		if match := s.pattern.FindStringSubmatch(o.seabios + o.console); match != nil {
-			if strings.Contains(s.what, "%s") {
-				return failed(s.what, strings.TrimSpace(match[1]))
-			}
-			return verdict{done: true, err: errors.New(s.what)}
-		}
+	if err := symptomIn(o.seabios + o.console); err != nil {
+		return verdict{done: true, err: err}
 	}
 	switch {
 	case o.broken:

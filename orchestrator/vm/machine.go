@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/btw-img/btw-img/orchestrator/arch"
 	"github.com/btw-img/btw-img/orchestrator/diskformat"
@@ -39,6 +40,9 @@ type Machine struct {
 	Inherited []int
 	NoSandbox bool
 	Units     []Unit // systemd units for the guest, not in the image
+	// Detached is what a machine has that outlives vmctl, in place of Console, Report,
+	// SeaBIOS and QMP; nil for one that ends with vmctl.
+	Detached *Detached
 }
 
 // Image is a disk image of a known format.
@@ -95,13 +99,16 @@ func (i Image) nodes() []node {
 	return []node{{"node-name": "image-file", "driver": "file", "filename": i.File, "read-only": true}, image}
 }
 
-// disks is the image, if there is one, and the guest's disk on it. What the guest writes
-// need not outlive the host.
+// disks is the image, if there is one, and the guest's disk on it. What a guest writes
+// that ends with vmctl need not outlive the host.
 func (m Machine) disks() []string {
 	disk := node{"node-name": "disk", "driver": diskformat.QCOW2, "file": "disk-file", "backing": nil}
 	file := node{"node-name": "disk-file", "driver": "file", "filename": m.Disk}
 	for _, n := range []node{disk, file} {
-		n["discard"], n["cache"] = "unmap", node{"no-flush": true}
+		n["discard"] = "unmap"
+		if m.Detached == nil {
+			n["cache"] = node{"no-flush": true}
+		}
 	}
 	if m.Image == (Image{}) {
 		return blockdevs(file, disk)
@@ -129,16 +136,11 @@ func (m Machine) Command() host.Command {
 		"-m", strconv.FormatInt(m.Memory>>20, 10), "-smp", strconv.Itoa(cpus),
 	)
 	args = append(args, m.disks()...)
-	args = append(args,
-		"-device", "virtio-blk-pci,drive=disk,bootindex=1",
-		"-device", "virtio-rng-pci",
-		"-netdev", "user,id=net,restrict=on", "-device", "virtio-net-pci,netdev=net,romfile=",
-		"-chardev", "file,id=console,path="+escape(m.Console), "-serial", "chardev:console",
-		"-chardev", "file,id=report,path="+escape(m.Report), "-serial", "chardev:report",
-		"-chardev", "file,id=seabios,path="+escape(m.SeaBIOS), "-device", qemu.Log+",chardev=seabios",
-	)
-	if m.QMP > 0 {
-		args = append(args, monitored(m.QMP)...)
+	args = append(args, "-device", "virtio-blk-pci,drive=disk,bootindex=1", "-device", "virtio-rng-pci")
+	if m.Detached != nil {
+		args = append(args, m.Detached.args()...)
+	} else {
+		args = append(args, m.ports()...)
 	}
 	args = append(args, m.firmwareArgs(firmware)...)
 	for _, unit := range m.Units {
@@ -147,13 +149,35 @@ func (m Machine) Command() host.Command {
 	return host.Cmd(qemu.Binary, args...)
 }
 
+// ports is a network that leads nowhere, and where the guest says something.
+func (m Machine) ports() []string {
+	args := append(network("restrict=on"),
+		"-chardev", "file,id=console,path="+escape(m.Console), "-serial", "chardev:console",
+		"-chardev", "file,id=report,path="+escape(m.Report), "-serial", "chardev:report",
+		"-chardev", "file,id=seabios,path="+escape(m.SeaBIOS), "-device", arch.Target.QEMU.Log+",chardev=seabios",
+	)
+	if m.QMP > 0 {
+		args = append(args, monitored(m.QMP)...)
+	}
+	return args
+}
+
+// network is a card on a network of QEMU's own.
+func network(options ...string) []string {
+	return []string{"-netdev", strings.Join(append([]string{"user,id=net"}, options...), ","), "-device", "virtio-net-pci,netdev=net,romfile="}
+}
+
 func (m Machine) firmwareArgs(firmware arch.Firmware) []string {
 	if firmware.Code == "" {
 		return nil
 	}
+	vars := node{"node-name": "vars", "driver": diskformat.Raw, "file": node{"driver": "file", "filename": m.Vars}}
+	if m.Detached != nil {
+		vars["driver"], vars["backing"] = diskformat.QCOW2, nil // which has room for snapshots
+	}
 	args := blockdevs(
 		node{"node-name": "code", "driver": diskformat.Raw, "read-only": true, "file": node{"driver": "file", "filename": firmware.Code, "read-only": true}},
-		node{"node-name": "vars", "driver": diskformat.Raw, "file": node{"driver": "file", "filename": m.Vars}},
+		vars,
 	)
 	return append(append(args, "-machine", "pflash0=code,pflash1=vars"), firmware.Args...)
 }

@@ -1,0 +1,189 @@
+package vm
+
+import (
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/btw-img/btw-img/orchestrator/golden"
+)
+
+func TestCommandsOfDetachedMachines(t *testing.T) {
+	file := func() *os.File { return new(os.File) }
+	plain := func() DetachedSetup {
+		return DetachedSetup{
+			Image: file(), Format: "qcow2", Disk: file(), Firmware: "bios", Accel: AccelTCG, Memory: 1 << 30, CPUs: 2,
+			Monitor: file(), Terminal: file(), ConsoleLog: file(), Complaints: file(), Alive: file(), Forwards: []Forward{{0, 22}},
+		}
+	}
+	full := plain()
+	full.Firmware, full.Vars, full.Accel = "secureboot", file(), AccelKVM
+	full.Seed, full.Strings = file(), []*os.File{file(), file()}
+	full.Isolated, full.Share = true, "/home/a,b"
+	full.Forwards = append(full.Forwards, Forward{8080, 80})
+	for name, s := range map[string]DetachedSetup{"detached": plain(), "detached-full": full} {
+		m, files := s.machine(false)
+		if want := []*os.File{s.Monitor, s.Terminal, s.Alive, s.Image, s.Disk}; !slices.Equal(files[:len(want)], want) || slices.Contains(files, nil) {
+			t.Errorf("%s: files are in another order", name)
+		}
+		golden.Equal(t, name+".golden", strings.ReplaceAll(m.Command().String(), " -", " \\\n  -")+"\n")
+	}
+}
+
+func TestForwardsAreReadFromQEMUsTable(t *testing.T) {
+	got := parseForwards("Hub -1 (net):\r\n  Protocol[State]    FD  Source Address  Port   Dest. Address  Port RecvQ SendQ\r\n" +
+		"  TCP[ESTABLISHED]   9       127.0.0.1    22       10.0.2.15    22     0     0\r\n" +
+		"  TCP[HOST_FORWARD]  11       127.0.0.1 34881       10.0.2.15    22     0     0\r\n" +
+		"  TCP[HOST_FORWARD]   3       127.0.0.1  8080       10.0.2.15    80     0     0\r\n")
+	if want := []Forward{{34881, 22}, {8080, 80}}; !slices.Equal(got, want) {
+		t.Errorf("%v", got)
+	}
+}
+
+// fakeMonitor answers each line that it is sent with the next answers, in a folder whose
+// name is longer than an address may be.
+func fakeMonitor(t *testing.T, answers ...string) *Monitor {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), strings.Repeat("long", 40))
+	if err := os.Mkdir(path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	folder, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { folder.Close() })
+	socket, err := Listen(folder, "qmp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.FileListener(socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket.Close()
+	go func() {
+		conn, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		buffer := make([]byte, 4096)
+		for _, answer := range append([]string{`{"QMP": {}}{"return": {}}`}, answers...) {
+			if n, err := conn.Read(buffer); err != nil || !strings.HasSuffix(string(buffer[:n]), "}\n") {
+				return
+			}
+			if _, err := conn.Write([]byte(answer)); err != nil {
+				return
+			}
+		}
+		if answers == nil {
+			_, _ = conn.Read(buffer)
+			time.Sleep(time.Minute)
+		}
+	}()
+	t.Cleanup(func() { listener.Close() })
+	m, err := OpenMonitor(t.Context(), folder, "qmp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { m.Close() })
+	return m
+}
+
+func TestAMonitorAnswersPastEvents(t *testing.T) {
+	m := fakeMonitor(t, `{"event": "RESUME"}{"return": {"status": "running"}}`, `{"error": {"desc": "no such device"}}`)
+	var status struct{ Status string }
+	if err := m.Execute(t.Context(), "query-status", nil, &status); err != nil || status.Status != "running" {
+		t.Errorf("%+v, %v", status, err)
+	}
+	if err := m.Execute(t.Context(), "eject", nil, nil); err == nil || err.Error() != "no such device" {
+		t.Errorf("%v", err)
+	}
+	if err := m.Execute(t.Context(), "quit", nil, nil); !Ending(err) {
+		t.Errorf("QEMU has ended: %v", err)
+	}
+}
+
+func TestASnapshotIsAJobThatEnds(t *testing.T) {
+	m := fakeMonitor(t, `{"return": [{"node-name": "disk"}, {"node-name": "vars"}]}`, `{"return": {}}`,
+		`{"return": [{"id": "snapshot-save", "status": "running"}]}`,
+		`{"return": [{"id": "snapshot-save", "status": "concluded", "error": "no room"}]}`, `{"return": {}}`)
+	if err := m.Snapshot(t.Context(), SaveSnapshot, "a"); err == nil || err.Error() != "no room" {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestSnapshotsAreThoseOfTheDisk(t *testing.T) {
+	const one = `"image": {"snapshots": [{"name": "a", "vm-state-size": 7, "date-sec": 9}]}`
+	m := fakeMonitor(t, `{"return": [{"node-name": "vars", `+one+`}, {"node-name": "disk", `+one+`}, {"node-name": "image", "image": {}}]}`)
+	got, err := m.Snapshots(t.Context())
+	if err != nil || !slices.Equal(got, []Snapshot{{"a", 7, 9}}) {
+		t.Errorf("%v, %v", got, err)
+	}
+}
+
+func TestADetachedQEMUTellsHowItEnds(t *testing.T) {
+	fakeQEMU(t, `case " $* " in *' -device help '*) exit ;; esac; [ "$(ps -o pid= -o sid= -p $$ | awk '{print $1 == $2}')" = 1 ] && echo own session >&2; exit 3`)
+	c, err := Confine(t.Context(), 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	said, err := os.Create(filepath.Join(t.TempDir(), "said"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer said.Close()
+	pid, ended, err := c.Detach(DetachedSetup{
+		Image: null, Format: "raw", Disk: null, Firmware: "bios", Accel: AccelTCG, Memory: 64 << 20,
+		Monitor: null, Terminal: null, ConsoleLog: null, Complaints: said, Alive: null,
+	})
+	if err != nil || pid <= 0 {
+		t.Fatal(pid, err)
+	}
+	ending := <-ended
+	content, err := os.ReadFile(said.Name())
+	if ending == nil || err != nil || string(content) != "own session\n" {
+		t.Errorf("%v; %q, %v", ending, content, err)
+	}
+}
+
+func TestAProcessThatIsGoneCannotBeKilled(t *testing.T) {
+	fakeQEMU(t, `case " $* " in *' -device help '*) exit ;; esac; exec sleep 60`)
+	c, err := Confine(t.Context(), 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	pid, ended, err := c.Detach(DetachedSetup{
+		Image: null, Format: "raw", Disk: null, Firmware: "bios", Accel: AccelTCG, Memory: 64 << 20,
+		Monitor: null, Terminal: null, ConsoleLog: null, Complaints: null, Alive: null,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	process, err := OpenProcess(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer process.Close()
+	first := process.Kill()
+	<-ended
+	if second := process.Kill(); first != nil || second == nil {
+		t.Error(errors.Join(first, second))
+	}
+}

@@ -1,0 +1,213 @@
+package vm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"regexp"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Monitor talks with a QEMU that is detached (QEMU Machine Protocol). It listens to one
+// at a time.
+type Monitor struct {
+	conn    *net.UnixConn
+	answers *json.Decoder
+}
+
+// OpenMonitor connects to the monitor in the folder, and waits for it until ctx ends.
+func OpenMonitor(ctx context.Context, folder *os.File, name string) (*Monitor, error) {
+	conn, err := Dial(folder, name)
+	if err != nil {
+		return nil, err
+	}
+	m := &Monitor{conn: conn, answers: json.NewDecoder(conn)}
+	if err := m.Execute(ctx, "qmp_capabilities", nil, nil); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return m, nil
+}
+
+// Close ends the talk.
+func (m *Monitor) Close() error { return m.conn.Close() }
+
+// Execute has QEMU do something and reads into what it answers, unless that is nil.
+func (m *Monitor) Execute(ctx context.Context, command string, arguments, into any) error {
+	return m.send(ctx, command, arguments, nil, into)
+}
+
+func (m *Monitor) send(ctx context.Context, command string, arguments any, rights []byte, into any) (err error) {
+	defer context.AfterFunc(ctx, func() { _ = m.conn.SetDeadline(time.Unix(1, 0)) })()
+	defer func() {
+		if ctx.Err() != nil && err != nil {
+			err = ctx.Err()
+		}
+	}()
+	request := map[string]any{"execute": command}
+	if arguments != nil {
+		request["arguments"] = arguments
+	}
+	line, err := json.Marshal(request)
+	if err != nil {
+		return err
+	}
+	if _, _, err := m.conn.WriteMsgUnix(append(line, '\n'), rights, nil); err != nil {
+		return fmt.Errorf("%s: %w", command, err)
+	}
+	for { // past the greeting and events
+		var answer struct {
+			Return json.RawMessage `json:"return"`
+			Error  *struct {
+				Text string `json:"desc"`
+			} `json:"error"`
+		}
+		if err := m.answers.Decode(&answer); err != nil {
+			return fmt.Errorf("%s: %w", command, err)
+		}
+		switch {
+		case answer.Error != nil:
+			return errors.New(answer.Error.Text)
+		case answer.Return != nil && into != nil:
+			return json.Unmarshal(answer.Return, into)
+		case answer.Return != nil:
+			return nil
+		}
+	}
+}
+
+// Screenshot has QEMU write what the screen shows to a file, as PNG.
+func (m *Monitor) Screenshot(ctx context.Context, file *os.File) error {
+	var set struct {
+		ID int `json:"fdset-id"`
+	}
+	if err := m.send(ctx, "add-fd", nil, unix.UnixRights(int(file.Fd())), &set); err != nil {
+		return err
+	}
+	drawn := m.Execute(ctx, "screendump", map[string]any{"filename": inherited(set.ID), "format": "png"}, nil)
+	return errors.Join(drawn, m.Execute(ctx, "remove-fd", map[string]any{"fdset-id": set.ID}, nil))
+}
+
+// forwarded is a line of QEMU's table of connections (HMP, info usernet).
+var forwarded = regexp.MustCompile(`(?m)^\s*TCP\[HOST_FORWARD\]\s+\d+\s+\S+\s+(\d+)\s+\S+\s+(\d+)\s`)
+
+// Forwards is the ports that QEMU forwards.
+func (m *Monitor) Forwards(ctx context.Context) ([]Forward, error) {
+	var table string
+	if err := m.Execute(ctx, "human-monitor-command", map[string]any{"command-line": "info usernet"}, &table); err != nil {
+		return nil, err
+	}
+	return parseForwards(table), nil
+}
+
+func parseForwards(table string) []Forward {
+	var all []Forward
+	for _, match := range forwarded.FindAllStringSubmatch(table, -1) {
+		from, _ := strconv.Atoi(match[1])
+		to, _ := strconv.Atoi(match[2])
+		all = append(all, Forward{Host: from, Guest: to})
+	}
+	return all
+}
+
+// Snapshot is a saved state of a machine: disk, variables and memory.
+type Snapshot struct {
+	Name    string `json:"name"`
+	Bytes   int64  `json:"memory_bytes"`
+	Seconds int64  `json:"created"` // since 1970
+}
+
+// What can be done with a snapshot, as jobs of QEMU's are called.
+const (
+	SaveSnapshot    = "snapshot-save"
+	RestoreSnapshot = "snapshot-load"
+	DeleteSnapshot  = "snapshot-delete"
+)
+
+// Snapshots is the snapshots of the machine.
+func (m *Monitor) Snapshots(ctx context.Context) ([]Snapshot, error) {
+	var nodes []struct {
+		Name  string `json:"node-name"`
+		Image struct {
+			Snapshots []struct {
+				Name    string `json:"name"`
+				Bytes   int64  `json:"vm-state-size"`
+				Seconds int64  `json:"date-sec"`
+			} `json:"snapshots"`
+		} `json:"image"`
+	}
+	if err := m.Execute(ctx, "query-named-block-nodes", nil, &nodes); err != nil {
+		return nil, err
+	}
+	all := []Snapshot{}
+	for _, n := range nodes {
+		if n.Name != "disk" {
+			continue
+		}
+		for _, s := range n.Image.Snapshots {
+			all = append(all, Snapshot(s))
+		}
+	}
+	return all, nil
+}
+
+const jobPoll = 50 * time.Millisecond
+
+// Snapshot does something with the snapshot of that name: SaveSnapshot and its kin.
+func (m *Monitor) Snapshot(ctx context.Context, job, name string) (err error) {
+	devices := []string{"disk"}
+	var nodes []struct {
+		Name string `json:"node-name"`
+	}
+	if err := m.Execute(ctx, "query-named-block-nodes", nil, &nodes); err != nil {
+		return err
+	}
+	for _, n := range nodes {
+		if n.Name == "vars" {
+			devices = append(devices, n.Name)
+		}
+	}
+	arguments := map[string]any{"job-id": job, "tag": name, "devices": devices}
+	if job != DeleteSnapshot {
+		arguments["vmstate"] = "disk"
+	}
+	if err := m.Execute(ctx, job, arguments, nil); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, m.Execute(ctx, "job-dismiss", map[string]any{"id": job}, nil)) }()
+	for {
+		var jobs []struct {
+			ID     string `json:"id"`
+			Status string `json:"status"`
+			Error  string `json:"error"`
+		}
+		if err := m.Execute(ctx, "query-jobs", nil, &jobs); err != nil {
+			return err
+		}
+		for _, j := range jobs {
+			switch {
+			case j.ID == job && j.Error != "":
+				return errors.New(j.Error)
+			case j.ID == job && j.Status == "concluded":
+				return nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(jobPoll):
+		}
+	}
+}
+
+// Ending is an error of a talk with a QEMU that has ended meanwhile.
+func Ending(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, os.ErrNotExist)
+}
