@@ -26,6 +26,13 @@ func (w *workshop) bootstrapped() bool { return w.plan.Definition.Source.Bootstr
 // begin finds out which source the build starts from, by its key, "" for one that is
 // still to be made; and whether anything has changed since the build before.
 func (w *workshop) begin(s *stages) (key store.Key, unchanged bool, err error) {
+	if w.offline && !w.onlyOld {
+		release, err := w.store.HoldDownloads()
+		if err != nil {
+			return "", false, err
+		}
+		w.release.Push("release what was downloaded", release)
+	}
 	key, err = step(s, "Inputs", w.knownSource)
 	if err != nil || key == "" || w.before == "" || w.fresh != "" {
 		return key, false, err
@@ -85,12 +92,8 @@ func (w *workshop) storedSource(archive []source.Release) (store.Key, error) {
 	if err != nil {
 		return "", err
 	}
-	if found == nil && w.onlyOld {
-		return "", nil
-	}
 	if found == nil {
-		b := w.plan.Definition.Source.Bootstrap
-		return "", fail.New(fail.Build, "--offline", hintOnline, "the store has no tree of %s with these packages and settings", b.Suite)
+		return "", nil // it is made of what was downloaded
 	}
 	return key, found.Release()
 }
@@ -118,13 +121,5 @@ func (w *workshop) rememberArchive(archive []source.Release) error {
 	if err := os.MkdirAll(filepath.Dir(w.archiveRecord()), 0o700); err != nil {
 		return err
 	}
-	file, err := os.CreateTemp(filepath.Dir(w.archiveRecord()), ".*.new")
-	if err != nil {
-		return err
-	}
-	_, err = file.Write(content)
-	if err = errors.Join(err, file.Close()); err != nil {
-		return errors.Join(err, os.Remove(file.Name()))
-	}
-	return os.Rename(file.Name(), w.archiveRecord())
+	return replaceFile(w.archiveRecord(), content)
 }

@@ -86,8 +86,8 @@ func TestWhichSourceABuildStartsFrom(t *testing.T) {
 		"no apt-helper":                   {record: true, mirror: mirror{err: missing}},
 		"out of reach":                    {record: true, mirror: mirror{err: refused}, problem: "no route", hint: "--offline"},
 		"offline":                         {record: true, stored: true, offline: true, mirror: mirror{err: refused}, known: true},
-		"offline, never made":             {offline: true, problem: "the store has no tree of trixie", hint: "without --offline"},
-		"offline, removed from the store": {record: true, offline: true, problem: "the store has no tree of trixie", hint: "without --offline"},
+		"offline, never made":             {offline: true},
+		"offline, removed from the store": {record: true, offline: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := sharing(t)

@@ -127,7 +127,7 @@ func (j *job) run(jail *host.Jail, h host.Host, provisioner Provisioner) (result
 	layers.Note = func(text string) { fmt.Fprintln(jail.Log, text) }
 	s := &stages{ctx: jail.Context, tell: func(e Event) { _ = jail.Send(message{Event: &e}) }}
 	w := &workshop{
-		plan: j.Plan, parts: j.Parts, store: layers, host: h, provisioner: provisioner, outside: errands{jail}, assembler: disk.Assemble, log: jail.Log,
+		plan: j.Plan, roles: inputs.Roles, parts: j.Parts, store: layers, host: h, provisioner: provisioner, outside: errands{jail}, assembler: disk.Assemble, log: jail.Log,
 		stage: stageFolder, work: j.Work, before: j.Before, fresh: j.How.Fresh, since: j.How.Since, offline: j.How.Offline,
 		layerPart: func(ctx context.Context, number int) (string, error) {
 			return inputs.layerPart(ctx, j.Parts.Ansible, number)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/btw-img/btw-img/orchestrator/aptmethod"
 	"github.com/btw-img/btw-img/orchestrator/bootloader"
 	"github.com/btw-img/btw-img/orchestrator/chroot"
 	"github.com/btw-img/btw-img/orchestrator/debian"
@@ -38,19 +39,21 @@ type workshop struct {
 	host        host.Host
 	provisioner Provisioner
 	outside     outside
+	roles       string                                                                                                       // the user's folder, as the user calls it
 	layerPart   func(ctx context.Context, number int) (string, error)                                                        // as the layer's files are now
 	assembler   func(ctx context.Context, h host.Host, plan disk.Plan, root, file, scratch string, filler disk.Filler) error // disk.Assemble
 	log         io.Writer
 
-	before  string      // what came of the build before: its Outcome
-	fresh   string      // the layer from which on nothing of the store is used: everything, or a layer's name
-	since   time.Time   // what was made after it is fresh
-	offline bool        // the archives are as they were
-	onlyOld bool        // what the store lacks ends the build, as notStored
-	visit   visitAfter  // of the tree of a stage that fails; nil for none
-	stage   string      // folder in memory that all of the jail's own mounts are below
-	work    string      // folder for large files, which end with the build
-	release scope.Stack // what lasts until the build ends
+	before  string              // what came of the build before: its Outcome
+	fresh   string              // the layer from which on nothing of the store is used: everything, or a layer's name
+	since   time.Time           // what was made after it is fresh
+	offline bool                // the archives are as they were
+	fetched []aptmethod.Fetched // by the stage that runs
+	onlyOld bool                // what the store lacks ends the build, as notStored
+	visit   visitAfter          // of the tree of a stage that fails; nil for none
+	stage   string              // folder in memory that all of the jail's own mounts are below
+	work    string              // folder for large files, which end with the build
+	release scope.Stack         // what lasts until the build ends
 }
 
 // outside is what needs power that the jail lacks.
@@ -187,6 +190,7 @@ func (w *workshop) keep(below tree, layer *store.Layer) tree {
 }
 
 func (w *workshop) make(ctx context.Context, r recipe) (layer *store.Layer, err error) {
+	w.fetched = nil
 	begun, err := w.store.Begin(ctx, w.host, r.below.layers, w.root())
 	if err != nil {
 		return nil, err
@@ -205,13 +209,17 @@ func (w *workshop) make(ctx context.Context, r recipe) (layer *store.Layer, err 
 	if err != nil {
 		return nil, err
 	}
+	fetched, err := w.fetchedJSON()
+	if err != nil {
+		return nil, err
+	}
 	if r.key != key { // the store may have had it all the time
 		r.key = key
 		if found, err := w.find(r); found != nil || err != nil {
 			return found, err
 		}
 	}
-	return begun.Commit(ctx, key, store.About{Build: w.plan.Definition.Name, Title: r.title, Data: remembered})
+	return begun.Commit(ctx, key, store.About{Build: w.plan.Definition.Name, Title: r.title, Data: remembered, Fetched: fetched})
 }
 
 // explainFull says where a tool found no room: it writes into the store without knowing.
@@ -229,7 +237,12 @@ func (w *workshop) source(key store.Key) recipe {
 	return recipe{
 		title: sourceTitle, key: key,
 		work: func(ctx context.Context, root string) error {
-			if err := source.Apply(ctx, w.host, d.Source, root, w.plan.sourceOptions(filepath.Join(w.work, "tmp"))); err != nil {
+			options := w.plan.sourceOptions(filepath.Join(w.work, "tmp"))
+			apply := func(f *fetching) error {
+				options.APTConfig = f.config()
+				return source.Apply(ctx, w.host, d.Source, root, options)
+			}
+			if err := w.fetchFor(d.Source, apply); err != nil {
 				return blame(d, err)
 			}
 			return errors.Join(seal.Begin(root), seal.DropCaches(root))
@@ -261,14 +274,21 @@ func (w *workshop) layer(s *stages, below tree, layers []definition.Layer, i int
 			if len(layer.Install)+len(layer.Commands) == 0 {
 				return nil
 			}
-			err := w.entered(ctx, root, hostname, func() error {
-				if err := chroot.DeferInitramfs(ctx, w.host, root); err != nil {
-					return err
-				}
-				return w.provisioner.Provision(ctx, Provision{
-					Root: root, Scratch: w.scratch("ansible"), Definition: &w.plan.Definition, Layer: layer,
-					Roles: w.plan.Roles, Env: host.CleanEnv(), Log: w.log,
-					Task: func(status, text string) { s.task(title, status, "%s", text) },
+			err := w.fetch(w.layerScope(layer.Name), func(f *fetching) error {
+				return w.entered(ctx, root, hostname, func() (err error) {
+					if err := chroot.DeferInitramfs(ctx, w.host, root); err != nil {
+						return err
+					}
+					leave, err := f.in(root)
+					if err != nil {
+						return err
+					}
+					defer func() { err = scope.Join(err, leave()) }()
+					return w.provisioner.Provision(ctx, Provision{
+						Root: root, Scratch: w.scratch("ansible"), Definition: &w.plan.Definition, Layer: layer,
+						Roles: w.plan.Roles, Env: f.env(), Log: w.log,
+						Task: func(status, text string) { s.task(title, status, "%s", text) },
+					})
 				})
 			})
 			if err == nil {

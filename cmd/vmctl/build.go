@@ -82,7 +82,7 @@ of its name below the output folder; it appears whole or not at all.
 	o.cache.flags(cmd)
 	flags.BoolVar(&o.noCache, "no-cache", false, "make everything anew; later builds use that")
 	flags.StringVar(&o.how.Fresh, "refresh", "", "make the layer of this build anew, and those after it")
-	flags.BoolVar(&o.how.Offline, "offline", false, "use no network and take the archives for what they were; what is not in the store then fails")
+	flags.BoolVar(&o.how.Offline, "offline", false, "use no network and take the archives for what they were; layers and packages that are not in the store then fail")
 	return cmd
 }
 
@@ -147,16 +147,9 @@ func runBuild(cmd *cobra.Command, o buildOptions) error {
 	return err
 }
 
-// checkHow refuses to make anew what cannot be, for what is not there would be passed
-// over in silence.
+// checkHow refuses to make anew what is not there, for that would be passed over in
+// silence.
 func checkHow(o buildOptions, plans []orchestrator.Plan) error {
-	if o.noCache && o.how.Offline {
-		for _, plan := range plans {
-			if plan.Definition.Source.Bootstrap != nil {
-				return fail.New(fail.Usage, "--no-cache, --offline", "leave one of them out", "%s comes from an archive, which the network leads to", plan.Definition.Name)
-			}
-		}
-	}
 	if o.noCache || o.how.Fresh == "" {
 		return nil
 	}

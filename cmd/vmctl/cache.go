@@ -23,10 +23,12 @@ const (
 	defaultLimit = 20 * definition.GiB
 )
 
-// cacheOptions says where the store of layers is, and how large it may get.
+// cacheOptions says where the store of layers is, how large it may get, and how much of it
+// is shown.
 type cacheOptions struct {
-	folder string
-	limit  string
+	folder    string
+	limit     string
+	downloads bool
 }
 
 func (o *cacheOptions) folderFlag(cmd *cobra.Command) {
@@ -35,7 +37,7 @@ func (o *cacheOptions) folderFlag(cmd *cobra.Command) {
 
 func (o *cacheOptions) flags(cmd *cobra.Command) {
 	o.folderFlag(cmd)
-	cmd.Flags().StringVar(&o.limit, "cache-limit", defaultLimit.String(), "size that the store is cut down to, the layers first that were not used for the longest; 0 for none")
+	cmd.Flags().StringVar(&o.limit, "cache-limit", defaultLimit.String(), "size that the store is cut down to, what was not used for the longest first; 0 for none")
 }
 
 // bytes is the limit as a number.
@@ -87,20 +89,23 @@ func newCache() *cobra.Command {
 	var o cacheOptions
 	cmd := &cobra.Command{
 		Use:   "cache ls|rm|gc|verify [KEY…]",
-		Short: "Show, remove, tidy and check the stored layers of builds",
-		Long: `Show, remove, tidy and check the stored layers of builds:
+		Short: "Show, remove, tidy and check the stored layers of builds, and the packages",
+		Long: `Show, remove, tidy and check the stored layers of builds, and the packages and lists of
+packages that were downloaded for them:
 
-  ls       list the layers
-  rm KEY…  remove layers, and those that stand on them; the first digits of a key do
+  ls       list the layers; the downloads one by one with --downloads
+  rm KEY…  remove layers, and those that stand on them, and downloads; the first digits of
+           a key do, and 'downloads' stands for all of these
   gc       remove what killed builds left, damaged layers, and what is above the limit
-  verify   compare every file of every layer with what was stored`,
-		Example: `  vmctl cache ls
+  verify   compare every file of every layer, and every download, with what was stored`,
+		Example: `  vmctl cache ls --downloads
   vmctl cache gc --cache-limit 5G
   vmctl cache verify --json`,
 		Args: checkCacheArguments,
 		RunE: func(cmd *cobra.Command, args []string) error { return runCache(cmd, o, args[0], args[1:]) },
 	}
 	o.flags(cmd)
+	cmd.Flags().BoolVar(&o.downloads, "downloads", false, "list what was downloaded, too")
 	return cmd
 }
 
@@ -118,9 +123,12 @@ func checkCacheArguments(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
+// allDownloads is the word for every download, where keys are given.
+const allDownloads = "downloads"
+
 func runCache(cmd *cobra.Command, o cacheOptions, action string, keys []string) error {
 	if _, err := os.Stat(o.folder); action == "ls" && errors.Is(err, fs.ErrNotExist) {
-		listLayers(cmd, o, nil)
+		listStored(cmd, o, nil, nil)
 		return nil
 	}
 	layers, err := store.Open(o.folder)
@@ -129,7 +137,7 @@ func runCache(cmd *cobra.Command, o cacheOptions, action string, keys []string) 
 	}
 	switch action {
 	case "rm":
-		return removeLayers(cmd, layers, keys)
+		return removeStored(cmd, layers, keys)
 	case "gc":
 		freed, removed, err := o.trim()
 		if !asJSON(cmd, removed) {
@@ -137,50 +145,127 @@ func runCache(cmd *cobra.Command, o cacheOptions, action string, keys []string) 
 		}
 		return err
 	case "verify":
-		return verifyLayers(cmd, layers)
+		return verifyStored(cmd, layers)
 	}
 	infos, err := layers.List()
-	listLayers(cmd, o, infos)
+	if err != nil {
+		return err
+	}
+	downloads, err := layers.Downloads()
+	listStored(cmd, o, infos, downloads)
 	return err
 }
 
-func listLayers(cmd *cobra.Command, o cacheOptions, infos []store.Info) {
-	if !asJSON(cmd, infos) {
+// storedLayer and storedDownload are what --json prints of them.
+type storedLayer struct {
+	Kind string `json:"kind"`
+	store.Info
+}
+
+type storedDownload struct {
+	Kind string `json:"kind"`
+	store.Download
+}
+
+// stored is the store's content for --json.
+func stored(infos []store.Info, downloads []store.Download) []any {
+	var all []any
+	for _, info := range infos {
+		all = append(all, storedLayer{"layer", info})
+	}
+	for _, d := range downloads {
+		all = append(all, storedDownload{"download", d})
+	}
+	return all
+}
+
+func listStored(cmd *cobra.Command, o cacheOptions, infos []store.Info, downloads []store.Download) {
+	shown := downloads
+	if !o.downloads {
+		shown = nil
+	}
+	if !asJSON(cmd, stored(infos, shown)) {
 		printLayers(cmd, infos)
+		printDownloads(cmd, shown)
+		var size int64
+		for _, d := range downloads {
+			size += d.Size
+		}
+		if len(downloads) > 0 {
+			fmt.Fprintf(cmd.OutOrStdout(), "%d downloads, %s\n", len(downloads), megabytes(size))
+		}
 	}
 	if _, missing := os.Stat(rootsCache); len(infos) == 0 && missing == nil && o.folder != rootsCache {
 		fmt.Fprintln(cmd.ErrOrStderr(), "what root has built is in "+rootsCache+": use sudo")
 	}
 }
 
-func removeLayers(cmd *cobra.Command, layers *store.Store, prefixes []string) error {
-	var keys []store.Key
+func removeStored(cmd *cobra.Command, layers *store.Store, prefixes []string) error {
+	keys := []store.Key{}
+	var downloads []store.Download
 	for _, prefix := range prefixes {
+		if prefix == allDownloads {
+			all, err := layers.Downloads()
+			if err != nil {
+				return err
+			}
+			downloads = append(downloads, all...)
+			continue
+		}
 		key, err := layers.Find(prefix)
-		if err != nil {
+		if err == nil {
+			keys = append(keys, key)
+			continue
+		}
+		d, none := layers.FindDownload(prefix)
+		if none != nil {
 			return err
 		}
-		keys = append(keys, key)
+		downloads = append(downloads, d)
 	}
-	asJSON(cmd, keys)
-	return layers.Remove(keys...)
+	removed := slices.Clone(keys)
+	for _, d := range downloads {
+		removed = append(removed, d.SHA256)
+	}
+	asJSON(cmd, removed)
+	if err := layers.Remove(keys...); err != nil {
+		return err
+	}
+	for _, d := range downloads {
+		if err := layers.RemoveDownload(d); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-func verifyLayers(cmd *cobra.Command, layers *store.Store) error {
+func verifyStored(cmd *cobra.Command, layers *store.Store) error {
 	infos, err := layers.Verify(cmd.Context())
 	if err != nil {
 		return err
 	}
-	damaged := slices.DeleteFunc(slices.Clone(infos), func(i store.Info) bool { return i.Problem == "" })
-	if !asJSON(cmd, infos) {
-		for _, info := range damaged {
+	downloads, err := layers.VerifyDownloads(cmd.Context())
+	if err != nil {
+		return err
+	}
+	damagedLayers := slices.DeleteFunc(slices.Clone(infos), func(i store.Info) bool { return i.Problem == "" })
+	damagedDownloads := slices.DeleteFunc(slices.Clone(downloads), func(d store.Download) bool { return d.Problem == "" })
+	if !asJSON(cmd, stored(infos, damagedDownloads)) {
+		for _, info := range damagedLayers {
 			fmt.Fprintf(cmd.OutOrStdout(), "%s  %s\n", info.Key[:shownDigits], text.Line(info.Problem))
 		}
+		for _, d := range damagedDownloads {
+			fmt.Fprintf(cmd.OutOrStdout(), "%s  %s: %s\n", d.SHA256[:shownDigits], text.Line(d.Name), d.Problem)
+		}
 	}
-	if len(damaged) > 0 {
-		return fail.New(fail.Host, "", "'vmctl cache gc' removes them; builds make them anew", "%d of %d layers are damaged", len(damaged), len(infos))
+	var problems []error
+	if len(damagedLayers) > 0 {
+		problems = append(problems, fail.New(fail.Host, "", "'vmctl cache gc' removes them; builds make them anew", "%d of %d layers are damaged", len(damagedLayers), len(infos)))
 	}
-	return nil
+	if len(damagedDownloads) > 0 {
+		problems = append(problems, fail.New(fail.Host, "", "'vmctl cache rm KEY' removes them; builds download them anew", "%d of %d downloads are damaged", len(damagedDownloads), len(downloads)))
+	}
+	return joined(problems)
 }
 
 const shownDigits = 12 // of a key
@@ -196,6 +281,14 @@ func printLayers(cmd *cobra.Command, infos []store.Info) {
 		}
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", info.Key[:shownDigits], text.Line(info.About.Build), text.Line(info.About.Title),
 			megabytes(info.Size), info.Used.Format("2006-01-02 15:04"), state)
+	}
+}
+
+func printDownloads(cmd *cobra.Command, downloads []store.Download) {
+	table := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+	defer func() { _ = table.Flush() }()
+	for _, d := range downloads {
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", d.SHA256[:shownDigits], text.Line(d.Name), megabytes(d.Size), d.Used.Format("2006-01-02 15:04"))
 	}
 }
 

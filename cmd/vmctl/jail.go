@@ -12,6 +12,7 @@ import (
 	btwimg "github.com/btw-img/btw-img"
 	"github.com/btw-img/btw-img/ansible"
 	"github.com/btw-img/btw-img/orchestrator"
+	"github.com/btw-img/btw-img/orchestrator/aptmethod"
 	"github.com/btw-img/btw-img/orchestrator/arch"
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
@@ -23,6 +24,15 @@ const jailVerb = "build-in-jail"
 
 func runJail() int {
 	err := orchestrator.RunInJail(provisioner{})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "vmctl:", err)
+	}
+	return fail.ExitCode(err)
+}
+
+// runMethod fetches files for apt in a jail.
+func runMethod(folder, scheme string) int {
+	err := aptmethod.Serve(context.Background(), folder, scheme, os.Stdin, os.Stdout)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "vmctl:", err)
 	}

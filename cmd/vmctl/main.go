@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/go-multierror"
 	"github.com/spf13/cobra"
 
+	"github.com/btw-img/btw-img/orchestrator/aptmethod"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/host"
 	"github.com/btw-img/btw-img/orchestrator/scope"
@@ -21,6 +22,9 @@ import (
 func main() {
 	if len(os.Args) == 2 && os.Args[1] == jailVerb {
 		os.Exit(runJail())
+	}
+	if len(os.Args) == 4 && os.Args[1] == aptmethod.Verb {
+		os.Exit(runMethod(os.Args[2], os.Args[3]))
 	}
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }

@@ -4,12 +4,14 @@ package source
 
 import (
 	"context"
+	"errors"
 	"os"
 	"slices"
 	"strings"
 
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/host"
+	"github.com/btw-img/btw-img/orchestrator/text"
 )
 
 // Options is what the build adds to a definition's source.
@@ -17,7 +19,12 @@ type Options struct {
 	Packages      []string // needed by later stages
 	EssentialHook string   // shell script; $1 is the tree, with the essential packages in it
 	Scratch       string   // folder for temporary files
+	APTConfig     string   // file with settings for apt that the tree does not keep; "" for none
 }
+
+// aptSettings is where APTConfig lies in the tree while it is being filled: mmdebstrap
+// gives apt settings of its own in its environment.
+const aptSettings = "/etc/apt/apt.conf.d/01vmctl"
 
 // ansiblePackages is what Ansible's modules need inside the image.
 var ansiblePackages = []string{"python3", "python3-apt"}
@@ -58,6 +65,9 @@ func Command(s definition.Source, root string, o Options) host.Command {
 	if !b.Docs {
 		args = append(args, `--aptopt=Acquire::Languages "none"`, "--extract-hook="+slimHook)
 	}
+	if o.APTConfig != "" {
+		args = append(args, "--setup-hook=cp "+text.Word(o.APTConfig)+` "$1"`+aptSettings)
+	}
 	if o.EssentialHook != "" {
 		args = append(args, "--essential-hook="+o.EssentialHook)
 	}
@@ -81,5 +91,5 @@ func Apply(ctx context.Context, h host.Host, s definition.Source, root string, o
 	if err := h.Run(ctx, Command(s, root, o)); err != nil || s.Bootstrap == nil {
 		return err
 	}
-	return writeSources(host.Tree(root), s.Bootstrap.Keyring)
+	return errors.Join(host.Tree(root).Remove(aptSettings), writeSources(host.Tree(root), s.Bootstrap.Keyring))
 }

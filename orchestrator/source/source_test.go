@@ -19,7 +19,7 @@ func TestCommands(t *testing.T) {
 		"tarball": {Tarball: &definition.Tarball{Path: "/srv/root.tar.zst"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := source.Command(s, "/work/root", source.Options{Packages: []string{"grub-pc"}, EssentialHook: "true", Scratch: "/work/tmp"})
+			c := source.Command(s, "/work/root", source.Options{Packages: []string{"grub-pc"}, EssentialHook: "true", Scratch: "/work/tmp", APTConfig: "/run/apt/apt.conf"})
 			if s.Bootstrap != nil && !slices.Equal(c.Env, []string{"TMPDIR=/work/tmp"}) {
 				t.Errorf("an interrupted mmdebstrap leaves files outside the scratch folder: %v", c.Env)
 			}

@@ -222,10 +222,10 @@ func (s *Store) Remove(keys ...Key) error {
 }
 
 // Collect removes work that nobody does any more, layers that are damaged or whose
-// stands are gone, and then those that were not used for longest, none before what
-// stands on it, until what is left takes no more than the limit, in bytes; 0 is no
-// limit. What is in use stays, and what that stands on. It returns how many bytes were
-// freed, and which layers are gone.
+// stands are gone, and then the layers and downloads that were not used for longest, no
+// layer before what stands on it, until what is left takes no more than the limit, in
+// bytes; 0 is no limit. What is in use stays, and what that stands on. It returns how many
+// bytes were freed, and which layers are gone.
 func (s *Store) Collect(limit int64) (freed int64, removed []Key, err error) {
 	c := collection{store: s}
 	c.unfinished()
@@ -304,13 +304,15 @@ func (c *collection) problem(key Key) string {
 	return ""
 }
 
-// oldest removes layers until the rest takes no more than the limit.
+// oldest removes layers and downloads until the rest takes no more than the limit.
 func (c *collection) oldest(limit int64) {
 	stays := map[Key]bool{} // in use
+	downloads := c.downloads()
+	defer downloads.release()
 	for {
 		infos, err := c.store.list()
 		c.failed(err)
-		var size int64
+		size := downloads.size
 		under := map[Key]bool{}
 		for _, info := range infos {
 			size += info.Size
@@ -319,12 +321,65 @@ func (c *collection) oldest(limit int64) {
 			}
 		}
 		leaves := slices.DeleteFunc(infos, func(i Info) bool { return under[i.Key] || stays[i.Key] })
+		slices.SortFunc(leaves, func(a, b Info) int { return a.Used.Compare(b.Used) })
+		used := time.Now()
+		if len(leaves) > 0 {
+			used = leaves[0].Used
+		}
+		size -= downloads.remove(c, size-limit, used)
 		if size <= limit || len(leaves) == 0 {
 			return
 		}
-		last := slices.MinFunc(leaves, func(a, b Info) int { return a.Used.Compare(b.Used) }).Key
-		stays[last] = !c.remove(last, true)
+		stays[leaves[0].Key] = !c.remove(leaves[0].Key, true)
 	}
+}
+
+// removable is the downloads, those first that were not used for longest.
+type removable struct {
+	files []Download // none where a build needs them
+	size  int64      // bytes of all
+	lock  *os.File
+}
+
+func (c *collection) downloads() *removable {
+	all, err := c.store.Downloads()
+	c.failed(err)
+	r := &removable{}
+	for _, d := range all {
+		r.size += d.Size
+	}
+	lock, err := hold(c.store.downloads, unix.LOCK_EX|unix.LOCK_NB)
+	if lock == nil {
+		if !errors.Is(err, errInUse) {
+			c.failed(err)
+		}
+		return r
+	}
+	slices.SortStableFunc(all, func(a, b Download) int { return a.Used.Compare(b.Used) })
+	r.files, r.lock = all, lock
+	return r
+}
+
+func (r *removable) release() {
+	if r.lock != nil {
+		r.lock.Close()
+	}
+}
+
+// remove removes files that were last used before a time, until so many bytes are freed.
+func (r *removable) remove(c *collection, bytes int64, before time.Time) (freed int64) {
+	for len(r.files) > 0 && freed < bytes && r.files[0].Used.Before(before) {
+		oldest := r.files[0]
+		r.files = r.files[1:]
+		if err := c.store.RemoveDownload(oldest); err != nil {
+			c.failed(err)
+			continue
+		}
+		freed += oldest.Size
+	}
+	r.size -= freed
+	c.freed += freed
+	return freed
 }
 
 // remove removes a layer, alone or with what stands on it, unless any of that is in use.

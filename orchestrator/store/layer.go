@@ -27,7 +27,8 @@ type About struct {
 	Build   string          `json:"build,omitempty"`
 	Title   string          `json:"title,omitempty"`
 	Seconds float64         `json:"seconds,omitempty"`
-	Data    json.RawMessage `json:"data,omitempty"` // what the maker wants back with the layer
+	Data    json.RawMessage `json:"data,omitempty"`    // what the maker wants back with the layer
+	Fetched json.RawMessage `json:"fetched,omitempty"` // what was downloaded for it
 }
 
 // record is layer.json.

@@ -13,7 +13,9 @@
 //	layers/KEY/layer.json    what the layer stands on, and what its maker says of it
 //	layers/KEY/used          its time is when the layer was last asked for
 //	layers/KEY/lock          flock(2): shared by who uses the layer, exclusive to remove it
-//	work/RANDOM              a layer that is being made or removed, with a lock as above
+//	downloads/SHA256-NAME    a file from an archive of packages; its time is when it was last used
+//	downloads/lock           shared by builds that cannot download
+//	work/RANDOM              a layer or downloads that are being made or removed, with a lock as above
 //
 // A layer comes and goes by rename(2), so that it is there whole or not at all, whenever
 // a process is killed, and locks end with the process that holds them. Several processes
@@ -76,7 +78,7 @@ type Store struct {
 	// Note is told what happened to layers unasked; nil for nobody.
 	Note func(text string)
 
-	folder, layers, work string
+	folder, layers, downloads, work string
 
 	probing sync.Mutex
 	mode    Mode
@@ -108,7 +110,7 @@ func open(folder string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{folder: folder, layers: filepath.Join(folder, "layers"), work: filepath.Join(folder, "work")}
+	s := &Store{folder: folder, layers: filepath.Join(folder, "layers"), downloads: filepath.Join(folder, "downloads"), work: filepath.Join(folder, "work")}
 	if err := files.Trusted(folder); err != nil {
 		return nil, err
 	}
@@ -120,7 +122,7 @@ func open(folder string) (*Store, error) {
 	if err := files.Prepare(folder, files.Owner{}); err != nil {
 		return nil, err
 	}
-	for _, own := range []string{s.layers, s.work} {
+	for _, own := range []string{s.layers, s.downloads, s.work} {
 		if err := prepareOwn(own); err != nil {
 			return nil, err
 		}

@@ -1,0 +1,58 @@
+package aptmethod
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/btw-img/btw-img/orchestrator/text"
+)
+
+// schemes is what is fetched over the network; other methods of apt read files.
+var schemes = []string{"http", "https"}
+
+// ConfigName is the file in a method's folder that tells apt of it, for APT_CONFIG.
+const ConfigName = "apt.conf"
+
+// Paths in the folder of a method.
+func KeptFolder(folder string) string { return filepath.Join(folder, keptFolder) }
+
+// NewFolder is where the method writes.
+func NewFolder(folder string) string { return filepath.Join(folder, newFolder) }
+
+// Program is where vmctl itself is to be put.
+func Program(folder string) string { return filepath.Join(folder, "vmctl") }
+
+// Config is apt's settings for a method whose folder apt sees at that place.
+func Config(folder string, s Settings) string {
+	var b strings.Builder
+	for _, scheme := range schemes {
+		fmt.Fprintf(&b, "Dir::Bin::Methods::%s \"%s\";\n", scheme, filepath.Join(folder, scheme))
+	}
+	if s.Offline || s.Pinned { // lists of another day
+		b.WriteString("Acquire::Check-Valid-Until \"false\";\nAcquire::Retries \"0\";\n")
+	}
+	return b.String()
+}
+
+// Prepare fills the folder of a method with all but what is mounted there: the program,
+// what is kept, and where to write.
+func Prepare(folder string, s Settings) error {
+	settings, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	problems := []error{
+		os.MkdirAll(KeptFolder(folder), 0o755), os.MkdirAll(NewFolder(folder), 0o755),
+		os.WriteFile(filepath.Join(folder, settingsName), settings, 0o644),
+		os.WriteFile(filepath.Join(folder, ConfigName), []byte(Config(folder, s)), 0o644),
+	}
+	for _, scheme := range schemes {
+		script := fmt.Sprintf("#!/bin/sh\nexec %s %s %s %s\n", text.Word(Program(folder)), Verb, text.Word(folder), scheme)
+		problems = append(problems, os.WriteFile(filepath.Join(folder, scheme), []byte(script), 0o755), os.Chmod(filepath.Join(folder, scheme), 0o755))
+	}
+	return errors.Join(problems...)
+}
