@@ -21,9 +21,9 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/fail"
 )
 
-// Run is one run of the playbook: one layer of a build.
+// Run is one run of the playbook, over entries of one layer of a build.
 type Run struct {
-	Root      string         // the tree, ready to run programs in
+	Root      string         // the tree, ready to run programs in whenever Begin has returned
 	Scratch   string         // folder for inventory, variables and Ansible's own files
 	Playbooks fs.FS          // holds layer.yml and what it includes
 	Roles     string         // folder of the user's roles
@@ -34,6 +34,10 @@ type Run struct {
 	Env       []string       // KEY=VALUE, the environment of ansible-playbook
 	Log       io.Writer      // gets everything that Ansible prints
 	OnEvent   func(Event)    // is told what happens, as it happens
+	Facts     bool           // gather Ansible's facts of the tree for each entry
+	// Begin is called before each entry, by its number, while nothing else happens; nil
+	// for an entry that need not wait.
+	Begin func(ctx context.Context, entry int) error
 }
 
 // Commander makes a process that is killed with all that it has started when ctx
@@ -46,6 +50,8 @@ const (
 	layerFile     = "layer.json"
 	variablesFile = "playbooks/variables.json" // where layer.yml names it
 	layerVariable = "vmctl_layer"
+	gatesVariable = "vmctl_gates"
+	factsVariable = "vmctl_facts"
 	configFile    = "ansible.cfg"
 	callback      = "ansible.posix.jsonl" // prints one JSON document per event
 	plugin        = "community.general.chroot"
@@ -60,6 +66,15 @@ func (r Run) Apply(ctx context.Context) error {
 	defer os.Remove(filepath.Join(r.Scratch, variablesFile))
 	defer os.Remove(filepath.Join(r.Scratch, layerFile))
 
+	inner, cancel := context.WithCancel(ctx)
+	opened := make(chan error, 1)
+	go func() {
+		err := r.openGates(inner)
+		if err != nil {
+			cancel()
+		}
+		opened <- err
+	}()
 	events := newStream(r.Log, r.OnEvent)
 	events.roles, events.origins = filepath.Dir(r.Roles), r.Origins
 	runner := &processes{start: r.Command, env: r.environment(), dir: r.Scratch}
@@ -70,7 +85,11 @@ func (r Run) Apply(ctx context.Context) error {
 		execute.WithWrite(io.Discard),
 		execute.WithWriteError(io.Discard),
 	)
-	execution := executor.Execute(ctx)
+	execution := executor.Execute(inner)
+	cancel() // no entry begins any more
+	if err := <-opened; err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
@@ -114,7 +133,10 @@ func (r Run) prepare() error {
 	if err != nil {
 		return fmt.Errorf("write the variables for Ansible: %w", err)
 	}
-	layer, err := json.Marshal(map[string]any{layerVariable: r.Layer})
+	if err := r.makeGates(); err != nil {
+		return fmt.Errorf("make the gates before the entries: %w", err)
+	}
+	layer, err := json.Marshal(map[string]any{layerVariable: r.Layer, gatesVariable: r.gates(), factsVariable: r.Facts})
 	if err != nil {
 		return fmt.Errorf("write the layer for Ansible: %w", err)
 	}
@@ -141,7 +163,7 @@ func (r Run) environment() []string {
 		"ANSIBLE_CONFIG="+filepath.Join(r.Scratch, configFile),
 		"ANSIBLE_HOME="+filepath.Join(r.Scratch, "home"),
 		"ANSIBLE_LOCAL_TEMP="+filepath.Join(r.Scratch, "tmp"),
-		"ANSIBLE_REMOTE_TEMP=/tmp/.ansible",
+		"ANSIBLE_REMOTE_TEMP=/run/.ansible",
 		"ANSIBLE_ROLES_PATH="+r.Roles,
 		"ANSIBLE_STDOUT_CALLBACK="+callback,
 		"ANSIBLE_NOCOLOR=1",

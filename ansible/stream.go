@@ -130,6 +130,12 @@ func (s *stream) line(line []byte) {
 // file and line would be rendered as a template there.
 var originPattern = regexp.MustCompile(`^(?:.* : )?\[([0-9]+)\] (.*)$`)
 
+// What comes before an entry: the wait until it may begin, and Ansible's own facts.
+const (
+	gateTask  = "gate"
+	factsTask = "facts"
+)
+
 // document turns an event of Ansible into one of ours.
 func (s *stream) document(d document) {
 	task := d.Task.Name
@@ -137,6 +143,9 @@ func (s *stream) document(d document) {
 		s.origin, task = s.originOf(parts[1]), parts[2]
 	} else if place, err := filepath.Rel(s.roles, d.Task.Path); err == nil && filepath.IsLocal(place) {
 		task += " (" + place + ")" // of a role
+	}
+	if (task == gateTask || task == factsTask) && !strings.HasSuffix(d.Event, "failed") {
+		return
 	}
 	switch d.Event {
 	case "v2_playbook_on_task_start":
@@ -176,7 +185,7 @@ func (s *stream) outcome(event, task string, o outcome) {
 	if strings.Contains(event, "item") {
 		return // the task's own event follows and speaks for all items
 	}
-	if status != "failed" && (strings.Contains(o.Action, "include_") || o.Action == "gather_facts") {
+	if status != "failed" && strings.Contains(o.Action, "include_") {
 		return // not a task of the user's
 	}
 	s.onEvent(Event{Origin: s.origin, Task: task, Status: status})

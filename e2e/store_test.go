@@ -65,10 +65,33 @@ func TestABuildDoesWhatHasChanged(t *testing.T) {
 	})
 	t.Run("a command", func(t *testing.T) {
 		write(t, filepath.Join(folder, "commands.d/small.yml"), "commands:\n  - run: touch /done\n  - run: echo late > /late\n")
-		expect(t, build(t), "Source")
+		r := build(t)
+		expect(t, r, "Source")
+		if !strings.Contains(r.stderr, "cached   commands.d/small.yml:2") {
+			t.Errorf("the command before it ran again:\n%s", r.stderr)
+		}
 		if got := openDisk(t, copyDisk(t, image).raw).cat("/late"); got != "late\n" {
 			t.Errorf("the command wrote %q", got)
 		}
+	})
+	t.Run("a command that fails, and is mended", func(t *testing.T) {
+		commands := "commands:\n  - run: touch /done\n  - run: echo late > /late\n  - run: date +%s%N > /once; touch /tmp/left\n  - run: "
+		write(t, filepath.Join(folder, "commands.d/small.yml"), commands+"touch /half; false\n")
+		if r := run(t, folder, "build", "small", "--no-test", "--format", "raw", "--cache", cache); r.code != 4 || !strings.Contains(r.stderr, "commands.d/small.yml:5") {
+			t.Fatalf("exit code %d\n%s", r.code, r.stderr)
+		}
+		once := tool(t, "sh", "-c", `cat "$0"/layers/*/tree/once`, cache)
+		write(t, filepath.Join(folder, "commands.d/small.yml"), commands+"test -e /tmp/left\n")
+		expect(t, build(t), "Source")
+		disk := openDisk(t, copyDisk(t, image).raw)
+		if got := disk.cat("/once"); got != once {
+			t.Errorf("the entry before the one that failed ran again: %q, before %q", got, once)
+		}
+		if slices.Contains(disk.ls("/"), "half") || slices.Contains(disk.ls("/tmp"), "left") {
+			t.Error("what a failed entry did, or a temporary file, is in the image")
+		}
+		write(t, filepath.Join(folder, "commands.d/small.yml"), "commands:\n  - run: touch /done\n  - run: echo late > /late\n")
+		good(t, folder, "build", "small", "--no-test", "--format", "raw", "--cache", cache)
 	})
 	t.Run("a damaged layer", func(t *testing.T) {
 		tool(t, "sh", "-c", `find "$0"/layers -path '*/tree/late' -exec sh -c 'echo damaged > "$1"' - {} \;`, cache)

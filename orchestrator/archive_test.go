@@ -48,7 +48,7 @@ func sharing(t *testing.T) *workshop {
 		t.Fatal(err)
 	}
 	return &workshop{
-		plan: plan(t, "debian"), parts: parts{Source: "source", Layers: []string{"debian"}}, store: layers, log: io.Discard,
+		plan: plan(t, "debian"), parts: parts{Source: "source", Layers: [][]entryPart{{{Digest: "debian"}}}}, store: layers, log: io.Discard,
 		host: mirror{Fake: &hosttest.Fake{}, content: "abc"}, stage: filepath.Join(folder, "stage"), work: filepath.Join(folder, "work"),
 	}
 }
@@ -181,12 +181,12 @@ func TestATarballsKeyIsKnownBefore(t *testing.T) {
 
 func TestALayerWhoseFilesChangeMeanwhileIsRefused(t *testing.T) {
 	w := sharing(t)
-	w.layerPart = func(context.Context, int) (string, error) { return "debian", nil }
-	if err := w.settled(t.Context(), 0); err != nil {
+	w.entryPart = func(context.Context, int, int) (entryPart, error) { return entryPart{Digest: "debian"}, nil }
+	if err := w.settled(t.Context(), 0, 0); err != nil {
 		t.Error(err)
 	}
-	w.layerPart = func(context.Context, int) (string, error) { return "other", nil }
-	if err := w.settled(t.Context(), 0); fail.ExitCode(err) != 4 || fail.Hint(err) == "" {
+	w.entryPart = func(context.Context, int, int) (entryPart, error) { return entryPart{Digest: "other"}, nil }
+	if err := w.settled(t.Context(), 0, 0); fail.ExitCode(err) != 4 || fail.Hint(err) == "" {
 		t.Errorf("error %v", err)
 	}
 }

@@ -63,9 +63,24 @@ type layers struct {
 	err   error
 }
 
-func (l layers) Provision(_ context.Context, p Provision) error {
-	*l.calls = append(*l.calls, "provision "+p.Layer.Name)
-	return l.err
+func (l layers) Provision(ctx context.Context, p Provision) error {
+	var names []string
+	for _, e := range p.Layer.Install {
+		names = append(names, e.Name)
+	}
+	for _, e := range p.Layer.Commands {
+		names = append(names, e.Name)
+	}
+	for i, name := range names {
+		if err := p.Begin(ctx, i); err != nil {
+			return err
+		}
+		*l.calls = append(*l.calls, "provision "+p.Layer.Name+": "+name)
+		if l.err != nil {
+			return l.err
+		}
+	}
+	return nil
 }
 
 // copying is a host on which nothing happens but that copies have a folder.
@@ -101,12 +116,21 @@ func fakeBuild(ctx context.Context, t *testing.T, fake *hosttest.Fake, provision
 	if err != nil {
 		t.Fatal(err)
 	}
+	p := plan(t, "webserver")
+	keyed := parts{Source: digestOf("source")}
+	for i, layer := range withoutEarly(p.Definition) {
+		var entries []entryPart
+		for j := range entriesOf(layer) {
+			entries = append(entries, entryPart{Digest: fmt.Sprint(i, j)})
+		}
+		keyed.Layers = append(keyed.Layers, entries)
+	}
 	w := &workshop{
-		plan: plan(t, "webserver"), parts: parts{Source: digestOf("source"), Layers: []string{"debian", "webserver"}}, store: layersStore, host: copying{fake},
+		plan: p, parts: keyed, store: layersStore, host: copying{fake},
 		provisioner: layers{&fake.Calls, provisioning}, outside: outsider{fake}, assembler: outsider{fake}.assemble, log: io.Discard,
 		visit: visit, stage: filepath.Join(folder, "stage"), work: filepath.Join(folder, "work"),
-		layerPart: func(_ context.Context, number int) (string, error) {
-			return []string{"debian", "webserver"}[number], nil
+		entryPart: func(_ context.Context, layer, entry int) (entryPart, error) {
+			return keyed.Layers[layer][entry], nil
 		},
 	}
 	if err := os.MkdirAll(w.work, 0o700); err != nil {

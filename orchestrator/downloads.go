@@ -214,7 +214,6 @@ func (w *workshop) readLists(scope string, into map[string]string) error {
 // harvest takes what was downloaded into the store. What cannot be taken is downloaded
 // again another time.
 func (w *workshop) harvest(record []aptmethod.Fetched, take func(file string) error, scope string) {
-	w.fetched = nil
 	for _, f := range record {
 		switch f.From {
 		case aptmethod.FromCache:

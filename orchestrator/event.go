@@ -22,7 +22,7 @@ type Event struct {
 	Kind    string  `json:"kind"`
 	Stage   string  `json:"stage"`
 	Text    string  `json:"text,omitempty"`
-	Status  string  `json:"status,omitempty"` // of a task: started, ok, changed, skipped or failed
+	Status  string  `json:"status,omitempty"` // of a task: started, ok, changed, skipped, cached or failed
 	Seconds float64 `json:"seconds,omitempty"`
 	Failed  bool    `json:"failed,omitempty"`
 	Stored  bool    `json:"stored,omitempty"` // the stage's result was there already

@@ -15,16 +15,20 @@ type Provisioner interface {
 	Provision(ctx context.Context, p Provision) error
 }
 
-// Provision is one layer and the tree to apply it to.
+// Provision is entries of one layer, and the tree to apply them to.
 type Provision struct {
-	Root       string // the tree, ready to run programs in
+	Root       string // the tree
 	Scratch    string // folder for files in passing
 	Definition *definition.Definition
-	Layer      definition.Layer
-	Roles      string // folder of the user's roles
+	Layer      definition.Layer // with those entries
+	Facts      bool             // find out what Ansible tells of the image
+	Roles      string           // folder of the user's roles
 	Env        []string
 	Log        io.Writer
 	Task       func(status, text string) // is told of each task
+	// Begin is called before each entry, by its number among these, and returns once the
+	// tree is ready to run its programs in. Until then nothing of the run is in the tree.
+	Begin func(ctx context.Context, entry int) error
 }
 
 // DiskFacts is what is known of a disk once it is made.
@@ -73,14 +77,13 @@ func growTree(s *stages, w *workshop, key store.Key) (sealed sealedTree, facts D
 	if err != nil {
 		return sealed, facts, err
 	}
-	layers := withoutEarly(w.plan.Definition)
-	for i := range layers {
-		if grown, err = grow(s, w, w.layer(s, grown, layers, i)); err != nil {
+	for i, layer := range withoutEarly(w.plan.Definition) {
+		if grown, err = growLayer(s, w, grown, i, layer); err != nil {
 			return sealed, facts, err
 		}
 	}
 	layered := layeredTree{grown}
-	outcome, err := w.outcome(layered.layers[0].Key())
+	outcome, err := w.outcome(layered.source().Key())
 	if err != nil {
 		return sealed, facts, err
 	}

@@ -129,8 +129,8 @@ func (j *job) run(jail *host.Jail, h host.Host, provisioner Provisioner) (result
 	w := &workshop{
 		plan: j.Plan, roles: inputs.Roles, parts: j.Parts, store: layers, host: h, provisioner: provisioner, outside: errands{jail}, assembler: disk.Assemble, log: jail.Log,
 		stage: stageFolder, work: j.Work, before: j.Before, fresh: j.How.Fresh, since: j.How.Since, offline: j.How.Offline,
-		layerPart: func(ctx context.Context, number int) (string, error) {
-			return inputs.layerPart(ctx, j.Parts.Ansible, number)
+		entryPart: func(ctx context.Context, layer, entry int) (entryPart, error) {
+			return inputs.entryPart(ctx, j.Parts.Ansible, layer, entry)
 		},
 	}
 	if j.Visit != nil {

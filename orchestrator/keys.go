@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
+	"regexp"
 	"slices"
 
 	"github.com/btw-img/btw-img/orchestrator/arch"
@@ -23,12 +25,20 @@ import (
 // it. What does not change a tree is in none of them: comments, the order of keys, line
 // numbers, names of entries, the folder of the definitions, who builds.
 type parts struct {
-	Maker   string   `json:"maker"`   // of vmctl, with its playbooks, and of the time that tools are told
-	Ansible string   `json:"ansible"` // of what applies layers
-	Source  string   `json:"source"`
-	Layers  []string `json:"layers"`
-	Disk    string   `json:"disk"`
-	Outputs string   `json:"outputs"` // of what is made of the disk, and how it is tested
+	Maker   string        `json:"maker"`   // of vmctl, with its playbooks, and of the time that tools are told
+	Ansible string        `json:"ansible"` // of what applies layers
+	Source  string        `json:"source"`
+	Layers  [][]entryPart `json:"layers"` // of each entry that does anything
+	Disk    string        `json:"disk"`
+	Outputs string        `json:"outputs"` // of what is made of the disk, and how it is tested
+}
+
+// entryPart is what goes into one entry of a layer.
+type entryPart struct {
+	Digest string `json:"digest"`
+	// Alone says that the entry reads or leaves what others could see of it: roles and
+	// facts. It gets a run of Ansible to itself.
+	Alone bool `json:"alone,omitempty"`
 }
 
 // digestOf is the digest of values as JSON, each by itself.
@@ -74,12 +84,16 @@ func (p Plan) keyParts(ctx context.Context, tools map[string]string) (all parts,
 	if all.Source, err = p.sourcePart(ctx, all.Maker, tools); err != nil {
 		return parts{}, err
 	}
-	for i := range d.Layers {
-		part, err := p.layerPart(ctx, all.Ansible, i)
-		if err != nil {
-			return parts{}, err
+	for i, layer := range withoutEarly(d) {
+		entries := []entryPart{}
+		for j := range entriesOf(layer) {
+			part, err := p.entryPart(ctx, all.Ansible, i, j)
+			if err != nil {
+				return parts{}, err
+			}
+			entries = append(entries, part)
 		}
-		all.Layers = append(all.Layers, part)
+		all.Layers = append(all.Layers, entries)
 	}
 	return all, nil
 }
@@ -169,24 +183,49 @@ func (p Plan) assetPath(asset string) string {
 	return asset
 }
 
-// layerPart is the digest of all that the layer of that number is made of, given the
-// one of what applies it.
-func (p Plan) layerPart(ctx context.Context, ansible string, number int) (string, error) {
+// entriesOf is a layer for each of its entries, without those that do nothing.
+func entriesOf(layer definition.Layer) []definition.Layer {
+	var entries []definition.Layer
+	for i := range layer.Install {
+		if does := unnamed(layer.Install[i]); !reflect.ValueOf(does).IsZero() {
+			entries = append(entries, definition.Layer{Name: layer.Name, Install: layer.Install[i : i+1]})
+		}
+	}
+	for i := range layer.Commands {
+		entries = append(entries, definition.Layer{Name: layer.Name, Commands: layer.Commands[i : i+1]})
+	}
+	return entries
+}
+
+// unnamed is the entry without what is shown of it, but not made.
+func unnamed(entry definition.InstallEntry) definition.InstallEntry {
+	entry.Name, entry.NoLog, entry.Origin = "", false, ""
+	if len(entry.Packages) == 0 {
+		entry.Packages, entry.Recommends = nil, false
+	}
+	return entry
+}
+
+// readsFacts is what Ansible finds out about the image, or keeps of a run.
+var readsFacts = regexp.MustCompile(`\bansible_|\bhostvars\b|\bsetup\b`)
+
+// entryPart is the part of an entry of a layer, both by their numbers, given the digest of
+// what applies it.
+func (p Plan) entryPart(ctx context.Context, ansible string, number, entry int) (entryPart, error) {
 	d := p.Definition
-	alone, err := copied(definition.Definition{Layers: withoutEarly(d)[number : number+1]})
+	alone, err := copied(definition.Definition{Layers: entriesOf(withoutEarly(d)[number])[entry : entry+1]})
 	if err != nil {
-		return "", err
+		return entryPart{}, err
 	}
 	layer := &alone.Layers[0]
 	read := reading{ctx: ctx, plan: p}
 	var roles []string
 	for i := range layer.Install {
-		entry := &layer.Install[i]
-		entry.Name, entry.NoLog, entry.Origin = "", false, "" // shown, not made
-		if err := read.entry(entry); err != nil {
-			return "", err
+		layer.Install[i] = unnamed(layer.Install[i])
+		if err := read.entry(&layer.Install[i]); err != nil {
+			return entryPart{}, err
 		}
-		roles = append(roles, entry.Roles...)
+		roles = layer.Install[i].Roles
 	}
 	for i := range layer.Commands {
 		entry := &layer.Commands[i]
@@ -194,22 +233,27 @@ func (p Plan) layerPart(ctx context.Context, ansible string, number int) (string
 	}
 	inRoles, err := read.roles(roles)
 	if err != nil {
-		return "", err
+		return entryPart{}, err
 	}
 	vars := read.variables(*layer, d.Vars)
 	outside, err := read.outside()
 	if err != nil {
-		return "", err
+		return entryPart{}, err
 	}
-	hostname := layer.Name
-	if number == len(d.Layers)-1 {
-		hostname = d.Hostname
-	}
-	part := map[string]any{"layer": layer, "roles": inRoles, "vars": vars, "outside": outside, "hostname": hostname}
+	part := map[string]any{"layer": layer, "roles": inRoles, "vars": vars, "outside": outside, "hostname": hostnameIn(d, number)}
 	if read.build() {
 		part["build"] = []string{d.Name, d.Hostname}
 	}
-	return digestOf(ansible, part), nil
+	return entryPart{digestOf(ansible, part), len(roles) > 0 || read.opaque || readsFacts.MatchString(read.text.String())}, nil
+}
+
+// hostnameIn is the machine's name while a layer is applied: the build's own in the last
+// one alone, so that builds that extend another share its tree.
+func hostnameIn(d definition.Definition, layer int) string {
+	if layer == len(d.Layers)-1 {
+		return d.Hostname
+	}
+	return d.Layers[layer].Name
 }
 
 // copied is a definition that shares nothing with the original.

@@ -129,9 +129,9 @@ func changed(a, b parts) string {
 		}
 	}
 	note("source", a.Source != b.Source)
-	note("layer 0", a.Layers[0] != b.Layers[0])
+	note("layer 0", !slices.Equal(a.Layers[0], b.Layers[0]))
 	for i := 1; i < max(len(a.Layers), len(b.Layers)); i++ {
-		note("layer 1", len(a.Layers) != len(b.Layers) || a.Layers[i] != b.Layers[i])
+		note("layer 1", len(a.Layers) != len(b.Layers) || !slices.Equal(a.Layers[i], b.Layers[i]))
 	}
 	note("disk", a.Disk != b.Disk)
 	note("outputs", a.Outputs != b.Outputs)
@@ -241,10 +241,10 @@ func TestWhatCommandsAloneRead(t *testing.T) {
 	} {
 		folder := p.with("commands.d/base.yml", "RUN", run).write(t)
 		one := partsIn(t, folder, "one", someTools)
-		if shared := one.Layers[0] == partsIn(t, folder, "two", someTools).Layers[0]; shared != tc.shared {
+		if shared := slices.Equal(one.Layers[0], partsIn(t, folder, "two", someTools).Layers[0]); shared != tc.shared {
 			t.Errorf("%s: shared %t", run, shared)
 		}
-		if differs := one.Layers[0] != partsIn(t, folder, "one", someTools, "vars.secret_key=5").Layers[0]; differs != tc.anyVariable {
+		if differs := !slices.Equal(one.Layers[0], partsIn(t, folder, "one", someTools, "vars.secret_key=5").Layers[0]); differs != tc.anyVariable {
 			t.Errorf("%s: reads any variable %t", run, differs)
 		}
 	}
@@ -335,7 +335,7 @@ func TestLinksInCirclesEnd(t *testing.T) {
 		}
 	}
 	before := partsIn(t, folder, "web", someTools)
-	if before.Layers[1] != partsIn(t, folder, "web", someTools).Layers[1] {
+	if !slices.Equal(before.Layers[1], partsIn(t, folder, "web", someTools).Layers[1]) {
 		t.Error("the digest is another one each time")
 	}
 }
@@ -419,14 +419,14 @@ func TestBuildsShareTheLayersThatTheyExtend(t *testing.T) {
 	debian := partsIn(t, folder, "debian", someTools)
 	for _, name := range []string{"one", "two", "webserver", "mid", "shop"} {
 		child := partsIn(t, folder, name, someTools)
-		if child.Source != debian.Source || child.Layers[0] != debian.Layers[0] {
+		if child.Source != debian.Source || !slices.Equal(child.Layers[0], debian.Layers[0]) {
 			t.Errorf("%s does not share debian's layer", name)
 		}
 	}
-	if other := partsIn(t, folder, "two", someTools, "vars.timezone=CET"); other.Layers[0] == debian.Layers[0] {
+	if other := partsIn(t, folder, "two", someTools, "vars.timezone=CET"); slices.Equal(other.Layers[0], debian.Layers[0]) {
 		t.Error("another time zone is the same")
 	}
-	if partsIn(t, folder, "mid", someTools).Layers[1] != partsIn(t, folder, "shop", someTools).Layers[1] {
+	if !slices.Equal(partsIn(t, folder, "mid", someTools).Layers[1], partsIn(t, folder, "shop", someTools).Layers[1]) {
 		t.Error("a build that extends one with a template does not share its layer")
 	}
 }

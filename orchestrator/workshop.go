@@ -21,7 +21,6 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/bootloader"
 	"github.com/btw-img/btw-img/orchestrator/chroot"
 	"github.com/btw-img/btw-img/orchestrator/debian"
-	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/disk"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/host"
@@ -40,7 +39,7 @@ type workshop struct {
 	provisioner Provisioner
 	outside     outside
 	roles       string                                                                                                       // the user's folder, as the user calls it
-	layerPart   func(ctx context.Context, number int) (string, error)                                                        // as the layer's files are now
+	entryPart   func(ctx context.Context, layer, entry int) (entryPart, error)                                               // as its files are now, both by their numbers
 	assembler   func(ctx context.Context, h host.Host, plan disk.Plan, root, file, scratch string, filler disk.Filler) error // disk.Assemble
 	log         io.Writer
 
@@ -53,7 +52,9 @@ type workshop struct {
 	visit   visitAfter          // of the tree of a stage that fails; nil for none
 	stage   string              // folder in memory that all of the jail's own mounts are below
 	work    string              // folder for large files, which end with the build
-	release scope.Stack         // what lasts until the build ends
+	running *run                // of the provisioner, which waits before an entry; nil for none
+	known   []*store.Layer      // in use until the build ends
+	release scope.Stack         // what lasts until then
 }
 
 // outside is what needs power that the jail lacks.
@@ -76,11 +77,13 @@ const rawDiskName = "disk.raw"
 // tree is a root file system: layers, the lowest first.
 type tree struct{ layers []*store.Layer }
 
-func (t tree) top() *store.Layer { return t.layers[len(t.layers)-1] }
+func (t tree) top() *store.Layer    { return t.layers[len(t.layers)-1] }
+func (t tree) source() *store.Layer { return t.layers[0] }
 
 // recipe is how a tree is made of the one below it.
 type recipe struct {
 	title string
+	layer string // the build that the work is of, "" for none
 	below tree
 	key   store.Key // "" where only the finished tree tells it
 	work  func(ctx context.Context, root string) error
@@ -101,7 +104,7 @@ const Everything = "*"
 // stale says whether a recipe is followed although the store has what it makes. What
 // stands on it has another key then, or goes with it.
 func (w *workshop) stale(r recipe, found *store.Layer) bool {
-	refreshed := w.fresh == Everything && r.title == sourceTitle || r.title == layerTitle+w.fresh
+	refreshed := w.fresh == Everything && r.title == sourceTitle || w.fresh != "" && r.layer == w.fresh
 	return refreshed && found.Made().Before(w.since)
 }
 
@@ -109,48 +112,67 @@ func (w *workshop) stale(r recipe, found *store.Layer) bool {
 // which is then stored.
 func grow(s *stages, w *workshop, r recipe) (tree, error) {
 	return stepOr(s, r.title, func(ctx context.Context) (tree, bool, error) {
-		layer, err := w.find(r)
-		stored := layer != nil
-		if layer == nil && err == nil && w.onlyOld {
-			err = notStored{r.below}
+		found, err := w.find(r)
+		if err != nil || found != nil {
+			return found.orNone(), true, err
 		}
-		if layer == nil && err == nil {
-			layer, stored, err = w.makeOnce(ctx, r)
-		}
-		if err != nil {
-			return tree{}, false, err
-		}
-		return w.keep(r.below, layer), stored, nil
+		return w.obtain(ctx, r)
 	})
 }
 
-// makeOnce makes the layer of a recipe, unless another build does: then it waits for
-// that one, and the layer is stored.
-func (w *workshop) makeOnce(ctx context.Context, r recipe) (layer *store.Layer, stored bool, err error) {
+func (t *tree) orNone() tree {
+	if t == nil {
+		return tree{}
+	}
+	return *t
+}
+
+// obtain is the tree of a recipe that the store does not have: it is made, unless another
+// build does that meanwhile; then it waits for that one, and the tree is stored.
+func (w *workshop) obtain(ctx context.Context, r recipe) (made tree, stored bool, err error) {
+	if w.onlyOld {
+		return tree{}, false, notStored{r.below}
+	}
 	release, waited, err := w.claim(ctx, cmp.Or(string(r.key), w.parts.Source))
 	if err != nil {
-		return nil, false, err
+		return tree{}, false, err
 	}
 	defer release()
 	if waited {
-		if layer, err = w.madeMeanwhile(ctx, r); err != nil || layer != nil {
-			return layer, true, err
+		if found, err := w.madeMeanwhile(ctx, r); err != nil || found != nil {
+			return found.orNone(), true, err
 		}
 	}
-	layer, err = w.make(ctx, r)
-	return layer, false, w.missed(err)
+	made, err = w.make(ctx, r)
+	return made, false, w.missed(err)
 }
 
-// find is the layer of the recipe that the store has, nil for none.
-func (w *workshop) find(r recipe) (*store.Layer, error) {
+// find is the tree of the recipe that the store has, nil for none. It need not have grown
+// by the same steps.
+func (w *workshop) find(r recipe) (*tree, error) {
 	if r.key == "" {
 		return nil, nil
 	}
-	found, err := w.store.Get(r.key)
-	if found == nil || err != nil || !w.stale(r, found) {
-		return found, err
+	found, err := w.store.Stack(r.key, w.known)
+	if found == nil || err != nil {
+		return nil, err
 	}
-	return nil, errors.Join(found.Release(), w.store.Remove(r.key))
+	if !w.stale(r, found[len(found)-1]) {
+		w.keep(found...)
+		return &tree{found}, nil
+	}
+	for _, layer := range found {
+		err = errors.Join(err, layer.Release())
+	}
+	return nil, errors.Join(err, w.store.Remove(r.key))
+}
+
+// keep keeps layers in use until the build ends.
+func (w *workshop) keep(layers ...*store.Layer) {
+	for _, layer := range layers {
+		w.release.Push("release a layer", layer.Release)
+	}
+	w.known = append(w.known, layers...)
 }
 
 // claim waits until no other build makes what has that name, so that builds which
@@ -171,9 +193,9 @@ func (w *workshop) claim(ctx context.Context, name string) (release func(), wait
 	return func() { _ = lock.Close() }, !free, nil
 }
 
-// madeMeanwhile is the layer of the recipe where another build has made it while this
+// madeMeanwhile is the tree of the recipe where another build has made it while this
 // one waited.
-func (w *workshop) madeMeanwhile(ctx context.Context, r recipe) (*store.Layer, error) {
+func (w *workshop) madeMeanwhile(ctx context.Context, r recipe) (*tree, error) {
 	if r.key == "" {
 		var err error
 		if r.key, err = w.knownSource(ctx); err != nil {
@@ -183,43 +205,42 @@ func (w *workshop) madeMeanwhile(ctx context.Context, r recipe) (*store.Layer, e
 	return w.find(r)
 }
 
-// keep is the tree with another layer, which stays in use until the build ends.
-func (w *workshop) keep(below tree, layer *store.Layer) tree {
-	w.release.Push("release a layer", layer.Release)
-	return tree{append(below.layers[:len(below.layers):len(below.layers)], layer)}
-}
-
-func (w *workshop) make(ctx context.Context, r recipe) (layer *store.Layer, err error) {
+func (w *workshop) make(ctx context.Context, r recipe) (made tree, err error) {
 	w.fetched = nil
 	begun, err := w.store.Begin(ctx, w.host, r.below.layers, w.root())
 	if err != nil {
-		return nil, err
+		return tree{}, err
 	}
 	defer func() { err = scope.Join(err, begun.Discard()) }()
 	if err := r.work(ctx, begun.Root()); err != nil {
-		return nil, w.rescueAsIs(ctx, begun.Root(), w.explainFull(err))
+		return tree{}, w.rescueAsIs(ctx, begun.Root(), w.explainFull(err))
 	}
 	key, data := r.key, any(nil)
 	if r.finished != nil {
 		if key, data, err = r.finished(begun.Root()); err != nil {
-			return nil, err
+			return tree{}, err
 		}
 	}
 	remembered, err := json.Marshal(data)
 	if err != nil {
-		return nil, err
+		return tree{}, err
 	}
 	fetched, err := w.fetchedJSON()
 	if err != nil {
-		return nil, err
+		return tree{}, err
 	}
 	if r.key != key { // the store may have had it all the time
 		r.key = key
 		if found, err := w.find(r); found != nil || err != nil {
-			return found, err
+			return found.orNone(), err
 		}
 	}
-	return begun.Commit(ctx, key, store.About{Build: w.plan.Definition.Name, Title: r.title, Data: remembered, Fetched: fetched})
+	layer, err := begun.Commit(ctx, key, store.About{Build: w.plan.Definition.Name, Title: r.title, Data: remembered, Fetched: fetched})
+	if err != nil {
+		return tree{}, err
+	}
+	w.keep(layer)
+	return tree{append(r.below.layers[:len(r.below.layers):len(r.below.layers)], layer)}, nil
 }
 
 // explainFull says where a tool found no room: it writes into the store without knowing.
@@ -260,61 +281,9 @@ func (w *workshop) source(key store.Key) recipe {
 	}
 }
 
-// layer applies one layer of the definition, the farthest ancestor's first.
-func (w *workshop) layer(s *stages, below tree, layers []definition.Layer, i int) recipe {
-	layer := layers[i]
-	title := layerTitle + layer.Name
-	hostname := layer.Name // so that builds that extend it share its tree
-	if i == len(layers)-1 {
-		hostname = w.plan.Definition.Hostname
-	}
-	return recipe{
-		title: title, below: below, key: following(below.top().Key(), w.parts.Layers[i]),
-		work: func(ctx context.Context, root string) error {
-			if len(layer.Install)+len(layer.Commands) == 0 {
-				return nil
-			}
-			err := w.fetch(w.layerScope(layer.Name), func(f *fetching) error {
-				return w.entered(ctx, root, hostname, func() (err error) {
-					if err := chroot.DeferInitramfs(ctx, w.host, root); err != nil {
-						return err
-					}
-					leave, err := f.in(root)
-					if err != nil {
-						return err
-					}
-					defer func() { err = scope.Join(err, leave()) }()
-					return w.provisioner.Provision(ctx, Provision{
-						Root: root, Scratch: w.scratch("ansible"), Definition: &w.plan.Definition, Layer: layer,
-						Roles: w.plan.Roles, Env: f.env(), Log: w.log,
-						Task: func(status, text string) { s.task(title, status, "%s", text) },
-					})
-				})
-			})
-			if err == nil {
-				err = seal.DropCaches(root)
-			}
-			if err != nil {
-				return err
-			}
-			return w.settled(ctx, i)
-		},
-	}
-}
-
-// settled refuses a layer whose files changed while they were used: nobody knows which
-// of them are in it, and its key speaks of those before.
-func (w *workshop) settled(ctx context.Context, layer int) error {
-	part, err := w.layerPart(ctx, layer)
-	if err == nil && part != w.parts.Layers[layer] {
-		return fail.New(fail.Build, "", "build again", "its files, templates or roles were changed while they were used")
-	}
-	return err
-}
-
 // entered does work that runs the tree's own programs.
 func (w *workshop) entered(ctx context.Context, root, hostname string, work func() error) (err error) {
-	leave, err := chroot.Enter(w.host, root, w.devices(), hostname)
+	leave, err := chroot.Enter(w.host, root, w.devices(), hostname, w.endProcesses)
 	if err != nil {
 		return err
 	}
@@ -345,8 +314,10 @@ func (w *workshop) outcome(key store.Key) (string, error) {
 	if err := w.identify(key); err != nil {
 		return "", err
 	}
-	for _, part := range w.parts.Layers {
-		key = following(key, part)
+	for _, layer := range w.parts.Layers {
+		for _, entry := range layer {
+			key = following(key, entry.Digest)
+		}
 	}
 	key = following(following(key, w.bootPart()), w.sealPart())
 	secret, err := w.store.Secret()

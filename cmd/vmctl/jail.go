@@ -62,6 +62,7 @@ func (provisioner) Provision(ctx context.Context, p orchestrator.Provision) erro
 		Root: p.Root, Scratch: p.Scratch, Playbooks: playbooks, Roles: p.Roles,
 		Layer: layer, Origins: origins, Variables: variables, Command: host.Grouped, Env: p.Env, Log: p.Log,
 		OnEvent: func(e ansible.Event) { p.Task(e.Status, e.Origin+" "+e.Task) },
+		Facts:   p.Facts, Begin: p.Begin,
 	}.Apply(ctx)
 	return fail.Wrap(fail.Build, "build "+d.Name, err)
 }

@@ -182,7 +182,7 @@ func TestShellRunsACommandOnTheCallersStreams(t *testing.T) {
 		command                     []string
 		code                        int
 	}{
-		{name: "the tree", command: []string{"cat", "/etc/os-release"}, stdout: "ID=tiny\n", stderr: "tree of tiny after Layer tiny;"},
+		{name: "the tree", command: []string{"cat", "/etc/os-release"}, stdout: "ID=tiny\n", stderr: "tree of tiny after Source;"},
 		{name: "streams", command: []string{"sh", "-c", "cat; echo error >&2"}, stdin: "input", stdout: "input", stderr: "error\n"},
 		{name: "exit code", command: []string{"sh", "-c", "exit 42"}, code: 42},
 		{name: "signal", command: []string{"sh", "-c", "kill -TERM $$"}, code: 128 + 15},
@@ -212,7 +212,7 @@ func TestShellHasTheTerminal(t *testing.T) {
 	w.build()
 	c, cmd := w.console("shell", "tiny")
 	before := c.settings()
-	c.expect("tree of tiny after Layer tiny")
+	c.expect("tree of tiny after Source")
 	c.prompt()
 	c.dialogue([][2]string{
 		{"tty; echo $TERM\r", "/dev/pts/0\r\nvt100\r\n" + prompt},

@@ -43,8 +43,8 @@ const (
 
 // Enter prepares the tree at root for programs of its own, which see hostname as the
 // machine's name. devices is a folder made by Devices; it becomes the tree's /dev. The
-// release undoes all of it.
-func Enter(h host.Host, root, devices, hostname string) (release func() error, err error) {
+// release undoes all of it, after endProcesses has ended what still runs in the tree.
+func Enter(h host.Host, root, devices, hostname string, endProcesses func() error) (release func() error, err error) {
 	tree := host.Tree(root)
 	var stack scope.Stack
 	defer func() {
@@ -63,6 +63,9 @@ func Enter(h host.Host, root, devices, hostname string) (release func() error, e
 			return nil, err
 		}
 	}
+	if err := makeTemporary(root); err != nil {
+		return nil, err
+	}
 	if err := bindResolver(h, tree, &stack); err != nil {
 		return nil, err
 	}
@@ -71,7 +74,7 @@ func Enter(h host.Host, root, devices, hostname string) (release func() error, e
 		return nil, err
 	}
 	stack.Push("remove the stand-ins", func() error { return removeStandIns(tree, daemon) })
-	stack.Push("end the tree's processes", h.KillOthers)
+	stack.Push("end the tree's processes", endProcesses)
 	return stack.Close, nil
 }
 
@@ -102,8 +105,18 @@ func mounts(root, devices string) []host.Mount {
 		{Source: "tmpfs", Target: at("sys/firmware"), Type: "tmpfs", Flags: quiet | unix.MS_RDONLY, Data: "mode=0755"},
 		{Source: devices, Target: at("dev"), Flags: unix.MS_BIND | unix.MS_REC},
 		{Source: "tmpfs", Target: at("run"), Type: "tmpfs", Flags: unix.MS_NOSUID | unix.MS_NODEV, Data: "mode=0755"},
-		{Source: "tmpfs", Target: at("tmp"), Type: "tmpfs", Flags: unix.MS_NOSUID | unix.MS_NODEV, Data: "mode=1777"},
 	}
+}
+
+// makeTemporary makes the tree's /tmp where there is none. It belongs to the tree, so that
+// one entry finds what another has left there, whether their trees were stored in between
+// or not; sealing empties it.
+func makeTemporary(root string) error {
+	path := filepath.Join(root, "tmp")
+	if _, err := os.Lstat(path); err == nil {
+		return nil
+	}
+	return errors.Join(os.Mkdir(path, 0o755), os.Chmod(path, os.ModeSticky|0o777))
 }
 
 func mountOn(h host.Host, m host.Mount, stack *scope.Stack) error {

@@ -414,3 +414,45 @@ func (l *Local) KillOthers() error {
 		}
 	}
 }
+
+// KillInTrees implements Host. It does nothing outside a jail.
+func (l *Local) KillInTrees() error {
+	if os.Getpid() != 1 {
+		return nil
+	}
+	for {
+		found, err := killForeign()
+		if !found || err != nil {
+			return err
+		}
+		time.Sleep(time.Millisecond) // what is killed keeps its mounts busy until it is gone
+	}
+}
+
+// killForeign kills the processes that have another root than this one, and says whether
+// there were any.
+func killForeign() (found bool, err error) {
+	own, err := os.Stat("/")
+	if err != nil {
+		return false, err
+	}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return false, err
+	}
+	for _, entry := range entries {
+		pid, err := strconv.Atoi(entry.Name())
+		if err != nil {
+			continue
+		}
+		root, err := os.Stat(fmt.Sprintf("/proc/%d/root/", pid))
+		if err != nil || os.SameFile(root, own) { // one that has ended has no root
+			continue
+		}
+		found = true
+		if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+			return true, err
+		}
+	}
+	return found, nil
+}

@@ -38,6 +38,9 @@ type Host interface {
 	// KillOthers ends every process of the jail but the caller, so that no
 	// daemon keeps a file system busy.
 	KillOthers() error
+	// KillInTrees ends every process of the jail whose root is not the jail's own: what
+	// still runs in a tree.
+	KillInTrees() error
 }
 
 // Local is the Host that acts on this machine.

@@ -126,6 +126,46 @@ func (s *Store) get(key Key) (*Layer, error) {
 	return layer, nil
 }
 
+// Stack is the layer of a key and all that it stands on, lowest first, each as Get gives
+// it. It is empty where one of them is missing. Those known, which are in use, are not
+// checked again.
+func (s *Store) Stack(key Key, known []*Layer) (layers []*Layer, err error) {
+	top, err := s.Get(key)
+	if top == nil || err != nil {
+		return nil, err
+	}
+	for _, below := range top.record.Below {
+		layer, err := s.stand(below, known)
+		if layer == nil || err != nil {
+			return nil, errors.Join(err, releaseAll(append(layers, top)))
+		}
+		layers = append(layers, layer)
+	}
+	return append(layers, top), nil
+}
+
+// stand is a layer that another one stands on, nil where it is gone or another one.
+func (s *Store) stand(below stand, known []*Layer) (*Layer, error) {
+	for _, layer := range known {
+		if layer.record.stand() == below {
+			return s.again(layer)
+		}
+	}
+	layer, err := s.Get(below.Key)
+	if layer != nil && layer.record.stand() != below {
+		return nil, layer.Release()
+	}
+	return layer, err
+}
+
+func releaseAll(layers []*Layer) error {
+	var problems []error
+	for _, layer := range layers {
+		problems = append(problems, layer.Release())
+	}
+	return errors.Join(problems...)
+}
+
 // use takes a layer into use, unchecked. It is nil where there is none, and with an
 // error that isDamage where it cannot be read.
 func (s *Store) use(key Key) (*Layer, error) {

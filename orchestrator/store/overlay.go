@@ -203,6 +203,18 @@ func (s *Store) probe(h host.Host, at string) error {
 	return nil
 }
 
+// Probe is how the store makes layers, which it tries with a mount at a folder. That one
+// is made where there is none.
+func (s *Store) Probe(h host.Host, at string) (Mode, error) {
+	if err := os.MkdirAll(at, 0o755); err != nil {
+		return Unknown, err
+	}
+	if err := s.probe(h, at); err != nil {
+		return Unknown, explain("try the store", err)
+	}
+	return s.Mode(), nil
+}
+
 // tryOverlay is why overlays cannot be used below a folder. The error is what went wrong
 // before that could be told.
 func tryOverlay(h host.Host, folder, at string) (problem, err error) {

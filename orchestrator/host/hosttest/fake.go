@@ -73,3 +73,6 @@ func (f *Fake) Sethostname(name string) error { return f.call("hostname %s", nam
 
 // KillOthers implements host.Host.
 func (f *Fake) KillOthers() error { return f.call("kill others") }
+
+// KillInTrees implements host.Host.
+func (f *Fake) KillInTrees() error { return f.call("kill in trees") }
