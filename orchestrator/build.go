@@ -29,6 +29,7 @@ type Builder struct {
 	Store      string          // folder of the layers
 	JailVerb   string          // how this binary is told to call RunInJail
 	Version    string          // of vmctl
+	Maker      string          // digest of vmctl's code that makes images
 	Repository string          // URL of the definitions; "" for unknown
 	Revision   string          // commit of the definitions; "" for unknown
 	Boot       *vm.Accelerator // what the image is booted on; nil for not at all
@@ -75,7 +76,7 @@ func (b Builder) build(ctx context.Context, plan Plan, space *workspace) (manife
 	started := time.Now()
 	h := &host.Local{Log: space.log}
 	tools := toolVersions(ctx, h)
-	parts, err := plan.keyParts(ctx, tools)
+	parts, err := plan.keyParts(ctx, b.Maker, tools)
 	if err != nil {
 		return Manifest{}, err
 	}

@@ -63,13 +63,10 @@ func (p parts) sourceKey(archive []source.Release) store.Key {
 	return store.Key(digestOf(p.Source, archive))
 }
 
-// keyParts digests all inputs of a build. tools is the versions of the host's tools.
-func (p Plan) keyParts(ctx context.Context, tools map[string]string) (all parts, err error) {
+// keyParts digests all inputs of a build. maker is the digest of the code of vmctl, tools is
+// the versions of the host's tools.
+func (p Plan) keyParts(ctx context.Context, maker string, tools map[string]string) (all parts, err error) {
 	if err := writable(p.Definition.Vars); err != nil {
-		return parts{}, err
-	}
-	vmctl, _, err := image.Digest(ctx, "/proc/self/exe")
-	if err != nil {
 		return parts{}, err
 	}
 	collections, err := installedCollections(ctx, sharedCollections)
@@ -77,7 +74,7 @@ func (p Plan) keyParts(ctx context.Context, tools map[string]string) (all parts,
 		return parts{}, err
 	}
 	d := p.Definition
-	all.Maker = digestOf(vmctl, os.Getenv("SOURCE_DATE_EPOCH"))
+	all.Maker = digestOf(maker, os.Getenv("SOURCE_DATE_EPOCH"))
 	all.Ansible = digestOf(all.Maker, of(tools, "ansible", "ansible-core", "ansible-playbook", "ansible-community"), collections)
 	all.Disk = digestOf(d.Disk, d.Boot, d.Hostname)
 	all.Outputs = digestOf(p.BaseName(), outputs(d), d.Firmware, d.Test, hidden(d), of(tools, outputTools(d)...))

@@ -107,7 +107,7 @@ func partsIn(t *testing.T, folder, name string, tools map[string]string, setting
 			t.Fatal(err)
 		}
 	}
-	all, err := p.keyParts(t.Context(), tools)
+	all, err := p.keyParts(t.Context(), "maker", tools)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -454,7 +454,7 @@ func TestAVariableThatAnsibleCannotGetIsAMistake(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := p.keyParts(t.Context(), nil); fail.ExitCode(err) != 2 || !strings.Contains(err.Error(), name) || fail.Hint(err) == "" {
+		if _, err := p.keyParts(t.Context(), "maker", nil); fail.ExitCode(err) != 2 || !strings.Contains(err.Error(), name) || fail.Hint(err) == "" {
 			t.Errorf("%s: error %v", value, err)
 		}
 	}

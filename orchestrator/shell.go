@@ -30,6 +30,7 @@ type Terminal interface {
 type Shell struct {
 	Store    string // folder of the layers
 	JailVerb string // how this binary is told to call RunInJail
+	Maker    string // digest of vmctl's code that makes images
 	Command  []string
 	Terminal Terminal    // nil for none
 	Files    [3]*os.File // what the command reads and writes, nil for the terminal
@@ -40,7 +41,7 @@ type Shell struct {
 // has it, and returns its exit code. What it does to the tree is thrown away. The error
 // is wrong usage where the store has nothing of the build.
 func (s Shell) Open(ctx context.Context, plan Plan) (code int, err error) {
-	parts, err := plan.keyParts(ctx, toolVersions(ctx, &host.Local{}))
+	parts, err := plan.keyParts(ctx, s.Maker, toolVersions(ctx, &host.Local{}))
 	if err != nil {
 		return 0, err
 	}

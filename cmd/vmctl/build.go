@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	btwimg "github.com/btw-img/btw-img"
 	"github.com/btw-img/btw-img/orchestrator"
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
@@ -343,7 +344,7 @@ func buildOne(ctx context.Context, o buildOptions, plan orchestrator.Plan, accel
 	repository, revision := provenance(ctx, o.defs.dir)
 	unchanged := false
 	builder := orchestrator.Builder{
-		Folder: o.folder, Store: o.cache.folder, JailVerb: jailVerb, Version: version(), Repository: repository, Revision: revision, Boot: accel, How: o.how, Terminal: terminal,
+		Folder: o.folder, Store: o.cache.folder, JailVerb: jailVerb, Maker: btwimg.Maker(), Version: version(), Repository: repository, Revision: revision, Boot: accel, How: o.how, Terminal: terminal,
 		Tell: func(e orchestrator.Event) {
 			unchanged = unchanged || e.Kind == orchestrator.Unchanged
 			show.event(name, e)

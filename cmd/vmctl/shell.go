@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	btwimg "github.com/btw-img/btw-img"
 	"github.com/btw-img/btw-img/orchestrator"
 	"github.com/btw-img/btw-img/orchestrator/text"
 )
@@ -65,7 +66,7 @@ func runShell(cmd *cobra.Command, o buildOptions, command []string) error {
 		return err
 	}
 	shell := orchestrator.Shell{
-		Store: o.cache.folder, JailVerb: jailVerb, Command: command,
+		Store: o.cache.folder, JailVerb: jailVerb, Maker: btwimg.Maker(), Command: command,
 		Files: [3]*os.File{os.Stdin, os.Stdout, os.Stderr},
 		Tell: func(e orchestrator.Event) {
 			if e.Kind == orchestrator.ShellOpened {
