@@ -87,10 +87,10 @@ func growTree(s *stages, w *workshop, key store.Key) (sealed sealedTree, facts D
 	if err != nil {
 		return sealed, facts, err
 	}
-	if grown, err = grow(s, w, w.boot(layered)); err != nil {
+	bootable, err := growBoot(s, w, layered)
+	if err != nil {
 		return sealed, facts, err
 	}
-	bootable := bootableTree{grown}
 	if facts, err = bootable.facts(); err != nil {
 		return sealed, facts, err
 	}

@@ -84,6 +84,7 @@ func (t tree) source() *store.Layer { return t.layers[0] }
 type recipe struct {
 	title string
 	layer string // the build that the work is of, "" for none
+	piece bool   // it makes a piece, which is on nothing
 	below tree
 	key   store.Key // "" where only the finished tree tells it
 	work  func(ctx context.Context, root string) error
@@ -207,7 +208,12 @@ func (w *workshop) madeMeanwhile(ctx context.Context, r recipe) (*tree, error) {
 
 func (w *workshop) make(ctx context.Context, r recipe) (made tree, err error) {
 	w.fetched = nil
-	begun, err := w.store.Begin(ctx, w.host, r.below.layers, w.root())
+	var begun *store.Work
+	if r.piece {
+		begun, err = w.store.BeginPiece(ctx, w.host, w.root())
+	} else {
+		begun, err = w.store.Begin(ctx, w.host, r.below.layers, w.root())
+	}
 	if err != nil {
 		return tree{}, err
 	}
@@ -329,13 +335,27 @@ func (w *workshop) outcome(key store.Key) (string, error) {
 	return hex.EncodeToString(mac.Sum(nil)), nil
 }
 
-// boot makes the tree bootable on the disk that is planned for it.
-func (w *workshop) boot(t layeredTree) recipe {
-	identity := w.plan.identity()
+// growBoot makes the tree bootable on the disk that is planned for it.
+func growBoot(s *stages, w *workshop, t layeredTree) (bootableTree, error) {
 	key := following(t.top().Key(), w.bootPart())
+	below := t.tree
+	found, err := w.find(recipe{key: key})
+	if err == nil && found == nil && !w.onlyOld {
+		below, err = growInitramfs(s, w, t)
+	}
+	if err != nil {
+		return bootableTree{}, err
+	}
+	grown, err := grow(s, w, w.boot(below, key))
+	return bootableTree{grown}, err
+}
+
+// boot is the recipe of the boot loader.
+func (w *workshop) boot(below tree, key store.Key) recipe {
+	identity := w.plan.identity()
 	var facts DiskFacts
 	return recipe{
-		title: "Boot loader", below: t.tree, key: key,
+		title: "Boot loader", below: below, key: key,
 		work: func(ctx context.Context, root string) error {
 			if err := errors.Join(identity.Settle(root), w.makeMountPoints(root)); err != nil {
 				return err
@@ -344,7 +364,11 @@ func (w *workshop) boot(t layeredTree) recipe {
 				if err := chroot.RestoreInitramfs(ctx, w.host, root); err != nil {
 					return err
 				}
-				if err := bootloader.Apply(ctx, w.host, w.plan.Boot, bootloader.Target{Root: root, Scratch: w.stage}); err != nil {
+				target := bootloader.Target{Root: root, Scratch: w.stage}
+				if target.Initramfs, err = below.rememberInitramfs(root); err != nil {
+					return err
+				}
+				if err := bootloader.Apply(ctx, w.host, w.plan.Boot, target); err != nil {
 					return err
 				}
 				facts, err = listPackages(ctx, w.host, root)

@@ -17,8 +17,9 @@ import (
 
 // Target is the tree that Apply works on.
 type Target struct {
-	Root    string // the tree, entered
-	Scratch string // folder for files in passing
+	Root      string // the tree, entered
+	Scratch   string // folder for files in passing
+	Initramfs bool   // it is made already
 }
 
 // Apply makes a tree bootable: packages, configuration, initramfs, and what each
@@ -41,15 +42,13 @@ func Apply(ctx context.Context, h host.Host, p Plan, t Target) error {
 			return err
 		}
 	}
-	kernels, err := tree.Glob("/boot/vmlinuz-*")
-	if err != nil {
+	if err := configureInitramfs(tree); err != nil {
 		return err
 	}
-	if len(kernels) == 0 {
-		return fail.New(fail.Build, "", "add "+arch.Target.Kernel+" to the packages of an install entry", "the image has no kernel in /boot")
-	}
-	if err := makeInitramfs(ctx, h, tree, kernels); err != nil {
-		return err
+	if !t.Initramfs {
+		if err := MakeInitramfs(ctx, h, t.Root); err != nil {
+			return err
+		}
 	}
 	if err := tree.MkdirAll("/boot/grub"); err != nil {
 		return err
@@ -95,18 +94,33 @@ func ensurePackages(ctx context.Context, h host.Host, p Plan, root string) error
 	return h.Run(ctx, host.Cmd("apt-get", append([]string{"--quiet", "--yes", "--no-install-recommends", "install"}, missing...)...).In(root))
 }
 
-// makeInitramfs makes the initramfs of each kernel that update-initramfs
-// knows how to; images with dracut have theirs already.
-func makeInitramfs(ctx context.Context, h host.Host, tree host.Tree, kernels []string) error {
-	if !tree.Exists("/usr/sbin/update-initramfs") {
+const updateInitramfs = "/usr/sbin/update-initramfs"
+
+// configureInitramfs sets what every initramfs has to hold.
+func configureInitramfs(tree host.Tree) error {
+	if !tree.Exists(updateInitramfs) {
 		return nil
 	}
-	if err := tree.Write("/etc/initramfs-tools/conf.d/modules", []byte("# Boots on machines other than the one that built it.\nMODULES=most\n"), 0o644); err != nil {
+	return tree.Write("/etc/initramfs-tools/conf.d/modules", []byte("# Boots on machines other than the one that built it.\nMODULES=most\n"), 0o644)
+}
+
+// MakeInitramfs makes the initramfs of each kernel of the entered tree at root, where
+// update-initramfs knows how to; images with dracut have theirs already.
+func MakeInitramfs(ctx context.Context, h host.Host, root string) error {
+	tree := host.Tree(root)
+	kernels, err := tree.Glob("/boot/vmlinuz-*")
+	if err != nil {
+		return err
+	}
+	if len(kernels) == 0 {
+		return fail.New(fail.Build, "", "add "+arch.Target.Kernel+" to the packages of an install entry", "the image has no kernel in /boot")
+	}
+	if err := configureInitramfs(tree); err != nil || !tree.Exists(updateInitramfs) {
 		return err
 	}
 	for _, kernel := range kernels {
 		version := strings.TrimPrefix(path.Base(kernel), "vmlinuz-")
-		if err := h.Run(ctx, host.Cmd("update-initramfs", "-c", "-k", version).In(string(tree))); err != nil {
+		if err := h.Run(ctx, host.Cmd("update-initramfs", "-c", "-k", version).In(root)); err != nil {
 			return err
 		}
 	}

@@ -70,6 +70,20 @@ func (i Identity) Settle(root string) error {
 	return nil
 }
 
+// SettleFSTab does so with the file systems alone.
+func SettleFSTab(root, fstab string) error {
+	tree := host.Tree(root)
+	found, err := tree.Read(fstabFile)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	merged, err := mergeFSTab(fstab, string(found))
+	if err != nil {
+		return err
+	}
+	return tree.Write(fstabFile, []byte(merged), 0o644)
+}
+
 // mergeHostname refuses another name.
 func mergeHostname(hostname, found string) (string, error) {
 	if found == "" {

@@ -38,6 +38,7 @@ type record struct {
 	About     About     `json:"about"`
 	Below     []stand   `json:"below,omitempty"` // lowest first
 	Whole     bool      `json:"whole"`           // the tree needs nothing below it
+	Piece     bool      `json:"piece,omitempty"` // files that can be put on any tree
 	Size      int64     `json:"size"`            // bytes that the tree takes on its file system
 	Inventory string    `json:"inventory"`       // SHA-256 of its text: it names the content
 	Made      time.Time `json:"made"`
@@ -307,13 +308,33 @@ func standsOf(layers []*Layer) []stand {
 	return stands
 }
 
-// checkChain says whether each of the layers stands on all those before it.
+// checkChain says whether each of the layers stands on all those before it. A piece stands
+// on none, and may be anywhere but first.
 func checkChain(layers []*Layer) error {
 	stands := standsOf(layers)
 	for i, layer := range layers {
-		if !slices.Equal(layer.record.Below, stands[:i]) {
+		if layer.record.Piece && i > 0 {
+			continue
+		}
+		if layer.record.Piece || !slices.Equal(layer.record.Below, stands[:i]) {
 			return fmt.Errorf("layer %s does not stand on those given: %v", layer.Key().short(), keysOf(stands[:i]))
 		}
 	}
 	return nil
+}
+
+// Names is what a layer adds, changes or removes besides folders, as paths from the tree's
+// root, without a slash before it. A layer that is a copy has all that the tree has.
+func (l *Layer) Names() ([]string, error) {
+	inv, err := readInventory(filepath.Join(l.folder, inventoryName), l.record.Inventory)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for i := range inv.entries {
+		if e := &inv.entries[i]; !e.is(unix.S_IFDIR) {
+			names = append(names, e.Path)
+		}
+	}
+	return names, nil
 }

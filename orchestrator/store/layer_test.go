@@ -302,3 +302,64 @@ func TestGetIsNoSlowerThanLookingAtEachFile(t *testing.T) {
 		t.Errorf("5,000 files took %v", took)
 	}
 }
+
+// TestAPieceIsPutOnAnyTree puts the same files on two trees.
+func TestAPieceIsPutOnAnyTree(t *testing.T) {
+	needsRoot(t)
+	for name, system := range fileSystems {
+		t.Run(name, func(t *testing.T) {
+			s := open(t, filepath.Join(system.folder(t), "store"))
+			one := layer(t, s, "one", "chmod 751 .; mkdir boot; echo one > boot/one")
+			two := layer(t, s, "two", "chmod 700 .; mkdir boot; echo two > boot/two")
+			w, err := s.BeginPiece(t.Context(), &host.Local{}, filepath.Join(t.TempDir(), "at"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			shell(t, w.Root(), "mkdir boot; echo piece > boot/piece")
+			piece := commit(t, w, "piece")
+			for _, tc := range []struct {
+				base      *store.Layer
+				top, want string
+			}{{one, "first", "one\npiece\n751\n"}, {two, "second", "piece\ntwo\n700\n"}} {
+				top := layer(t, s, tc.top, "cat boot/* > all", tc.base, piece)
+				mounted(t, s, []*store.Layer{tc.base, piece, top}, func(at string) {
+					if out := shell(t, at, "cat all; stat -c %a ."); out != tc.want {
+						t.Errorf("got %q, want %q", out, tc.want)
+					}
+				})
+				stack, err := s.Stack(top.Key(), nil)
+				if err != nil || len(stack) != 3 || stack[1].Key() != piece.Key() {
+					t.Fatalf("a stack of %d, %v", len(stack), err)
+				}
+				for _, l := range stack {
+					release(t, l.Release)
+				}
+			}
+			if unmount, err := s.Mount(&host.Local{}, []*store.Layer{piece}, filepath.Join(t.TempDir(), "at")); err == nil {
+				t.Error("a piece alone was mounted")
+				release(t, unmount)
+			}
+		})
+	}
+}
+
+func TestAStackIsWholeOrNone(t *testing.T) {
+	needsRoot(t)
+	s := open(t, t.TempDir())
+	a := layer(t, s, "a", "echo a > file")
+	b := layer(t, s, "b", "echo b > file", a)
+	c := layer(t, s, "c", "echo c > file", a, b)
+	stack, err := s.Stack(c.Key(), []*store.Layer{a})
+	if err != nil || len(stack) != 3 || stack[0].Key() != a.Key() || stack[2].Key() != c.Key() {
+		t.Fatalf("a stack of %d, %v", len(stack), err)
+	}
+	for _, l := range append(stack, a, b, c) {
+		release(t, l.Release)
+	}
+	if err := os.RemoveAll(filepath.Join(s.Folder(), "layers", string(b.Key()))); err != nil {
+		t.Fatal(err)
+	}
+	if stack, err := s.Stack(c.Key(), nil); err != nil || len(stack) != 0 {
+		t.Errorf("without one that it stands on, a stack of %d, %v", len(stack), err)
+	}
+}

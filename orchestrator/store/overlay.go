@@ -284,8 +284,22 @@ func likeRoot(upper, below string) error {
 	return unix.UtimesNanoAt(unix.AT_FDCWD, upper, []unix.Timespec{stat.Atim, stat.Mtim}, unix.AT_SYMLINK_NOFOLLOW)
 }
 
-// copyTree makes a folder that is a copy of the trees as one. They are mounted at a
-// folder meanwhile.
+// copyChain makes a folder that is a copy of the chain's tree, which is mounted at a folder
+// meanwhile. Pieces on a whole tree need no overlay for that.
+func copyChain(ctx context.Context, h host.Host, layers []*Layer, at, to string) error {
+	all := trees(layers)
+	above := layers[len(layers)-len(all)+1:]
+	if slices.ContainsFunc(above, func(l *Layer) bool { return !l.record.Piece }) {
+		return copyTree(ctx, h, all, at, to)
+	}
+	for _, tree := range all {
+		if err := copyTree(ctx, h, []string{tree}, at, to); err != nil {
+			return err
+		}
+	}
+	return likeRoot(to, all[0])
+}
+
 func copyTree(ctx context.Context, h host.Host, trees []string, at, to string) (err error) {
 	unmount, err := mountTrees(h, trees, at)
 	if err != nil {
@@ -293,4 +307,14 @@ func copyTree(ctx context.Context, h host.Host, trees []string, at, to string) (
 	}
 	defer func() { err = scope.Join(err, unmount()) }()
 	return h.Run(ctx, host.Cmd("cp", "--archive", "--preserve=xattr", "--reflink=auto", "--no-target-directory", "--", at, to))
+}
+
+// rootOf is the tree among those of a chain whose root folder is the root of them all.
+func rootOf(layers []*Layer) string {
+	for _, layer := range slices.Backward(layers) {
+		if !layer.record.Piece {
+			return layer.tree()
+		}
+	}
+	return ""
 }

@@ -22,6 +22,7 @@ type Work struct {
 	folder  string       // of work, in the store; "" once it is committed or discarded
 	made    string       // in folder: what becomes the layer's tree
 	whole   bool         // the tree needs nothing below it
+	piece   bool         // it is made of files that can be put on any tree
 	below   []*Layer     // in use until the end
 	held    scope.Stack  // the lock of folder, and below
 	mounted func() error // unmounts the tree; nil where it is not mounted
@@ -31,7 +32,17 @@ type Work struct {
 // those before it; a source has none. Until Commit or Discard the tree is mounted at a
 // folder, which is made where there is none, and the layers below are in use.
 func (s *Store) Begin(ctx context.Context, h host.Host, below []*Layer, at string) (begun *Work, err error) {
-	w := &Work{store: s, at: at}
+	return s.begin(ctx, h, below, at, false)
+}
+
+// BeginPiece starts a piece: files, and the folders that they are in, that can be put on
+// any tree.
+func (s *Store) BeginPiece(ctx context.Context, h host.Host, at string) (begun *Work, err error) {
+	return s.begin(ctx, h, nil, at, true)
+}
+
+func (s *Store) begin(ctx context.Context, h host.Host, below []*Layer, at string, piece bool) (begun *Work, err error) {
+	w := &Work{store: s, at: at, piece: piece}
 	defer func() {
 		if err != nil {
 			begun, err = nil, explain("begin a layer", scope.Join(err, w.Discard()))
@@ -65,7 +76,7 @@ func (w *Work) stack(h host.Host) error {
 	if err := errors.Join(makeFolder(w.made), makeFolder(filepath.Join(w.folder, workdirName))); err != nil {
 		return err
 	}
-	if err := likeRoot(w.made, lower[len(lower)-1]); err != nil {
+	if err := likeRoot(w.made, rootOf(w.below)); err != nil {
 		return err
 	}
 	unmount, err := mountOverlay(h, lower, w.folder, w.at)
@@ -77,11 +88,11 @@ func (w *Work) stack(h host.Host) error {
 
 // fill mounts a plain folder: empty, or a copy of the layers below.
 func (w *Work) fill(ctx context.Context, h host.Host) (err error) {
-	w.whole, w.made = true, filepath.Join(w.folder, treeName)
+	w.whole, w.made = !w.piece, filepath.Join(w.folder, treeName)
 	if len(w.below) == 0 {
 		err = makeFolder(w.made)
 	} else {
-		err = copyTree(ctx, h, trees(w.below), w.at, w.made)
+		err = copyChain(ctx, h, w.below, w.at, w.made)
 	}
 	if err != nil {
 		return err
@@ -158,7 +169,7 @@ func (w *Work) finish(ctx context.Context, key Key, about About) (record, error)
 		return record{}, err
 	}
 	r := record{
-		Version: recordVersion, Key: key, About: about, Below: standsOf(w.below), Whole: w.whole,
+		Version: recordVersion, Key: key, About: about, Below: standsOf(w.below), Whole: w.whole, Piece: w.piece,
 		Size: inv.usage, Made: time.Now().UTC(),
 	}
 	if r.Inventory, err = inv.write(filepath.Join(w.folder, inventoryName)); err != nil {
