@@ -1,4 +1,4 @@
-# sudo make debian   builds the image of install.d/debian.yml
+# make debian        builds the image of install.d/debian.yml; sudo make debian does it as root
 # sudo make test     runs every test
 # sudo make bench    compares with vmdb2, see e2e/bench.sh
 # make vmctl lint    need no root

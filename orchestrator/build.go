@@ -58,7 +58,7 @@ func (h How) of(plan Plan) How {
 // fails leaves the one before it as it was, and its logs in NAME.failed. log is
 // where its own log lies then, "" where it did not begin.
 func (b Builder) Build(ctx context.Context, plan Plan) (manifest Manifest, log string, err error) {
-	space, err := openWorkspace(b.Folder, plan.Definition.Name)
+	space, err := openWorkspace(b.Folder, plan.Definition.Name, eraser{b.JailVerb}.erase)
 	if err != nil {
 		return Manifest{}, "", err
 	}

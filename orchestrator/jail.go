@@ -21,16 +21,19 @@ import (
 // request is what a jail is asked to do: one of these.
 type request struct {
 	Job    *job    `json:"job,omitempty"`    // in a confined jail
+	Verb   *verb   `json:"verb,omitempty"`   // in a confined jail
+	Erase  string  `json:"erase,omitempty"`  // folder; in a confined jail
 	Errand *errand `json:"errand,omitempty"` // in one that may mount
 }
 
 // job is to build the disk of a plan, or to visit its tree.
 type job struct {
-	Plan  Plan   `json:"plan"`
-	Parts parts  `json:"parts"`
-	Work  string `json:"work"`  // the build's work folder; "" for a visit
-	Store string `json:"store"` // folder of the store
-	How   How    `json:"how"`
+	Plan    Plan   `json:"plan"`
+	Parts   parts  `json:"parts"`
+	Work    string `json:"work"`  // the build's work folder; "" for a visit
+	Store   string `json:"store"` // folder of the store
+	How     How    `json:"how"`
+	Errands bool   `json:"errands"` // somebody does errands
 	// Before is the outcome of the build before, "" where there is none that could stay.
 	Before string `json:"before,omitempty"`
 	Visit  *visit `json:"visit,omitempty"`  // what to do in the tree, instead of building
@@ -59,7 +62,8 @@ type message struct {
 type ending struct {
 	Times   []StageTime `json:"times,omitempty"`
 	Facts   DiskFacts   `json:"facts"`
-	Code    int         `json:"code,omitempty"` // exit code of what a visit ran
+	Code    int         `json:"code,omitempty"` // exit code of what a visit ran, or of a verb
+	Printed *printed    `json:"printed,omitempty"`
 	Failure *failure    `json:"failure,omitempty"`
 }
 
@@ -90,7 +94,8 @@ func (f *failure) err() error {
 }
 
 // RunInJail is the main function of a jail's process: it does what its parent asks for.
-func RunInJail(provisioner Provisioner) error {
+// verbs runs a verb of vmctl.
+func RunInJail(provisioner Provisioner, verbs Verbs) error {
 	var r request
 	jail, err := host.EnterJail(&r)
 	if err != nil {
@@ -104,6 +109,10 @@ func RunInJail(provisioner Provisioner) error {
 		result.Failure = newFailure(err)
 	case r.Job != nil:
 		result = r.Job.run(jail, h, provisioner)
+	case r.Verb != nil:
+		result = r.Verb.run(jail.Context, verbs)
+	case r.Erase != "":
+		result.Failure = newFailure(os.RemoveAll(r.Erase))
 	case r.Errand != nil:
 		result.Failure = newFailure(r.Errand.run(jail.Context, h))
 	}
@@ -127,7 +136,7 @@ func (j *job) run(jail *host.Jail, h host.Host, provisioner Provisioner) (result
 	layers.Note = func(text string) { fmt.Fprintln(jail.Log, text) }
 	s := &stages{ctx: jail.Context, tell: func(e Event) { _ = jail.Send(message{Event: &e}) }}
 	w := &workshop{
-		plan: j.Plan, roles: inputs.Roles, parts: j.Parts, store: layers, host: h, provisioner: provisioner, outside: errands{jail}, assembler: disk.Assemble, log: jail.Log,
+		plan: j.Plan, roles: inputs.Roles, parts: j.Parts, store: layers, host: h, provisioner: provisioner, outside: j.outside(jail, h), assembler: disk.Assemble, log: jail.Log,
 		stage: stageFolder, work: j.Work, before: j.Before, fresh: j.How.Fresh, since: j.How.Since, offline: j.How.Offline,
 		entryPart: func(ctx context.Context, layer, entry int) (entryPart, error) {
 			return inputs.entryPart(ctx, j.Parts.Ansible, layer, entry)
@@ -143,6 +152,14 @@ func (j *job) run(jail *host.Jail, h host.Host, provisioner Provisioner) (result
 	}
 	result.Times, result.Failure = s.times, newFailure(err)
 	return result
+}
+
+// outside is who does what the jail has no power for.
+func (j *job) outside(jail *host.Jail, h host.Host) outside {
+	if j.Errands {
+		return errands{jail}
+	}
+	return nobody{h, filepath.Join(stageFolder, "mnt")}
 }
 
 // inputs is the plan with the names that its files have outside the stage.
@@ -258,6 +275,7 @@ func (c caller) jailed(ctx context.Context, verb string, j job) (result ending, 
 		}
 		return name, nil
 	}
+	j.Errands = host.CanMountDisks() == nil
 	result, err = converse(ctx, host.JailOptions{Args: []string{verb}, Offline: j.How.Offline && j.Visit == nil, Request: request{Job: &j}, Log: c.log, Files: c.files}, func(m message, jail host.Event) error {
 		switch {
 		case m.Event != nil:

@@ -24,7 +24,7 @@ func TestMain(m *testing.M) {
 	if len(os.Args) < 2 || os.Args[1] != testJail {
 		os.Exit(m.Run())
 	}
-	if err := RunInJail(nil); err != nil {
+	if err := RunInJail(nil, nil); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}

@@ -25,7 +25,9 @@ type Needs struct {
 	CloudInit   bool            // tell a test machine's cloud-init who may
 	Tests       bool            // run the project's own tests
 	Bench       bool            // run the project's own benchmark
+	Survey      bool            // all that any build can need: what some can do without is no problem
 	Filesystems []string        // of the disks to be made
+	Filled      []string        // those of them that get files
 	Firmware    []string        // of the boot tests
 	Keyring     bool            // Debian's, to check the archive's signatures
 	Folder      string          // where images go; "" for not yet known
@@ -35,9 +37,9 @@ type Needs struct {
 // EverythingNeeded is what all verbs together can need.
 func EverythingNeeded() Needs {
 	return Needs{
-		Build: true, Test: true, Login: true, CloudInit: true, Keyring: true,
-		Filesystems: filesystem.Names(nil),
-		Firmware:    arch.Target.FirmwareNames(),
+		Build: true, Test: true, Login: true, CloudInit: true, Keyring: true, Survey: true,
+		Filesystems: filesystem.Names(nil), Filled: filesystem.Names(nil),
+		Firmware: arch.Target.FirmwareNames(),
 	}
 }
 
@@ -47,6 +49,9 @@ func NeedsOf(d definition.Definition, test bool, folder string) Needs {
 	for _, part := range d.Disk.Layout.Resolve() {
 		if part.Filesystem != "" && !slices.Contains(n.Filesystems, part.Filesystem) {
 			n.Filesystems = append(n.Filesystems, part.Filesystem)
+		}
+		if part.Mount != "" && !slices.Contains(n.Filled, part.Filesystem) {
+			n.Filled = append(n.Filled, part.Filesystem)
 		}
 	}
 	if test {
@@ -82,6 +87,9 @@ func (n Needs) tools() []tool {
 				tools = append(tools, tool{t.Name, t.Package})
 			}
 		}
+	}
+	if n.Build && (n.Survey || os.Geteuid() != 0) {
+		tools = append(tools, tool{"newuidmap", "uidmap"}, tool{"newgidmap", "uidmap"})
 	}
 	if n.Test {
 		tools = append(tools, tool{arch.Target.QEMU.Binary, arch.Target.QEMU.Package}, tool{"qemu-img", "qemu-utils"})
@@ -122,11 +130,8 @@ func Preflight(n Needs) []Check {
 		checks = append(checks, check)
 	}
 	if n.Build {
-		checks = append(checks, checkAnsible(), checkPrivileges())
-		if os.Geteuid() == 0 && host.CanUnshare() == nil {
-			checks = append(checks, checkJail())
-		}
-		checks = append(checks, checkKernel(n.Filesystems)...)
+		checks = append(checks, checkAnsible(), checkJail())
+		checks = append(checks, n.checkKernel()...)
 	}
 	if n.Keyring {
 		checks = append(checks, checkFile("/usr/share/keyrings/debian-archive-keyring.gpg", "debian-archive-keyring"))
@@ -180,50 +185,51 @@ func checkAnsible() Check {
 	return check
 }
 
-func checkPrivileges() Check {
-	check := Check{What: "root, with mounts and namespaces"}
-	switch err := host.CanUnshare(); {
-	case os.Geteuid() != 0:
-		check.Problem, check.Fix = "not root", "use sudo"
-	case err != nil:
-		check.Problem = err.Error()
-		check.Fix = "in a container, add the capabilities SYS_ADMIN and MKNOD and turn seccomp and AppArmor off: see .gitlab-ci.yml"
-	}
-	return check
-}
-
 // checkJail says which kind of jail a build gets. Each is good enough to build in.
 func checkJail() Check {
-	check := Check{What: "jail with a user namespace of its own"}
-	if err := host.CanUserNamespace(); err != nil {
-		check.What = "jail without a user namespace, with fewer capabilities instead"
-		check.Better = fmt.Sprintf("%v; in a container, show it all of /proc (docker run --security-opt systempaths=unconfined); elsewhere, see the sysctl user.max_user_namespaces", err)
+	kind, why := host.BestJail()
+	check := Check{What: "jail: " + kind.String()}
+	switch {
+	case kind == host.NoJail:
+		check.Problem, check.Fix = why.Error(), fail.Hint(why)
+		if os.Geteuid() != 0 {
+			check.Fix += "; or use sudo"
+		}
+	case why != nil:
+		check.Better = fmt.Sprintf("%v; %s", why, fail.Hint(why))
 	}
 	return check
 }
 
 // checkKernel is of the file systems that the kernel has to fill.
-func checkKernel(filesystems []string) []Check {
-	var checks []Check
-	for _, name := range filesystems {
-		if filesystem.Named(name).Filling != filesystem.ByKernel {
-			continue
+func (n Needs) checkKernel() []Check {
+	names := slices.DeleteFunc(slices.Clone(n.Filled), func(name string) bool {
+		return name == "" || filesystem.Named(name).Filling != filesystem.ByKernel
+	})
+	if len(names) == 0 {
+		return nil
+	}
+	if err := host.CanMountDisks(); err != nil {
+		check := Check{What: "file systems of " + strings.Join(names, " and ") + " that get files"}
+		if n.Survey {
+			check.Better = fmt.Sprintf("not here: %v; %s", err, fail.Hint(err))
+		} else {
+			check.Problem, check.Fix = err.Error(), fail.Hint(err)+", or choose another file system"
 		}
+		return []Check{check}
+	}
+	var checks []Check
+	for _, name := range names {
 		check := Check{What: "file system " + name}
 		if err := host.CanMount(name); err != nil {
 			check.Problem, check.Fix = err.Error(), "load its module on the host, or choose another file system"
 		}
 		checks = append(checks, check)
 	}
-	if len(checks) == 0 {
-		return nil
-	}
 	loop := Check{What: "loop devices"}
-	if os.Geteuid() == 0 {
-		if err := host.CanLoop(); err != nil {
-			loop.Problem = err.Error()
-			loop.Fix = "load the module loop; in a container, allow the devices 'b 7:* rmw' and 'c 10:237 rmw'"
-		}
+	if err := host.CanLoop(); err != nil {
+		loop.Problem = err.Error()
+		loop.Fix = "load the module loop; in a container, allow the devices 'b 7:* rmw' and 'c 10:237 rmw'"
 	}
 	return append(checks, loop)
 }

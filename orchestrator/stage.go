@@ -50,7 +50,7 @@ func mountAt(h host.Host, m host.Mount) error {
 // paths are not plain, and changes the job to speak of them there. The mounts are the
 // jail's own and end with it.
 func (j *job) stage(h host.Host) error {
-	if err := memory(h, stageFolder); err != nil {
+	if err := errors.Join(makeRunWritable(h), hideHome(h), memory(h, stageFolder)); err != nil {
 		return err
 	}
 	s := stager{h: h, root: stageFolder, staged: map[string]string{}}

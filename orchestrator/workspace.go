@@ -36,6 +36,7 @@ type workspace struct {
 	work   string // .NAME.work
 	out    string // .NAME.work/out: what becomes NAME
 	owner  files.Owner
+	erase  func(folder string) error // as os.RemoveAll, also what a jail has left
 	log    *os.File
 	lock   *flock.Flock
 }
@@ -43,7 +44,7 @@ type workspace struct {
 // openWorkspace takes the lock of the build's folder and removes what an
 // earlier build left. A lock that is held, and a folder that root must not trust, is
 // a *fail.Error at once.
-func openWorkspace(folder, name string) (*workspace, error) {
+func openWorkspace(folder, name string, erase func(folder string) error) (*workspace, error) {
 	folder, err := filepath.Abs(folder)
 	if err != nil {
 		return nil, err
@@ -53,7 +54,7 @@ func openWorkspace(folder, name string) (*workspace, error) {
 		return nil, err
 	}
 	w := &workspace{
-		owner: files.Caller(),
+		owner: files.Caller(), erase: erase,
 		final: final, failed: final + definition.FailedSuffix,
 		work: filepath.Join(folder, "."+name+".work"), lock: openLock(filepath.Join(folder, "."+name+".lock")),
 	}
@@ -68,7 +69,7 @@ func openWorkspace(folder, name string) (*workspace, error) {
 	if !locked {
 		return nil, fail.New(fail.Host, "", "wait for it, or choose another folder with -o", "%s is locked: another build of %s is running", folder, name)
 	}
-	if err := w.prepare(); err != nil {
+	if err := errors.Join(w.owner.Give(w.lock.Path()), w.prepare()); err != nil {
 		return nil, errors.Join(err, w.lock.Unlock())
 	}
 	return w, nil
@@ -81,7 +82,7 @@ func openLock(path string) *flock.Flock {
 }
 
 func (w *workspace) prepare() error {
-	if err := os.RemoveAll(w.work); err != nil {
+	if err := w.erase(w.work); err != nil {
 		return fmt.Errorf("remove what an earlier build left: %w", err)
 	}
 	if err := os.MkdirAll(w.out, 0o755); err != nil {
@@ -138,7 +139,7 @@ func (w *workspace) close(failure error) error {
 	if failure != nil {
 		problems = append(problems, w.keepLogs(failure))
 	}
-	problems = append(problems, w.log.Close(), os.RemoveAll(w.work), w.lock.Unlock())
+	problems = append(problems, w.log.Close(), w.erase(w.work), w.lock.Unlock())
 	return errors.Join(problems...)
 }
 

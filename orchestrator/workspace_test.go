@@ -12,7 +12,7 @@ import (
 
 func open(t *testing.T, folder string) *workspace {
 	t.Helper()
-	w, err := openWorkspace(folder, "debian")
+	w, err := openWorkspace(folder, "debian", os.RemoveAll)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,11 +93,11 @@ func TestAFailedBuildKeepsTheGoodOneAndItsOwnLogs(t *testing.T) {
 func TestASecondBuildIsToldOfTheFirst(t *testing.T) {
 	folder := t.TempDir()
 	first := open(t, folder)
-	_, err := openWorkspace(folder, "debian")
+	_, err := openWorkspace(folder, "debian", os.RemoveAll)
 	if fail.ExitCode(err) != 3 || !strings.Contains(err.Error(), "locked") {
 		t.Errorf("error %v", err)
 	}
-	other, err := openWorkspace(folder, "webserver")
+	other, err := openWorkspace(folder, "webserver", os.RemoveAll)
 	if err != nil {
 		t.Errorf("another build: %v", err)
 	} else if err := other.close(nil); err != nil {

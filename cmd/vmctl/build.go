@@ -57,8 +57,8 @@ func newBuild(defs *definitions) *cobra.Command {
 of its name below the output folder; it appears whole or not at all.
 
 ` + exitCodes,
-		Example: `  sudo vmctl build debian
-  sudo vmctl build --all --jobs 2 --format raw,qcow2
+		Example: `  vmctl build debian
+  vmctl build --all --jobs 2 --format raw,qcow2
   vmctl build webserver --dry-run --set disk.size=4G`,
 		Args: o.check,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -352,7 +352,7 @@ func buildOne(ctx context.Context, o buildOptions, plan orchestrator.Plan, accel
 	}
 	manifest, log, err := builder.Build(ctx, plan)
 	if err == nil && !unchanged {
-		if _, _, trimming := o.cache.trim(); trimming != nil {
+		if trimming := o.cache.trimAfterBuild(ctx); trimming != nil {
 			show.note(name, "the store is not cut down: "+trimming.Error())
 		}
 	}

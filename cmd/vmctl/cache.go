@@ -2,16 +2,20 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
+	"github.com/btw-img/btw-img/orchestrator"
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/store"
@@ -54,6 +58,43 @@ const noLimit = "0"
 // cacheLimit checks the value of --cache-limit.
 func cacheLimit(value string) error {
 	_, err := (&cacheOptions{limit: value}).bytes()
+	return err
+}
+
+// runInJail runs an action where the files of layers can be changed, and passes on what it
+// prints and its exit code.
+func (o *cacheOptions) runInJail(cmd *cobra.Command, action string, keys []string) error {
+	arguments := append([]string{action}, keys...)
+	if asJSON(cmd, nil) {
+		arguments = append(arguments, "--json")
+	}
+	code, err := o.verbInJail(cmd.Context(), arguments, cmd.OutOrStdout(), cmd.ErrOrStderr())
+	if err == nil && code != 0 {
+		return commandEnded(code)
+	}
+	return err
+}
+
+func (o *cacheOptions) verbInJail(ctx context.Context, arguments []string, stdout, stderr io.Writer) (code int, err error) {
+	folder, err := filepath.Abs(o.folder)
+	if err != nil {
+		return 0, err
+	}
+	arguments = append(append([]string{"cache"}, arguments...), "--cache="+folder, "--cache-limit="+o.limit)
+	return orchestrator.RunVerbInJail(ctx, jailVerb, arguments, stdout, stderr)
+}
+
+// trimAfterBuild is trim, wherever that can be done.
+func (o *cacheOptions) trimAfterBuild(ctx context.Context) error {
+	if !orchestrator.FilesNeedJail() {
+		_, _, err := o.trim()
+		return err
+	}
+	var said strings.Builder
+	code, err := o.verbInJail(ctx, []string{"gc"}, io.Discard, &said)
+	if err == nil && code != 0 {
+		err = errors.New(strings.TrimSpace(said.String()))
+	}
 	return err
 }
 
@@ -130,6 +171,9 @@ func runCache(cmd *cobra.Command, o cacheOptions, action string, keys []string) 
 	if _, err := os.Stat(o.folder); action == "ls" && errors.Is(err, fs.ErrNotExist) {
 		listStored(cmd, o, nil, nil)
 		return nil
+	}
+	if orchestrator.FilesNeedJail() && action != "ls" {
+		return o.runInJail(cmd, action, keys)
 	}
 	layers, err := store.Open(o.folder)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -43,9 +44,6 @@ func newDoctor() *cobra.Command {
 func runDoctor(cmd *cobra.Command, o doctorOptions) error {
 	needs := orchestrator.EverythingNeeded()
 	needs.Tests, needs.Bench = o.tests, o.bench
-	if o.install && os.Geteuid() != 0 {
-		return fail.New(fail.Host, "--install-missing", "use sudo", "only root can install packages")
-	}
 	checks := orchestrator.Preflight(needs)
 	if o.install {
 		if err := installMissing(cmd.Context(), cmd.ErrOrStderr(), checks); err != nil {
@@ -90,6 +88,9 @@ func installMissing(ctx context.Context, log io.Writer, checks []orchestrator.Ch
 	}
 	if len(packages) == 0 {
 		return nil
+	}
+	if os.Geteuid() != 0 {
+		return fail.New(fail.Host, "--install-missing", "use sudo, once", "only root can install packages; missing are %s", strings.Join(packages, " "))
 	}
 	if host.Find("apt-get") == "" {
 		return fail.New(fail.Host, "--install-missing", "install them with this system's own package manager", "this is no Debian; missing are %v", packages)

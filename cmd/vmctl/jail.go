@@ -19,11 +19,11 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/host"
 )
 
-// jailVerb is how vmctl calls itself for the work that needs root.
+// jailVerb is how vmctl calls itself for the work of a jail.
 const jailVerb = "build-in-jail"
 
 func runJail() int {
-	err := orchestrator.RunInJail(provisioner{})
+	err := orchestrator.RunInJail(provisioner{}, runVerb)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "vmctl:", err)
 	}

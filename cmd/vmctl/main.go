@@ -37,6 +37,11 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	ctx, stop := interruptible(stderr)
 	defer stop()
+	return runVerb(ctx, args, stdout, stderr)
+}
+
+// runVerb runs a verb until the context ends, and returns the exit code.
+func runVerb(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	out := &output{w: stdout}
 	root := newRoot(out, stderr)
 	root.SetArgs(args)
@@ -113,7 +118,7 @@ UEFI and Secure Boot before it calls them good.
 ` + jsonHelp + `
 
 ` + exitCodes,
-		Example: `  sudo vmctl build debian
+		Example: `  vmctl build debian
   vmctl new web --extends debian
   vmctl lint`,
 		SilenceErrors:     true,

@@ -79,6 +79,9 @@ func wantsJSON(args []string) bool {
 // finish prints the document where one is asked for, and returns how the run
 // ended: what could not be written is a failure, too.
 func (o *output) finish(verb string, err error) error {
+	if _, told := errors.AsType[commandEnded](err); told {
+		return err
+	}
 	if o.json && (o.result != nil || err != nil) {
 		content, encoding := o.document(verb, err)
 		if encoding != nil {

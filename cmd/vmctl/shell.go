@@ -27,8 +27,8 @@ vmctl ends with the exit code of the shell or command, and with 128 and the numb
 the signal that ended it.
 
 ` + exitCodes,
-		Example: `  sudo vmctl shell debian
-  sudo vmctl shell debian -- cat /etc/os-release`,
+		Example: `  vmctl shell debian
+  vmctl shell debian -- cat /etc/os-release`,
 		Args: checkShellArguments,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.defs, o.names, o.noTest = *defs, args[:1], true

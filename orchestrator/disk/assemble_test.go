@@ -96,6 +96,7 @@ func TestCompareFindsWhatChanged(t *testing.T) {
 	scratch, at := folders(t)
 	file, h := filepath.Join(filepath.Dir(scratch), "disk.raw"), local(t)
 	must(t, Assemble(t.Context(), h, plan, root, file, scratch, nil), Compare(t.Context(), h, plan, file, root, at, everyKind))
+	must(t, CompareUnmounted(t.Context(), h, plan, file, root, at))
 	must(t, os.WriteFile(filepath.Join(root, "boot/efi/EFI/debian/grub.cfg"), []byte("CONFIGFILE\n"), 0o600))
 	must(t, os.WriteFile(filepath.Join(root, "boot/efi/new"), nil, 0o600), os.Chown(filepath.Join(root, "var/log/new\nline"), 77, 0))
 	err := Compare(t.Context(), h, plan, file, root, at, everyKind)

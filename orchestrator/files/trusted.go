@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -37,10 +38,10 @@ func Prepare(folder string, owner Owner) error {
 // Root trusts folders that nobody but root and the caller of sudo can write, all the
 // way down from /. Of a sticky folder, such as /tmp, it trusts what is theirs in it,
 // but not the folder itself. A folder that is not there yet is trusted where those
-// above it are. Other users than root lend nobody anything, and a job of GitLab has
-// its folder for itself.
+// above it are. Other users than root lend nobody anything, also where they are root of
+// a user namespace, and a job of GitLab has its folder for itself.
 func Trusted(folder string) error {
-	if os.Geteuid() != 0 || jobsOwn(folder) {
+	if os.Geteuid() != 0 || ordinaryOutside() || jobsOwn(folder) {
 		return nil
 	}
 	if !filepath.IsAbs(folder) {
@@ -80,6 +81,17 @@ func Trusted(folder string) error {
 		at, left = filepath.Join(at, left[0]), left[1:] // at has no link in it, so .. is its parent
 	}
 }
+
+// ordinaryOutside says whether root of this user namespace is an ordinary user of the one
+// around it.
+var ordinaryOutside = sync.OnceValue(func() bool {
+	content, err := os.ReadFile("/proc/self/uid_map")
+	var inside, outside uint32 // of the first ids; user_namespaces(7)
+	if _, scanning := fmt.Sscan(string(content), &inside, &outside); err != nil || scanning != nil {
+		return false
+	}
+	return inside == 0 && outside != 0
+})
 
 // jobsOwn says whether a folder belongs to the job of GitLab that runs. Its runners
 // give everybody all rights there, in a container that has no other users.

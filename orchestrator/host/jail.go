@@ -31,10 +31,11 @@ type Privilege int
 
 // The jails.
 const (
-	// Confined has a user namespace of its own, in which every id stands for itself:
-	// it is root of the files that it is given, and of nothing else. It can make no
-	// device, open no disk, load no module, set no clock. Where user namespaces are
-	// forbidden, it does without, and lacks the capabilities for those instead.
+	// Confined has a user namespace of its own: it is root of the files that it is given,
+	// and of nothing else. It can make no device, open no disk, load no module, set no
+	// clock. Root's ids stand for themselves in it; an ordinary user's are subordinate
+	// ones. Where root may have no user namespace, it does without, and lacks the
+	// capabilities for those instead.
 	Confined Privilege = iota
 	// Mounting has real root's power to attach and mount disks. No program of an image
 	// runs in it.
@@ -69,7 +70,7 @@ type Event struct {
 // dies, the child and all of its processes die with it; the kernel then takes down its
 // mounts and loop devices.
 func RunJail(ctx context.Context, o JailOptions) error {
-	cmd, entry, err := jailCommand(ctx, o)
+	cmd, entry, mapIDs, err := jailCommand(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -97,6 +98,13 @@ func RunJail(ctx context.Context, o JailOptions) error {
 			_, _ = unix.KeyctlInt(unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0)
 			err := cmd.Start()
 			theirs.Close()
+			if err == nil {
+				err = mapIDs(cmd.Process.Pid)
+				if err != nil {
+					err = errors.Join(err, cmd.Process.Kill())
+					_ = cmd.Wait()
+				}
+			}
 			started <- err
 			if err != nil {
 				return err
@@ -108,7 +116,7 @@ func RunJail(ctx context.Context, o JailOptions) error {
 	if err := <-started; err != nil {
 		return errors.Join(ctx.Err(), &fail.Error{
 			Kind: fail.Host, Op: "start the jail", Err: err,
-			Hint: "building needs root and CAP_SYS_ADMIN: use sudo, or see the container settings in .gitlab-ci.yml",
+			Hint: cmp.Or(fail.Hint(err), "see 'vmctl doctor', and the container settings in .gitlab-ci.yml"),
 		})
 	}
 	sending, receiving := converse(alive, cmd, entry, o, input, output)
@@ -120,8 +128,8 @@ func RunJail(ctx context.Context, o JailOptions) error {
 }
 
 // jailCommand is the jail's process, and what it is told first.
-func jailCommand(ctx context.Context, o JailOptions) (*exec.Cmd, entrance, error) {
-	cmd := Tied(ctx, "/proc/self/exe", o.Args...)
+func jailCommand(ctx context.Context, o JailOptions) (cmd *exec.Cmd, entry entrance, mapIDs func(pid int) error, err error) {
+	cmd = Tied(ctx, "/proc/self/exe", o.Args...)
 	// A session of its own: nothing in it can open the caller's terminal, or wait for it.
 	cmd.SysProcAttr.Setpgid, cmd.SysProcAttr.Setsid = false, true
 	cmd.SysProcAttr.Cloneflags = unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
@@ -132,16 +140,14 @@ func jailCommand(ctx context.Context, o JailOptions) (*exec.Cmd, entrance, error
 	cmd.Dir = "/"
 	cmd.WaitDelay = unwindGrace
 	cmd.ExtraFiles = o.Files
-	entry := entrance{Privilege: o.Privilege, Files: len(o.Files)}
+	entry = entrance{Privilege: o.Privilege, Files: len(o.Files), Kind: FewerCapabilities}
 	if o.Privilege == Confined {
-		entry.UserNamespace = CanUserNamespace() == nil
-	}
-	if entry.UserNamespace {
-		if err := mapIdentity(cmd.SysProcAttr); err != nil {
-			return nil, entry, err
+		if entry.Kind, err = BestJail(); entry.Kind == NoJail {
+			return nil, entry, nil, err
 		}
 	}
-	return cmd, entry, nil
+	mapIDs, err = entry.Kind.namespace(cmd.SysProcAttr)
+	return cmd, entry, mapIDs, err
 }
 
 // converse sends the request and tells the events, until the jail closes its output.
@@ -206,10 +212,13 @@ type Jail struct {
 
 // entrance is the first thing that a jail reads.
 type entrance struct {
-	Privilege     Privilege `json:"privilege"`
-	UserNamespace bool      `json:"user_namespace"`
-	Files         int       `json:"files,omitempty"` // descriptors from firstFile on that it gets
+	Privilege Privilege `json:"privilege"`
+	Kind      JailKind  `json:"kind"`
+	Files     int       `json:"files,omitempty"` // descriptors from firstFile on that it gets
 }
+
+// userNamespace says whether the jail is in one.
+func (e entrance) userNamespace() bool { return e.Kind == OwnIDs || e.Kind == SubordinateIDs }
 
 const firstFile = 3 // after standard input, output and error
 
@@ -247,7 +256,11 @@ func EnterJail(request any) (*Jail, error) {
 		cancel()
 		return nil, fmt.Errorf("read the jail's request: %w", err)
 	}
-	if err := KeepDescriptors(); err != nil {
+	err := KeepDescriptors()
+	if err == nil && jail.entry.Kind == SubordinateIDs {
+		err = becomeRoot()
+	}
+	if err != nil {
 		cancel()
 		return nil, err
 	}
@@ -278,10 +291,10 @@ func (j *Jail) Close() error {
 	// A jail that mounts for another one keeps its parent's /proc, through which it sees
 	// the other one's files.
 	if j.entry.Privilege == Confined {
-		if err := shieldKernel(); err != nil {
+		if err := j.shieldKernel(); err != nil {
 			return err
 		}
-		if !j.entry.UserNamespace {
+		if !j.entry.userNamespace() {
 			if err := dropCapabilities(); err != nil {
 				return err
 			}
@@ -290,7 +303,7 @@ func (j *Jail) Close() error {
 	if err := suppressSync(); err != nil {
 		fmt.Fprintf(j.Log, "syncing stays on, the build is slower: %v\n", err)
 	}
-	if !j.entry.UserNamespace {
+	if !j.entry.userNamespace() {
 		return nil
 	}
 	if err := j.shareBinds(); err != nil {
@@ -366,9 +379,13 @@ var settings = []string{
 }
 
 // shieldKernel gives the jail a /proc of its own and makes the kernel's settings, there
-// and in /sys, read-only.
-func shieldKernel() error {
-	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+// and in /sys, read-only. Where parts of /proc are masked, a user namespace may have no
+// other one: then the jail sees the processes around it, over which it has no power.
+func (j *Jail) shieldKernel() error {
+	err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
+	if errors.Is(err, unix.EPERM) && j.entry.userNamespace() {
+		fmt.Fprintf(j.Log, "the jail sees the processes around it: no /proc of its own can be mounted: %v\n", err)
+	} else if err != nil {
 		return fmt.Errorf("mount /proc: %w", err)
 	}
 	h := &Local{}

