@@ -49,4 +49,4 @@ fuzz:
 	$(GO) test -run '^$$' -fuzz FuzzPull -fuzztime 30s ./publish
 
 clean:
-	rm -rf vmctl images
+	rm -rf vmctl images conf.d

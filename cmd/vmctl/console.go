@@ -38,7 +38,7 @@ or the machine does. Its last lines are shown first. The machine runs on.`,
 const (
 	detachKey     = 0x1d    // Ctrl-]
 	shownAtFirst  = 4 << 10 // bytes of what the console said before
-	lastOfConsole = time.Second
+	lastOfConsole = 3 * time.Second
 )
 
 func runConsole(cmd *cobra.Command, m machine.Machine) (err error) {
@@ -79,8 +79,13 @@ func exchange(ctx context.Context, console *net.UnixConn, in *os.File, out io.Wr
 	defer ended.Close()
 	var typing sync.WaitGroup
 	typing.Go(func() {
-		copyKeys(untilKey{console}, in, ended)
-		_ = console.SetReadDeadline(time.Now().Add(lastOfConsole)) // what was typed last is answered
+		keys := untilKey{to: console}
+		copyKeys(&keys, in, ended)
+		wait := lastOfConsole // what was typed last is answered
+		if keys.found {
+			wait = 0
+		}
+		_ = console.SetReadDeadline(time.Now().Add(wait))
 	})
 	_, err = io.Copy(out, console)
 	end.Close()
@@ -94,13 +99,18 @@ func exchange(ctx context.Context, console *net.UnixConn, in *os.File, out io.Wr
 var errDetached = errors.New("detached")
 
 // untilKey passes on what is typed before detachKey.
-type untilKey struct{ to io.Writer }
+type untilKey struct {
+	to    io.Writer
+	found bool
+}
 
-func (u untilKey) Write(p []byte) (int, error) {
+// Write implements io.Writer.
+func (u *untilKey) Write(p []byte) (int, error) {
 	at := bytes.IndexByte(p, detachKey)
 	if at < 0 {
 		return u.to.Write(p)
 	}
+	u.found = true
 	n, err := u.to.Write(p[:at])
 	if err == nil {
 		err = errDetached

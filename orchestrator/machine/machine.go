@@ -177,24 +177,24 @@ func (f Folder) Open(name string) (Machine, error) {
 	return m, err
 }
 
-// List is all machines as they are now.
+// List is all machines as they are now, also where the record of another one is damaged.
 func (f Folder) List() ([]Status, error) {
 	names, err := f.Names()
 	if err != nil {
 		return nil, err
 	}
 	all := []Status{}
+	var problems []error
 	for _, name := range names {
 		m, err := f.Open(name)
-		if err != nil {
-			if !m.Exists() {
-				continue // it was removed meanwhile
-			}
-			return all, err
+		switch {
+		case err == nil:
+			all = append(all, m.Status())
+		case m.Exists(): // else it was removed meanwhile
+			problems = append(problems, err)
 		}
-		all = append(all, m.Status())
 	}
-	return all, nil
+	return all, errors.Join(problems...)
 }
 
 // Exists says whether the machine has a folder.
@@ -411,7 +411,7 @@ func readJSON(path string, into any) error {
 		return err
 	}
 	if err := json.Unmarshal(content, into); err != nil {
-		return &fail.Error{Kind: fail.Host, Op: path, Err: err, Hint: "remove the folder of the machine: its record is damaged"}
+		return &fail.Error{Kind: fail.Host, Op: path, Err: err, Hint: "it is damaged: 'vmctl clean " + filepath.Base(filepath.Dir(path)) + "' removes the machine"}
 	}
 	return nil
 }

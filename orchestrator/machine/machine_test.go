@@ -156,6 +156,19 @@ func TestTwoMachinesOfOneNameAtOnce(t *testing.T) {
 	}
 }
 
+func TestADamagedRecordHidesNoOtherMachine(t *testing.T) {
+	f := testFolder(t)
+	made(t, f, "web")
+	damaged := made(t, f, "damaged")
+	if err := os.WriteFile(filepath.Join(damaged.dir, recordName), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	all, err := f.List()
+	if len(all) != 1 || all[0].Name != "web" || !strings.Contains(fail.Hint(err), "vmctl clean damaged") {
+		t.Errorf("%+v, %v, %q", all, err, fail.Hint(err))
+	}
+}
+
 func TestWhatKilledVmctlsLeftIsTidiedUp(t *testing.T) {
 	f := testFolder(t)
 	made(t, f, "web")

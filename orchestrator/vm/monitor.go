@@ -85,10 +85,16 @@ func (m *Monitor) send(ctx context.Context, command string, arguments any, right
 
 // Screenshot has QEMU write what the screen shows to a file, as PNG.
 func (m *Monitor) Screenshot(ctx context.Context, file *os.File) error {
+	// QEMU takes no descriptor that could do more than it asks for.
+	writable, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", file.Fd()), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer writable.Close()
 	var set struct {
 		ID int `json:"fdset-id"`
 	}
-	if err := m.send(ctx, "add-fd", nil, unix.UnixRights(int(file.Fd())), &set); err != nil {
+	if err := m.send(ctx, "add-fd", nil, unix.UnixRights(int(writable.Fd())), &set); err != nil {
 		return err
 	}
 	drawn := m.Execute(ctx, "screendump", map[string]any{"filename": inherited(set.ID), "format": "png"}, nil)
