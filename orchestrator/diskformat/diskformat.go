@@ -25,8 +25,9 @@ type Format struct {
 var table = []Format{
 	{
 		Name: QCOW2, QEMU: "qcow2", Written: true, Backing: true,
-		// Each cluster is compressed by itself; larger ones make the image smaller.
-		Options: []string{"-c", "-o", "compression_type=zstd,cluster_size=256k", "-m", "16", "-W"},
+		// Each cluster is compressed by itself; larger ones make the image smaller. They are
+		// written in order, or their places would depend on how fast each was compressed.
+		Options: []string{"-c", "-o", "compression_type=zstd,cluster_size=256k", "-m", "16"},
 		magics:  []magic{{text: "QFI\xfb\x00\x00\x00\x02", check: checkQCOW2}, {text: "QFI\xfb\x00\x00\x00\x03", check: checkQCOW2}},
 	},
 	{Name: Raw, Suffixes: []string{"img"}, QEMU: "raw", Written: true},

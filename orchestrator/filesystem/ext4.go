@@ -51,8 +51,9 @@ const (
 )
 
 // finishExt4 gives the file system what mke2fs -d leaves out of the folder that it
-// copied: the owner, mode and times of the root folder, and of all that is in it the
-// fractions of the seconds and the years after 2038.
+// copied: the owner and mode of the root folder, and of all that is in it the fractions of
+// the seconds and the years after 2038. All four times of a file are that of its last
+// change: the others are those of the copy, which nobody can set.
 func finishExt4(target Target, folder string) (err error) {
 	file, err := os.OpenFile(target.File, os.O_RDWR, 0)
 	if err != nil {
@@ -186,7 +187,7 @@ func (v *ext4Volume) finish(folder ext4Inode, source string) error {
 		if err != nil {
 			return err
 		}
-		if inode.setTime(ext4Mtime, info.Sys().(*syscall.Stat_t).Mtim) {
+		if inode.setTimes(info.Sys().(*syscall.Stat_t).Mtim) {
 			if err := v.write(entry.inode, inode); err != nil {
 				return err
 			}
@@ -272,7 +273,16 @@ var (
 	ext4Atime = [2]int{0x8, 0x8c}
 	ext4Ctime = [2]int{0xc, 0x84}
 	ext4Mtime = [2]int{0x10, 0x88}
+	ext4Birth = [2]int{0x90, 0x94}
 )
+
+// setTimes sets all times and says whether one was another.
+func (i ext4Inode) setTimes(t syscall.Timespec) (changed bool) {
+	for _, place := range [][2]int{ext4Atime, ext4Ctime, ext4Mtime, ext4Birth} {
+		changed = i.setTime(place, t) || changed
+	}
+	return changed
+}
 
 // setTime sets a time and says whether it was another. The seconds have 34 bits, of
 // which two stand before the nanoseconds.
@@ -294,7 +304,5 @@ func (i ext4Inode) own(stat *syscall.Stat_t) {
 	little.PutUint16(i[0x78:], uint16(stat.Uid>>16))
 	little.PutUint16(i[0x18:], uint16(stat.Gid))
 	little.PutUint16(i[0x7a:], uint16(stat.Gid>>16))
-	i.setTime(ext4Atime, stat.Atim)
-	i.setTime(ext4Ctime, stat.Ctim)
-	i.setTime(ext4Mtime, stat.Mtim)
+	i.setTimes(stat.Mtim)
 }

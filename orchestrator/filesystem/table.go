@@ -60,7 +60,7 @@ var table = []Filesystem{
 		Options: slices.Concat(genericOptions, vfatOptions), Usual: "defaults", BootCheck: true,
 		UUID: serial, Room: roomFAT,
 		Mkfs: func(v Volume, target Target, _ string) host.Command {
-			return command("mkfs.fat", "-F", "32", "-i", strings.ReplaceAll(v.UUID, "-", "")).with("-n", v.Label).and(target.File)
+			return command("mkfs.fat", "--invariant", "-F", "32", "-i", strings.ReplaceAll(v.UUID, "-", "")).with("-n", v.Label).and(target.File)
 		},
 		Fsck: func(target Target) host.Command { return host.Cmd("fsck.fat", "-n", target.File) },
 	},

@@ -19,7 +19,7 @@ func TestWriteConvertsAndCompares(t *testing.T) {
 	if err := image.Write(t.Context(), fake, "disk.raw", diskformat.QCOW2, "out.qcow2"); err != nil {
 		t.Fatal(err)
 	}
-	want := "qemu-img convert -f raw -O qcow2 -c -o compression_type=zstd,cluster_size=256k -m 16 -W disk.raw out.qcow2\n" +
+	want := "qemu-img convert -f raw -O qcow2 -c -o compression_type=zstd,cluster_size=256k -m 16 disk.raw out.qcow2\n" +
 		"qemu-img compare -q -f raw -F qcow2 disk.raw out.qcow2"
 	if got := strings.Join(fake.Calls, "\n"); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
