@@ -51,6 +51,9 @@ func (w *workshop) knownSource(ctx context.Context) (store.Key, error) {
 	if !w.bootstrapped() {
 		return w.parts.sourceKey(nil), nil
 	}
+	if w.plan.Lock != nil {
+		return w.storedSource(w.plan.Lock.Archives)
+	}
 	archive, err := w.rememberedArchive()
 	if w.offline && err == nil {
 		return w.storedSource(archive)

@@ -111,7 +111,7 @@ func (b Builder) build(ctx context.Context, plan Plan, space *workspace) (manife
 		}
 	}
 	manifest = newManifest(ctx, plan, b, started, converted.disk, images, boots, append(inside.Times, s.times...))
-	manifest.Tools, manifest.Outcome = tools, facts.Outcome
+	manifest.Tools, manifest.Outcome, manifest.Materials = tools, facts.Outcome, facts.Materials
 	if err := space.deliver(ctx, manifest, facts); err != nil {
 		return Manifest{}, fail.Wrap(fail.Build, "write the results", err)
 	}

@@ -36,7 +36,7 @@ func ReadBuilt(folder string) (Built, error) {
 	if err := readJSON(filepath.Join(folder, ManifestName), &b.Manifest); err != nil {
 		return Built{}, err
 	}
-	if err := b.checkNames(); err != nil {
+	if err := b.CheckNames(); err != nil {
 		return Built{}, fmt.Errorf("%s: %w", filepath.Join(folder, ManifestName), err)
 	}
 	if err := readJSON(filepath.Join(folder, PackagesName), &b.Packages); err != nil {
@@ -45,7 +45,8 @@ func ReadBuilt(folder string) (Built, error) {
 	return b, nil
 }
 
-func (m Manifest) checkNames() error {
+// CheckNames refuses a record whose names cannot be used in paths.
+func (m Manifest) CheckNames() error {
 	for _, output := range m.Outputs {
 		if err := files.CheckFileName(output.Name); err != nil {
 			return err

@@ -1,12 +1,14 @@
 package orchestrator
 
 import (
-	"cmp"
+	"bytes"
+	"context"
 	"debug/elf"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -37,12 +39,18 @@ const sourceScope = "source"
 
 // fetch does the work with a method for apt, nil where there is none, and remembers for
 // the layer what came through it. Lists that no other file vouches for are the scope's.
-func (w *workshop) fetch(scope string, work func(*fetching) error) error {
+func (w *workshop) fetch(ctx context.Context, stage, scope string, work func(*fetching) error) error {
 	if err := canFetch(); err != nil {
+		if w.plan.Lock != nil {
+			return fail.Wrap(fail.Host, "--no-lock builds without the lock", err)
+		}
 		fmt.Fprintf(w.log, "packages are downloaded, and not kept: %v\n", err)
 		return work(nil)
 	}
 	settings, err := w.fetchSettings(scope)
+	if err == nil {
+		settings, err = w.replay(ctx, stage, settings)
+	}
 	if err != nil {
 		return err
 	}
@@ -63,17 +71,17 @@ func (w *workshop) fetch(scope string, work func(*fetching) error) error {
 		fmt.Fprintf(w.log, "what was downloaded is not known: %v\n", err)
 	}
 	w.harvest(record, incoming.Take, scope)
-	err = w.lacking(working, record)
+	err = w.lacking(working, stage, record)
 	f.mounts.CloseInto(&err)
 	return err
 }
 
 // fetchFor is fetch for a source, of which only archives are asked by apt.
-func (w *workshop) fetchFor(s definition.Source, work func(*fetching) error) error {
+func (w *workshop) fetchFor(ctx context.Context, s definition.Source, work func(*fetching) error) error {
 	if s.Bootstrap == nil {
 		return work(nil)
 	}
-	return w.fetch(sourceScope, work)
+	return w.fetch(ctx, sourceTitle, sourceScope, work)
 }
 
 // prepare makes the method's folder.
@@ -226,12 +234,30 @@ func (w *workshop) harvest(record []aptmethod.Fetched, take func(file string) er
 			continue
 		}
 		if f.List {
+			f.Date = w.dateOf(f)
 			if err := w.rememberList(scope, f); err != nil {
 				fmt.Fprintf(w.log, "%s is not remembered: %v\n", f.Name, err)
 			}
 		}
 		w.fetched = append(w.fetched, f)
 	}
+}
+
+// dateOf is the date that a list of the store says of itself, "" where it says none.
+func (w *workshop) dateOf(f aptmethod.Fetched) string {
+	if !strings.HasSuffix(f.Name, "Release") {
+		return ""
+	}
+	content, err := os.ReadFile(filepath.Join(w.store.DownloadsFolder(), f.Kept()))
+	if err != nil {
+		return ""
+	}
+	for line := range bytes.Lines(content) {
+		if date, ok := bytes.CutPrefix(line, []byte("Date: ")); ok {
+			return text.Line(strings.TrimSpace(string(date)))
+		}
+	}
+	return ""
 }
 
 // rememberList remembers which file was the list of a name last.
@@ -260,20 +286,32 @@ func replaceFile(path string, content []byte) error {
 	return os.Rename(file.Name(), path)
 }
 
-// lacking is the error of work without network that lacked files, by their names.
-func (w *workshop) lacking(err error, record []aptmethod.Fetched) error {
-	if err == nil || !w.offline {
+// lacking is the error of work that lacked files, by their names, where it could not fetch
+// what the archive has now.
+func (w *workshop) lacking(err error, stage string, record []aptmethod.Fetched) error {
+	if err == nil || !w.offline && w.plan.Lock == nil {
 		return err
 	}
 	names := missingNames(record)
+	if len(names) == 0 && w.plan.Lock != nil {
+		names = atMost(w.gone(stage, w.root()))
+	}
 	if len(names) == 0 {
 		return err
+	}
+	if !w.offline {
+		return &fail.Error{
+			Kind: fail.Build, Op: "the lock of " + w.plan.Lock.Name, Hint: hintSnapshot, Tail: fail.Tail(err),
+			Err: fmt.Errorf("gone from the archive, and not in the store: %s", strings.Join(names, ", ")),
+		}
 	}
 	return &fail.Error{
 		Kind: fail.Build, Op: "--offline", Hint: hintOnline, Tail: fail.Tail(err),
 		Err: fmt.Errorf("the store lacks %s", strings.Join(names, ", ")),
 	}
 }
+
+const hintSnapshot = "name a snapshot of the archive of that day with --snapshot URL, or build with --no-lock"
 
 const mostMissing = 20 // that are named
 
@@ -296,10 +334,7 @@ func missingNames(record []aptmethod.Fetched) []string {
 			names = append(names, name)
 		}
 	}
-	if more := len(names) - mostMissing; more > 0 {
-		names = append(names[:mostMissing], fmt.Sprintf("and %d more", more))
-	}
-	return names
+	return atMost(names)
 }
 
 // packageName is name and version of a package, by the name of its file (deb(5)).
@@ -308,7 +343,11 @@ func packageName(file string) string {
 	if len(parts) != 3 {
 		return file
 	}
-	return parts[0] + " " + cmp.Or(strings.ReplaceAll(parts[1], "%3a", ":"), "?")
+	version, err := url.PathUnescape(parts[1])
+	if err != nil || version == "" {
+		return file
+	}
+	return parts[0] + " " + version
 }
 
 // fetchedJSON is what was downloaded for the layer that is made.

@@ -70,14 +70,14 @@ func TestWithoutNetworkAnErrorNamesWhatIsMissing(t *testing.T) {
 		{Name: "sl_5_amd64.deb", From: aptmethod.FromCache}, {Name: "x_InRelease", URI: "http://x/InRelease", List: true, From: aptmethod.Missing},
 		{Name: "x_Release", URI: "http://x/Release", List: true, From: aptmethod.Missing},
 	}
-	if err := w.lacking(cause, record); !errors.Is(err, cause) {
+	if err := w.lacking(cause, sourceTitle, record); !errors.Is(err, cause) {
 		t.Error(err)
 	}
 	w.offline = true
-	if err := w.lacking(nil, record); err != nil {
+	if err := w.lacking(nil, sourceTitle, record); err != nil {
 		t.Error(err)
 	}
-	err := w.missed(w.lacking(cause, record))
+	err := w.missed(w.lacking(cause, sourceTitle, record))
 	if err == nil || err.Error() != "--offline: the store lacks hello 1:2.10-3, http://x/InRelease" || fail.Hint(err) != hintOnline || fail.ExitCode(err) != 4 || fail.Tail(err) == "" {
 		t.Errorf("%v, hint %q", err, fail.Hint(err))
 	}
@@ -98,7 +98,7 @@ func TestAFailedStageKeepsItsDownloads(t *testing.T) {
 	fake := &hosttest.Fake{}
 	w.host = fake
 	failure := errors.New("no")
-	err := w.fetch(sourceScope, func(f *fetching) error {
+	err := w.fetch(t.Context(), sourceTitle, sourceScope, func(f *fetching) error {
 		if !slices.Contains(f.env(), "APT_CONFIG="+f.config()) {
 			t.Error(f.env())
 		}

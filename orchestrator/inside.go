@@ -36,6 +36,8 @@ type DiskFacts struct {
 	Packages []debian.Package `json:"packages"`
 	// Outcome is the digest of all that the disk was made of, and of what is made of it.
 	Outcome string `json:"outcome,omitempty"`
+	// Materials is what archives gave for it.
+	Materials Materials `json:"materials"`
 }
 
 // The states of the tree, in the order in which it takes them on.
@@ -83,6 +85,13 @@ func growTree(s *stages, w *workshop, key store.Key) (sealed sealedTree, facts D
 		}
 	}
 	layered := layeredTree{grown}
+	materials, err := materialsOf(grown)
+	if err == nil {
+		err = w.obey(materials)
+	}
+	if err != nil {
+		return sealed, facts, err
+	}
 	outcome, err := w.outcome(layered.source().Key())
 	if err != nil {
 		return sealed, facts, err
@@ -94,7 +103,7 @@ func growTree(s *stages, w *workshop, key store.Key) (sealed sealedTree, facts D
 	if facts, err = bootable.facts(); err != nil {
 		return sealed, facts, err
 	}
-	facts.Outcome = outcome
+	facts.Outcome, facts.Materials = outcome, materials
 	if grown, err = grow(s, w, w.sealing(bootable)); err != nil {
 		return sealed, facts, err
 	}

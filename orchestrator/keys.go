@@ -76,6 +76,9 @@ func (p Plan) keyParts(ctx context.Context, maker string, tools map[string]strin
 	d := p.Definition
 	all.Maker = digestOf(maker, os.Getenv("SOURCE_DATE_EPOCH"))
 	all.Ansible = digestOf(all.Maker, of(tools, "ansible", "ansible-core", "ansible-playbook", "ansible-community"), collections)
+	if p.Lock != nil {
+		all.Ansible = digestOf(all.Ansible, p.Lock.Fetched)
+	}
 	all.Disk = digestOf(d.Disk, d.Boot, d.Hostname)
 	all.Outputs = digestOf(p.BaseName(), outputs(d), d.Firmware, d.Test, hidden(d), of(tools, outputTools(d)...))
 	if all.Source, err = p.sourcePart(ctx, all.Maker, tools); err != nil {

@@ -127,7 +127,7 @@ func (g *growing) recipe(below tree, from, to int) recipe {
 
 // apply applies an entry to the tree at root.
 func (g *growing) apply(ctx context.Context, root string, entry int) error {
-	err := g.fetch(g.layerScope(g.name), func(f *fetching) error {
+	err := g.fetch(ctx, layerTitle+g.name, g.layerScope(g.name), func(f *fetching) error {
 		if g.running == nil {
 			g.startRun(g.provision(root, entry, f.env()))
 		}
@@ -138,6 +138,9 @@ func (g *growing) apply(ctx context.Context, root string, entry int) error {
 			leave, err := f.in(root)
 			if err != nil {
 				return err
+			}
+			if err := g.ageLists(root, layerTitle+g.name); err != nil {
+				return errors.Join(err, leave())
 			}
 			defer func() { err = scope.Join(err, leave()) }()
 			last, err := g.running.entry(ctx)

@@ -38,9 +38,13 @@ type Manifest struct {
 	Outputs      []image.File          `json:"outputs"` // the one that was booted comes first
 	Boot         []boottest.Result     `json:"boot,omitempty"`
 	Stages       []StageTime           `json:"stages"`
-	Inputs       map[string]string     `json:"inputs"` // SHA-256 of the definition below and of each file it names
+	Inputs       map[string]string     `json:"inputs"` // SHA-256 of the definition below, of each file it names, and of its roles
 	Tools        map[string]string     `json:"tools"`  // Debian package → version, of the host
 	Definition   definition.Definition `json:"definition"`
+	Materials
+	// SourceDateEpoch is the time that tools were told, in seconds since 1970; nil for the
+	// clock's.
+	SourceDateEpoch *int64 `json:"source_date_epoch,omitempty"`
 }
 
 // DiskContent is the disk inside the images, whatever their format.
@@ -54,16 +58,24 @@ func newManifest(ctx context.Context, plan Plan, b Builder, started time.Time, d
 		ID: uuid.NewString(), Name: plan.Definition.Name, Version: plan.DebianRelease(), Architecture: arch.Target.OCI,
 		Repository: b.Repository, Revision: b.Revision, Vmctl: b.Version, Disk: disk,
 		Created: created(started), Tested: len(boots) > 0, Outputs: images, Boot: boots, Stages: times,
-		Inputs: inputDigests(ctx, plan), Definition: plan.Definition.Redacted(),
+		Inputs: inputDigests(ctx, plan), Definition: plan.Definition.Redacted(), SourceDateEpoch: sourceDateEpoch(),
 	}
 }
 
 // created follows the convention of reproducible-builds.org.
 func created(started time.Time) time.Time {
-	if seconds, err := strconv.ParseInt(os.Getenv("SOURCE_DATE_EPOCH"), 10, 64); err == nil {
-		return time.Unix(seconds, 0).UTC()
+	if epoch := sourceDateEpoch(); epoch != nil {
+		return time.Unix(*epoch, 0).UTC()
 	}
 	return started.UTC().Truncate(time.Second)
+}
+
+func sourceDateEpoch() *int64 {
+	seconds, err := strconv.ParseInt(os.Getenv("SOURCE_DATE_EPOCH"), 10, 64)
+	if err != nil {
+		return nil
+	}
+	return &seconds
 }
 
 // inputDigests is of the definition as it is told: from a digest of the whole,
@@ -77,6 +89,16 @@ func inputDigests(ctx context.Context, plan Plan) map[string]string {
 	for _, asset := range plan.Definition.PublicAssets() {
 		if sum, _, err := image.Digest(ctx, plan.Assets[*asset]); err == nil {
 			digests[*asset] = sum
+		}
+	}
+	for _, layer := range plan.Definition.Layers {
+		for _, entry := range layer.Install {
+			for _, role := range entry.Roles {
+				var in folderDigest
+				if !entry.NoLog && in.add(ctx, filepath.Join(plan.Roles, role)) == nil {
+					digests["roles/"+role] = digestOf(in.lines)
+				}
+			}
 		}
 	}
 	return digests

@@ -29,6 +29,10 @@ type Plan struct {
 	Roles      string                `json:"roles"` // folder of the user's roles
 	// Assets is where the files lie that the definition names.
 	Assets map[string]string `json:"assets,omitempty"`
+	// Lock is what archives are to give; nil for what they have.
+	Lock *Lock `json:"lock,omitempty"`
+	// Snapshots is addresses of archives as they once were, for what a lock names.
+	Snapshots []string `json:"snapshots,omitempty"`
 }
 
 // NewPlan decides about a definition. newUUID gives the identifier of the thing
@@ -95,7 +99,7 @@ func (p Plan) ImageName(format string) string { return p.BaseName() + "." + form
 // every build chooses anew.
 func (p Plan) Unidentified() (Plan, error) {
 	plan, err := NewPlan(p.Definition, func(of string) string { return "UUID-OF-" + strings.ToUpper(strings.ReplaceAll(of, " ", "-")) })
-	plan.Roles, plan.Assets = p.Roles, p.Assets
+	plan.Roles, plan.Assets, plan.Lock, plan.Snapshots = p.Roles, p.Assets, p.Lock, p.Snapshots
 	return plan, err
 }
 

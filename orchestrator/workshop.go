@@ -269,7 +269,7 @@ func (w *workshop) source(key store.Key) recipe {
 				options.APTConfig = f.config()
 				return source.Apply(ctx, w.host, d.Source, root, options)
 			}
-			if err := w.fetchFor(d.Source, apply); err != nil {
+			if err := w.fetchFor(ctx, d.Source, apply); err != nil {
 				return blame(d, err)
 			}
 			return errors.Join(seal.Begin(root), seal.DropCaches(root))
@@ -281,6 +281,9 @@ func (w *workshop) source(key store.Key) recipe {
 			archive, err := source.Archive(root)
 			if err != nil {
 				return "", nil, err
+			}
+			if w.plan.Lock != nil { // builds without it want what the archive has
+				return w.parts.sourceKey(archive), archive, nil
 			}
 			return w.parts.sourceKey(archive), archive, w.rememberArchive(archive)
 		},

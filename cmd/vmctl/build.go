@@ -40,6 +40,8 @@ type buildOptions struct {
 	noCache  bool
 	how      orchestrator.How
 	onError  string
+	noLock   bool
+	snapshot []string
 }
 
 // What --on-error does with the tree of a stage that fails.
@@ -84,6 +86,8 @@ of its name below the output folder; it appears whole or not at all.
 	flags.BoolVar(&o.noCache, "no-cache", false, "make everything anew; later builds use that")
 	flags.StringVar(&o.how.Fresh, "refresh", "", "make the layer of this build anew, and those after it")
 	flags.BoolVar(&o.how.Offline, "offline", false, "use no network and take the archives for what they were; layers and packages that are not in the store then fail")
+	flags.BoolVar(&o.noLock, "no-lock", false, "install what the archives have, whatever locks/NAME.json says")
+	snapshotFlag(cmd, &o.snapshot)
 	return cmd
 }
 
@@ -260,6 +264,10 @@ func planBuilds(o buildOptions) (plans []orchestrator.Plan, cleanup func(), err 
 	var failures []error
 	for _, name := range names {
 		plan, err := planBuild(library, o.defs.dir, name, settings, extract)
+		if err == nil && !o.noLock {
+			plan.Lock, err = orchestrator.ReadLock(o.defs.dir, name)
+		}
+		plan.Snapshots = o.snapshot
 		plans, failures = append(plans, plan), append(failures, err)
 	}
 	return plans, cleanup, joined(toldOnce(failures))
@@ -349,6 +357,9 @@ func buildOne(ctx context.Context, o buildOptions, plan orchestrator.Plan, accel
 			unchanged = unchanged || e.Kind == orchestrator.Unchanged
 			show.event(name, e)
 		},
+	}
+	if plan.Lock != nil && !o.noLock {
+		show.note(name, "locked: "+orchestrator.LockPath(o.defs.dir, name))
 	}
 	manifest, log, err := builder.Build(ctx, plan)
 	if err == nil && !unchanged {

@@ -72,6 +72,8 @@ func addCompletions(root *cobra.Command, defs *definitions) {
 		"pull":    {references},
 		"inspect": {references},
 		"verify":  {references},
+		"lock":    {builtNames},
+		"rebuild": {both(paths(diskformat.Suffixes()...), references)},
 		"serve":   {paths()},
 		"cache":   {func(*cobra.Command, string) []string { return cacheActions }, storedKeys},
 		"launch":  {both(both(builtNames, paths(diskformat.Suffixes()...)), references)},

@@ -51,11 +51,15 @@ var notRun = map[string]string{
 	"vmctl snapshot debian":                                  machines,
 	"vmctl clean debian":                                     machines,
 	"vmctl serve":                                            "runs until it is interrupted",
+	"vmctl lock debian":                                      "needs a build by this vmctl",
+	"vmctl lock debian -o images --json":                     "needs a build by this vmctl",
+	"sudo vmctl rebuild images/debian/debian-13-amd64.qcow2": "needs root and a build",
+	"sudo vmctl rebuild registry.example/lab/debian:13 --snapshot https://snapshot.example/debian/20260101T000000Z": "needs root and a registry",
 	"vmctl serve images --listen 127.0.0.1:8080":             "runs until it is interrupted",
 	"vmctl serve --tls-cert server.crt --tls-key server.key": "runs until it is interrupted",
-	"vmctl doctor":                                           "its exit code tells of this host",
-	"vmctl doctor --json":                                    "its exit code tells of this host",
-	"sudo vmctl doctor --install-missing":                    "installs packages",
+	"vmctl doctor":                        "its exit code tells of this host",
+	"vmctl doctor --json":                 "its exit code tells of this host",
+	"sudo vmctl doctor --install-missing": "installs packages",
 }
 
 const machines = "needs QEMU and an image that boots"

@@ -142,7 +142,7 @@ UEFI and Secure Boot before it calls them good.
 		newList(&defs), newShow(&defs), newLint(&defs), newSchema(), newNew(&defs),
 		newPush(), newPull(), newInspect(), newVerify(), newServe(), newLogin(), newLogout(),
 		newLaunch(&defs), newPs(), newSSH(), newCp(), newConsole(), newStop(), newStart(), newLogs(), newScreenshot(), newSnapshot(), newClean(&defs),
-		newCache(), newDoctor(), newCompletion(),
+		newLock(&defs), newRebuild(&defs), newCache(), newDoctor(), newCompletion(),
 	)
 	for _, verb := range root.Commands() {
 		if verb.Args == nil {

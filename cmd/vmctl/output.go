@@ -46,9 +46,9 @@ func asJSON(cmd *cobra.Command, result any) bool {
 
 // resultVerbs is the verbs that have --json, and whether their result is a list.
 var resultVerbs = map[string]bool{
-	"build": true, "cache": true, "doctor": true, "lint": true, "list": true, "push": true, "test": true, "verify": true,
+	"build": true, "cache": true, "doctor": true, "lint": true, "list": true, "push": true, "rebuild": true, "test": true, "verify": true,
 	"clean": true, "ps": true, "snapshot": true,
-	"inspect": false, "launch": false, "pull": false, "screenshot": false, "show": false, "start": false, "stop": false,
+	"inspect": false, "launch": false, "lock": false, "pull": false, "screenshot": false, "show": false, "start": false, "stop": false,
 }
 
 const jsonHelp = `With --json, standard output is one document, whatever happens: {"result": …, "error": null}

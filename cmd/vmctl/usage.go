@@ -127,6 +127,7 @@ var flagChecks = map[string]func(value string) error{
 	"refresh":     layerName,
 	"share":       existingFolder,
 	"sign-key":    file,
+	"snapshot":    archiveAddress,
 	"timeout":     positiveTime,
 }
 

@@ -42,6 +42,8 @@ type Settings struct {
 	// Mirrors is further addresses of archives, tried in turn for what the archive itself
 	// does not have.
 	Mirrors []string `json:"mirrors,omitempty"`
+	// Preferences is what apt is to prefer, in its own words (apt_preferences(5)).
+	Preferences string `json:"preferences,omitempty"`
 }
 
 // The names in the folder of a method.
@@ -203,16 +205,8 @@ func (m *method) wanted(request message) string {
 
 // addresses is where a file may be, the first one first.
 func (m *method) addresses(request message) []string {
-	address, base := request.get("URI"), request.get("Target-Repo-URI")
-	all := []string{address}
-	below, ok := strings.CutPrefix(address, base)
-	if !ok || base == "" {
-		return all
-	}
-	for _, mirror := range m.Mirrors {
-		all = append(all, strings.TrimSuffix(mirror, "/")+"/"+strings.TrimPrefix(below, "/"))
-	}
-	return all
+	f := Fetched{URI: request.get("URI"), Base: request.get("Target-Repo-URI")}
+	return append([]string{f.URI}, f.Elsewhere(m.Mirrors)...)
 }
 
 // give answers with a file that is there. It says false where that is damaged, which is as
@@ -258,13 +252,16 @@ func copyFile(from, to, want string) (size int64, changed time.Time, err error) 
 
 func (m *method) note(request message, sha256 string, size int64, from string) {
 	note(filepath.Join(m.folder, newFolder), Fetched{
-		Name: nameOf(request), URI: publicAddress(request.get("URI")), Base: publicAddress(request.get("Target-Repo-URI")), SHA256: sha256, Size: size, List: isList(request), From: from,
+		Name: nameOf(request), URI: PublicAddress(request.get("URI")), Base: PublicAddress(request.get("Target-Repo-URI")), SHA256: sha256, Size: size, List: isList(request), From: from,
 	})
 }
 
-// publicAddress is an address without user and password.
-func publicAddress(address string) string {
+// PublicAddress is an address without user, password and query.
+func PublicAddress(address string) string {
 	scheme, rest, _ := strings.Cut(address, "://")
+	if end := strings.IndexAny(rest, "?#"); end >= 0 {
+		rest = rest[:end]
+	}
 	machine, path, _ := strings.Cut(rest, "/")
 	if at := strings.LastIndex(machine, "@"); at >= 0 {
 		machine = machine[at+1:]

@@ -142,7 +142,7 @@ func TestAPackageIsFetchedOnce(t *testing.T) {
 			t.Fatalf("round %d: %v", round, answer)
 		}
 		record, err := ReadRecord(NewFolder(folder))
-		want := Fetched{Name: "a_1%3a2-3+b1_amd64.deb", URI: a.URL + "/pool/a/a_1%3a2-3+b1_amd64.deb", Base: a.URL + "/", SHA256: digest(aPackage), Size: int64(len(aPackage)), From: from}
+		want := Fetched{Name: "partial_a_1%3a2-3+b1_amd64.deb", URI: a.URL + "/pool/a/a_1%3a2-3+b1_amd64.deb", Base: a.URL + "/", SHA256: digest(aPackage), Size: int64(len(aPackage)), From: from}
 		if err != nil || len(record) != 1 || record[0] != want || !want.IsPackage() {
 			t.Errorf("round %d: %+v, %v", round, record, err)
 		}

@@ -17,7 +17,9 @@ var schemes = []string{"http", "https"}
 // ConfigName is the file in a method's folder that tells apt of it, for APT_CONFIG.
 const ConfigName = "apt.conf"
 
-// Paths in the folder of a method.
+const preferencesName = "preferences"
+
+// KeptFolder is where the method finds what there is.
 func KeptFolder(folder string) string { return filepath.Join(folder, keptFolder) }
 
 // NewFolder is where the method writes.
@@ -35,6 +37,9 @@ func Config(folder string, s Settings) string {
 	if s.Offline || s.Pinned { // lists of another day
 		b.WriteString("Acquire::Check-Valid-Until \"false\";\nAcquire::Retries \"0\";\n")
 	}
+	if s.Preferences != "" {
+		fmt.Fprintf(&b, "Dir::Etc::Preferences \"%s\";\n", filepath.Join(folder, preferencesName))
+	}
 	return b.String()
 }
 
@@ -49,6 +54,7 @@ func Prepare(folder string, s Settings) error {
 		os.MkdirAll(KeptFolder(folder), 0o755), os.MkdirAll(NewFolder(folder), 0o755),
 		os.WriteFile(filepath.Join(folder, settingsName), settings, 0o644),
 		os.WriteFile(filepath.Join(folder, ConfigName), []byte(Config(folder, s)), 0o644),
+		os.WriteFile(filepath.Join(folder, preferencesName), []byte(s.Preferences), 0o644),
 	}
 	for _, scheme := range schemes {
 		script := fmt.Sprintf("#!/bin/sh\nexec %s %s %s %s\n", text.Word(Program(folder)), Verb, text.Word(folder), scheme)

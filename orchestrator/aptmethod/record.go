@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"io/fs"
-	"net/url"
 	"os"
 	"path"
 	"path/filepath"
@@ -24,17 +23,31 @@ const (
 
 // Fetched is a file that apt has asked for.
 type Fetched struct {
-	Name   string `json:"name"` // of the package's file, or of the list as apt calls it
+	Name   string `json:"name"` // as apt calls its file
 	URI    string `json:"uri"`
 	Base   string `json:"base,omitempty"` // of the archive, where the file is below it
 	SHA256 string `json:"sha256,omitempty"`
 	Size   int64  `json:"size,omitempty"`
 	List   bool   `json:"list,omitempty"` // of packages
-	From   string `json:"from"`
+	From   string `json:"from,omitempty"`
+	Date   string `json:"date,omitempty"` // of a list that says it
 }
 
 // Kept is the name under which the folders hold the file.
 func (f Fetched) Kept() string { return KeptName(f.SHA256, f.Name) }
+
+// Elsewhere is the addresses of the file on mirrors of its archive.
+func (f Fetched) Elsewhere(mirrors []string) []string {
+	below, ok := strings.CutPrefix(f.URI, f.Base)
+	if !ok || f.Base == "" {
+		return nil
+	}
+	var all []string
+	for _, mirror := range mirrors {
+		all = append(all, strings.TrimSuffix(mirror, "/")+"/"+strings.TrimPrefix(below, "/"))
+	}
+	return all
+}
 
 // IsPackage says whether it is a package for dpkg.
 func (f Fetched) IsPackage() bool { return !f.List && strings.HasSuffix(f.Name, ".deb") }
@@ -52,7 +65,7 @@ var (
 	plainSum  = regexp.MustCompile(`^[0-9a-f]{64}$`)
 )
 
-// Digest and name of a file as the folders hold it; ok says whether it is one.
+// SplitKept is digest and name of a file as the folders hold it; ok says whether it is one.
 func SplitKept(kept string) (sha256, name string, ok bool) {
 	if len(kept) <= digestDigits+1 || kept[digestDigits] != '-' {
 		return "", "", false
@@ -118,17 +131,7 @@ func ReadRecord(folder string) ([]Fetched, error) {
 	return all, nil
 }
 
-// nameOf is the name of what a request asks for: of a list as apt calls it, of a package
-// as the archive does.
-func nameOf(request message) string {
-	if isList(request) {
-		return path.Base(request.get("Filename"))
-	}
-	address, err := url.PathUnescape(request.get("URI"))
-	if err != nil {
-		address = request.get("URI")
-	}
-	return strings.ReplaceAll(path.Base(address), ":", "%3a")
-}
+// nameOf is the name that apt gives to what a request asks for.
+func nameOf(request message) string { return path.Base(request.get("Filename")) }
 
 func isList(request message) bool { return request.get("Index-File") == "true" }

@@ -121,8 +121,38 @@ func Current(ctx context.Context, h host.Host, remembered []Release, folder stri
 	return true, nil
 }
 
+// Fetch fetches a file that must have the SHA-256, with apt's settings.
+func Fetch(ctx context.Context, h host.Host, address, path, sha256 string) error {
+	return told(h.Run(ctx, host.Cmd(aptHelper, "-o", "Acquire::Retries=1", "download-file", address, path, "SHA256:"+sha256)))
+}
+
+// Listed is the digests of the packages that the lists of a tree know.
+func Listed(root string) (map[string]bool, error) {
+	tree := host.Tree(root)
+	names, err := tree.Glob(listsFolder + "*_Packages")
+	if err != nil {
+		return nil, err
+	}
+	listed := map[string]bool{}
+	for _, name := range names {
+		content, err := tree.Read(name)
+		if err != nil {
+			return nil, err
+		}
+		for line := range strings.Lines(string(content)) {
+			if digest, ok := strings.CutPrefix(line, "SHA256: "); ok {
+				listed[strings.TrimSpace(digest)] = true
+			}
+		}
+	}
+	return listed, nil
+}
+
 // told is the error with the reason that apt gives, where it does.
 func told(err error) error {
+	if err == nil {
+		return nil
+	}
 	for line := range strings.Lines(fail.Tail(err)) {
 		if reason, ok := strings.CutPrefix(strings.TrimSpace(line), "E: "); ok {
 			return fmt.Errorf("%s: %w", reason, err)
