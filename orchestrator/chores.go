@@ -37,7 +37,7 @@ func FilesNeedJail() bool { return os.Geteuid() != 0 }
 // RunVerbInJail runs a verb in a jail, as jailVerb tells this binary to make one, and
 // returns its exit code. The jail has neither this process's environment nor its folder.
 func RunVerbInJail(ctx context.Context, jailVerb string, arguments []string, stdout, stderr io.Writer) (code int, err error) {
-	o := host.JailOptions{Args: []string{jailVerb}, Offline: true, Request: request{Verb: &verb{arguments}}, Log: stderr}
+	o := host.JailOptions{Args: []string{jailVerb}, Offline: true, Request: request{Verb: &verb{arguments}}, Log: io.Discard}
 	result, err := converse(ctx, o, nil)
 	if err != nil || result.Printed == nil {
 		return result.Code, err

@@ -24,9 +24,25 @@ func TestMain(m *testing.M) {
 	if len(os.Args) < 2 || os.Args[1] != testJail {
 		os.Exit(m.Run())
 	}
-	if err := RunInJail(nil, nil); err != nil {
+	if err := RunInJail(nil, confess); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
+	}
+}
+
+// confess is the verb that these tests run in a jail.
+func confess(_ context.Context, arguments []string, stdout, stderr io.Writer) int {
+	fmt.Fprintf(stdout, "process %d, %q", os.Getpid(), arguments)
+	fmt.Fprint(stderr, "user ", os.Geteuid())
+	return 7
+}
+
+func TestAVerbRunsInAJail(t *testing.T) {
+	needRoot(t)
+	var stdout, stderr bytes.Buffer
+	code, err := RunVerbInJail(t.Context(), testJail, []string{"a", "b c"}, &stdout, &stderr)
+	if code != 7 || err != nil || stdout.String() != `process 1, ["a" "b c"]` || stderr.String() != "user 0" {
+		t.Errorf("exit code %d, %v: %q, %q", code, err, stdout.String(), stderr.String())
 	}
 }
 

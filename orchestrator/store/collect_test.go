@@ -391,6 +391,20 @@ func TestAStoreThatCannotBeUsedIsRefused(t *testing.T) {
 	}
 }
 
+// Layers of an ordinary user hold files of that user's subordinate ids, which are no
+// layers of root's.
+func TestRootLeavesTheLayersOfWhoCalledSudo(t *testing.T) {
+	needsRoot(t)
+	t.Setenv("SUDO_UID", "54321")
+	t.Setenv("SUDO_GID", "54321")
+	dir := t.TempDir()
+	shell(t, dir, "mkdir -p store/layers store/work; chown -R 54321:54321 store")
+	_, err := store.Open(filepath.Join(dir, "store"))
+	if fail.ExitCode(err) != fail.Host.ExitCode() || !strings.Contains(fmt.Sprint(err), "layers belongs to user 54321") || fail.Hint(err) == "" {
+		t.Errorf("error %v, hint %q", err, fail.Hint(err))
+	}
+}
+
 func readOnly(script string) func(*testing.T, string) {
 	return func(t *testing.T, dir string) {
 		shell(t, dir, script)

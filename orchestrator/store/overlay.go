@@ -192,6 +192,9 @@ func (s *Store) probe(h host.Host, at string) error {
 		return err
 	}
 	defer lock.Close()
+	if err := tryOwners(folder); err != nil {
+		return errors.Join(err, erase(folder))
+	}
 	problem, err := tryOverlay(h, folder, at)
 	if err = errors.Join(err, erase(folder)); err != nil {
 		return err
@@ -213,6 +216,20 @@ func (s *Store) Probe(h host.Host, at string) (Mode, error) {
 		return Unknown, explain("try the store", err)
 	}
 	return s.Mode(), nil
+}
+
+// tryOwners is why files below a folder cannot have several owners, as those of a tree
+// do: its file system knows none, or a server that it is on lets nobody give files away.
+func tryOwners(folder string) error {
+	const nobody = 65534
+	file := filepath.Join(folder, "owned")
+	if err := writeNew(file, nil); err != nil {
+		return err
+	}
+	if err := os.Lchown(file, nobody, nobody); err != nil {
+		return &fail.Error{Kind: fail.Host, Hint: hintOther + ", on a local disk", Err: fmt.Errorf("files in %s cannot belong to all users of an image: %w", filepath.Dir(folder), err)}
+	}
+	return nil
 }
 
 // tryOverlay is why overlays cannot be used below a folder. The error is what went wrong
