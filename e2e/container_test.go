@@ -74,6 +74,7 @@ func TestBuildInAContainer(t *testing.T) {
 		tool(t, "cp", r.flags[1], filepath.Join(folder, "ca.crt"))
 		project := map[string]string{"CI_REGISTRY": r.host, "CI_REGISTRY_IMAGE": r.host + "/group/project", "CI_REGISTRY_USER": r.user, "CI_REGISTRY_PASSWORD": r.password, "VMCTL_CACHE": "/builds/.layers"}
 		script := `cd /builds && vmctl doctor --install-missing && vmctl build debian --set firmware=[bios] && vmctl push debian --ca-file ca.crt &&
+			apt-get install --yes --no-install-recommends libcap2-bin && chmod u-s /usr/bin/new[ug]idmap && setcap cap_setuid=ep /usr/bin/newuidmap && setcap cap_setgid=ep /usr/bin/newgidmap &&
 			useradd --home-dir /builds/user --create-home somebody && cd user && setpriv --reuid=somebody --regid=somebody --clear-groups env HOME=/builds/user VMCTL_CACHE=/builds/user/.layers vmctl build debian --no-test --format raw`
 		code, log := contain(t, source, script, project, func(c *container.HostConfig) {
 			c.SecurityOpt = []string{"seccomp=unconfined", "apparmor=unconfined"}

@@ -125,7 +125,7 @@ func mapSubordinates(pid int) error {
 		if out, err := exec.Command(path, append([]string{strconv.Itoa(pid)}, arguments...)...).CombinedOutput(); err != nil {
 			return &fail.Error{
 				Kind: fail.Host, Op: kind.mapper, Err: errors.New(cmp.Or(firstLine(out), err.Error())),
-				Hint: "it must be setuid root, as package uidmap has it, and the container must not forbid that (no-new-privileges)",
+				Hint: mapperHint,
 			}
 		}
 	}
@@ -202,5 +202,9 @@ func namespaceHint() string {
 
 // containerHint is what to do where a container forbids user namespaces.
 const containerHint = "in a container, allow user namespaces: docker run --security-opt seccomp=unconfined --security-opt apparmor=unconfined"
+
+// mapperHint is for mappers that root's power does not reach, as in a container without
+// SYS_ADMIN, where a capability of their own does.
+const mapperHint = "in a container, run as root: chmod u-s /usr/bin/newuidmap /usr/bin/newgidmap; setcap cap_setuid=ep /usr/bin/newuidmap; setcap cap_setgid=ep /usr/bin/newgidmap; and leave no-new-privileges out"
 
 const procHint = "in a container, show it all of /proc: docker run --security-opt systempaths=unconfined"

@@ -90,7 +90,8 @@ var canOwnIDs = sync.OnceValues(func() (seen, err error) {
 // is why it cannot mount there, seen is why it cannot have a /proc of its own: it is masked,
 // as containers have it, and the processes of the container are seen in the jail.
 func tryNamespace(attributes *syscall.SysProcAttr, mapIDs func(pid int) error) (seen, err error) {
-	const script = `read -r go && { mount -t proc proc /proc || { mount -t tmpfs tmpfs /proc && exit 77; }; }`
+	// A shell that gets its ids while it asks for them takes itself for setuid, and becomes nobody.
+	const script = `echo ready && read -r go && { mount -t proc proc /proc || { mount -t tmpfs tmpfs /proc && exit 77; }; }`
 	const masked = 77
 	cmd := exec.Command("/bin/sh", "-c", script)
 	cmd.Env = CleanEnv()
@@ -100,11 +101,16 @@ func tryNamespace(attributes *syscall.SysProcAttr, mapIDs func(pid int) error) (
 	if err != nil {
 		return nil, err
 	}
+	ready, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
 	var said strings.Builder
 	cmd.Stderr = &said
 	if err := cmd.Start(); err != nil {
 		return nil, &fail.Error{Kind: fail.Host, Err: fmt.Errorf("no user namespace can be made: %w", err), Hint: namespaceHint()}
 	}
+	_, _ = ready.Read(make([]byte, len("ready\n"))) // where it has ended, Wait tells why
 	mapping := mapIDs(cmd.Process.Pid)
 	if mapping == nil {
 		_, _ = input.Write([]byte("go\n")) // where it has ended, that tells more
