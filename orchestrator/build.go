@@ -15,11 +15,15 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/btw-img/btw-img/orchestrator/boottest"
+	"github.com/btw-img/btw-img/orchestrator/budget"
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/diskformat"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/host"
 	"github.com/btw-img/btw-img/orchestrator/image"
+	"github.com/btw-img/btw-img/orchestrator/proof"
+	"github.com/btw-img/btw-img/orchestrator/scope"
+	"github.com/btw-img/btw-img/orchestrator/store"
 	"github.com/btw-img/btw-img/orchestrator/vm"
 )
 
@@ -33,6 +37,8 @@ type Builder struct {
 	Repository string          // URL of the definitions; "" for unknown
 	Revision   string          // commit of the definitions; "" for unknown
 	Boot       *vm.Accelerator // what the image is booted on; nil for not at all
+	Retest     bool            // boot a disk, too, that has come up before
+	Budget     *budget.Budget  // of all builds of this machine
 	How        How
 	Terminal   Terminal // for a shell in the tree of a stage that fails; nil for no shell
 	Tell       func(Event)
@@ -63,7 +69,8 @@ func (b Builder) Build(ctx context.Context, plan Plan) (manifest Manifest, log s
 		return Manifest{}, "", err
 	}
 	defer func() {
-		err = errors.Join(err, space.close(err))
+		err = explainFull(err, resultsPlace(space.work, b.Folder))
+		err = scope.Join(err, space.close(err))
 		log = LogPath(b.Folder, plan.Definition.Name, err != nil)
 	}()
 	manifest, err = b.build(ctx, plan, space)
@@ -85,7 +92,9 @@ func (b Builder) build(ctx context.Context, plan Plan, space *workspace) (manife
 	if b.Terminal != nil {
 		order.Rescue = &visit{Terminal: b.Terminal.Kind()}
 	}
-	inside, err := caller{log: space.log, tell: b.Tell, terminal: b.Terminal}.jailed(ctx, b.JailVerb, order)
+	room := b.room(plan, space, s)
+	defer func() { room.release() }()
+	inside, err := caller{log: space.log, tell: b.Tell, terminal: b.Terminal, reserve: room.reserve}.jailed(ctx, b.JailVerb, order)
 	if err != nil {
 		return Manifest{}, err
 	}
@@ -104,7 +113,7 @@ func (b Builder) build(ctx context.Context, plan Plan, space *workspace) (manife
 	var boots []boottest.Result
 	if b.Boot != nil {
 		boots, err = step(s, "Boot test", func(ctx context.Context) ([]boottest.Result, error) {
-			return b.boot(ctx, s, h, plan, facts, space, images)
+			return b.boot(ctx, s, h, plan, facts, space, converted)
 		})
 		if err != nil {
 			return Manifest{}, err
@@ -122,7 +131,7 @@ func (b Builder) build(ctx context.Context, plan Plan, space *workspace) (manife
 // somebody changed its images, or because they were not tested and now are to be.
 func (b Builder) before(space *workspace) Manifest {
 	built, err := ReadBuilt(space.final)
-	if err != nil || b.Boot != nil && !built.Tested {
+	if err != nil || b.Boot != nil && (b.Retest || !built.Tested) {
 		return Manifest{}
 	}
 	written, err := os.Stat(filepath.Join(space.final, ManifestName))
@@ -189,14 +198,18 @@ func convert(ctx context.Context, h host.Host, plan Plan, space *workspace) (con
 }
 
 // boot tests the image on every firmware and makes sure that it did not change.
-func (b Builder) boot(ctx context.Context, s *stages, h host.Host, plan Plan, facts DiskFacts, space *workspace, images []image.File) ([]boottest.Result, error) {
+func (b Builder) boot(ctx context.Context, s *stages, h host.Host, plan Plan, facts DiskFacts, space *workspace, made conversion) ([]boottest.Result, error) {
+	proofs, err := b.proofs(h, made.disk)
+	if err != nil {
+		return nil, err
+	}
 	d := plan.Definition
 	format := outputs(d)[0]
 	path := filepath.Join(space.out, plan.ImageName(format))
 	results, err := BootTest(ctx, h, path, format, boottest.Options{
 		Firmware: d.Firmware, Accel: *b.Boot,
 		Memory: int64(d.Test.Memory), CPUs: d.Test.CPUs, Timeout: time.Duration(d.Test.Timeout),
-		Systemd: facts.systemd(), Logs: space.out, Scratch: space.work,
+		Systemd: facts.systemd(), Logs: space.out, Scratch: space.work, Proofs: proofs, Budget: b.Budget,
 		Task: func(status, text string) { s.task("Boot test", status, "%s", text) },
 	})
 	if failed, ok := errors.AsType[*fail.Error](err); ok && failed.Kind != fail.Boot {
@@ -209,12 +222,25 @@ func (b Builder) boot(ctx context.Context, s *stages, h host.Host, plan Plan, fa
 	if err != nil {
 		return results, err
 	}
-	for _, file := range images {
+	for _, file := range made.images {
 		if file.Format == format && file.SHA256 != sum {
 			return results, fmt.Errorf("the boot test changed %s", file.Name)
 		}
 	}
 	return results, nil
+}
+
+// proofs is what the store knows of how the disk came up.
+func (b Builder) proofs(h host.Host, made DiskContent) (boottest.Proofs, error) {
+	layers, err := store.Open(b.Store)
+	if err != nil {
+		return nil, err
+	}
+	folder, err := layers.Own(proof.FolderName)
+	if err != nil {
+		return nil, err
+	}
+	return proof.In(folder).Of(h, made.SHA256, b.Retest), nil
 }
 
 // BootTest boots the image at path, of the format that it is said to be ("" for what its

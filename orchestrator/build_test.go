@@ -98,6 +98,8 @@ func (c copying) Run(ctx context.Context, command host.Command) error {
 // outsider records what a jail asks for.
 type outsider struct{ fake *hosttest.Fake }
 
+func (outsider) Reserve(context.Context, int64) error { return nil }
+
 func (outsider) Fill(context.Context, disk.Partition, string, string) error { return nil }
 
 func (o outsider) assemble(ctx context.Context, h host.Host, _ disk.Plan, root, file, _ string, _ disk.Filler) error {

@@ -64,8 +64,9 @@ func (e eraser) erase(folder string) error {
 
 // nobody stands for who does errands, where the user is not root.
 type nobody struct {
-	host host.Host
-	at   string // folder for files in passing
+	errands // for room: that takes no power
+	host    host.Host
+	at      string // folder for files in passing
 }
 
 // Fill implements disk.Filler.

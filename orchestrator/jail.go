@@ -40,12 +40,13 @@ type job struct {
 	Rescue *visit `json:"rescue,omitempty"` // what to do in the tree of a stage that fails
 }
 
-// errand is what needs real root: to fill a file system, or to compare a disk with its
-// tree. The files are named as the jail that asks sees them.
+// errand is what the jail cannot do itself: to fill a file system, or to compare a disk
+// with its tree, which needs real root; or to know what other builds take. The files are named as the jail that asks sees them.
 type errand struct {
 	Fill    *disk.Partition `json:"fill,omitempty"`
 	Compare *disk.Plan      `json:"compare,omitempty"`
-	File    string          `json:"file"` // of the file system, or the disk
+	Reserve int64           `json:"reserve,omitempty"` // bytes, for the disk
+	File    string          `json:"file"`              // of the file system, or the disk
 	Tree    string          `json:"tree"`
 	Root    string          `json:"root,omitempty"` // of the jail that asks, as others see it
 }
@@ -120,6 +121,7 @@ func RunInJail(provisioner Provisioner, verbs Verbs) error {
 }
 
 func (j *job) run(jail *host.Jail, h host.Host, provisioner Provisioner) (result ending) {
+	results := filepath.Dir(j.Work)
 	inputs, err := j.inputs()
 	if err == nil {
 		err = j.stage(h)
@@ -137,7 +139,7 @@ func (j *job) run(jail *host.Jail, h host.Host, provisioner Provisioner) (result
 	s := &stages{ctx: jail.Context, tell: func(e Event) { _ = jail.Send(message{Event: &e}) }}
 	w := &workshop{
 		plan: j.Plan, roles: inputs.Roles, parts: j.Parts, store: layers, host: h, provisioner: provisioner, outside: j.outside(jail, h), assembler: disk.Assemble, log: jail.Log,
-		stage: stageFolder, work: j.Work, before: j.Before, fresh: j.How.Fresh, since: j.How.Since, offline: j.How.Offline,
+		stage: stageFolder, work: j.Work, results: results, before: j.Before, fresh: j.How.Fresh, since: j.How.Since, offline: j.How.Offline,
 		entryPart: func(ctx context.Context, layer, entry int) (entryPart, error) {
 			return inputs.entryPart(ctx, j.Parts.Ansible, layer, entry)
 		},
@@ -159,7 +161,7 @@ func (j *job) outside(jail *host.Jail, h host.Host) outside {
 	if j.Errands {
 		return errands{jail}
 	}
-	return nobody{h, filepath.Join(stageFolder, "mnt")}
+	return nobody{errands{jail}, h, filepath.Join(stageFolder, "mnt")}
 }
 
 // inputs is the plan with the names that its files have outside the stage.
@@ -183,6 +185,11 @@ func (e errands) ask(question errand) error {
 // Fill implements disk.Filler.
 func (e errands) Fill(_ context.Context, part disk.Partition, file, from string) error {
 	return e.ask(errand{Fill: &part, File: file, Tree: from})
+}
+
+// Reserve implements disk.Filler.
+func (e errands) Reserve(_ context.Context, bytes int64) error {
+	return e.ask(errand{Reserve: bytes})
 }
 
 // Compare implements outside.
@@ -256,6 +263,7 @@ type caller struct {
 	tell     func(Event)
 	terminal Terminal   // nil for none
 	files    []*os.File // for the jail
+	reserve  func(ctx context.Context, bytes int64) error
 }
 
 // jailed does the job in a jail and returns how it ended.
@@ -280,6 +288,8 @@ func (c caller) jailed(ctx context.Context, verb string, j job) (result ending, 
 		switch {
 		case m.Event != nil:
 			c.tell(*m.Event)
+		case m.Errand != nil && m.Errand.Reserve > 0:
+			return jail.Answer(newFailure(c.reserve(jail.Context, m.Errand.Reserve)))
 		case m.Errand != nil:
 			m.Errand.Root = jail.Root
 			_, err := converse(jail.Context, host.JailOptions{

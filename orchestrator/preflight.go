@@ -8,8 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/btw-img/btw-img/orchestrator/arch"
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
@@ -32,6 +30,7 @@ type Needs struct {
 	Keyring     bool            // Debian's, to check the archive's signatures
 	Folder      string          // where images go; "" for not yet known
 	Memory      definition.Size // of the largest guest; 0 for not yet known
+	Held        definition.Size // memory of other guests, which ends with them
 }
 
 // EverythingNeeded is what all verbs together can need.
@@ -146,7 +145,7 @@ func Preflight(n Needs) []Check {
 		checks = append(checks, checkSpace(n.Folder))
 	}
 	if n.Memory > 0 {
-		checks = append(checks, checkMemory(n.Memory))
+		checks = append(checks, checkMemory(n.Memory, n.Held))
 	}
 	for i, c := range checks {
 		if c.Package != "" {
@@ -234,9 +233,9 @@ func (n Needs) checkKernel() []Check {
 	return append(checks, loop)
 }
 
-func checkMemory(guest definition.Size) Check {
+func checkMemory(guest, held definition.Size) Check {
 	check := Check{What: fmt.Sprintf("memory for a guest of %s", guest)}
-	if free := definition.Size(host.AvailableMemory()); free > 0 && free < guest {
+	if free := definition.Size(host.AvailableMemory()); free > 0 && free+held < guest {
 		check.Problem, check.Fix = fmt.Sprintf("%d MiB free", free/definition.MiB), "free some, or give the guest less"
 	}
 	return check
@@ -252,12 +251,12 @@ func checkSpace(folder string) Check {
 		}
 		folder = filepath.Dir(folder)
 	}
-	var stat unix.Statfs_t
-	if err := unix.Statfs(folder, &stat); err != nil {
+	space, err := host.FreeSpace(folder)
+	if err != nil {
 		check.Problem, check.Fix = err.Error(), "choose another folder with -o"
 		return check
 	}
-	if free := definition.Size(stat.Bavail) * definition.Size(stat.Bsize); free < leastSpace {
+	if free := definition.Size(space); free < leastSpace {
 		check.Problem, check.Fix = fmt.Sprintf("%d MiB free, %s needed", free/definition.MiB, leastSpace), "free some, or choose another folder with -o"
 	}
 	return check

@@ -12,7 +12,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -22,7 +21,6 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/chroot"
 	"github.com/btw-img/btw-img/orchestrator/debian"
 	"github.com/btw-img/btw-img/orchestrator/disk"
-	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/host"
 	"github.com/btw-img/btw-img/orchestrator/scope"
 	"github.com/btw-img/btw-img/orchestrator/seal"
@@ -52,6 +50,7 @@ type workshop struct {
 	visit   visitAfter          // of the tree of a stage that fails; nil for none
 	stage   string              // folder in memory that all of the jail's own mounts are below
 	work    string              // folder for large files, which end with the build
+	results string              // what the folder is called outside that work lies in
 	running *run                // of the provisioner, which waits before an entry; nil for none
 	known   []*store.Layer      // in use until the build ends
 	release scope.Stack         // what lasts until then
@@ -117,7 +116,8 @@ func grow(s *stages, w *workshop, r recipe) (tree, error) {
 		if err != nil || found != nil {
 			return found.orNone(), true, err
 		}
-		return w.obtain(ctx, r)
+		grown, stored, err := w.obtain(ctx, r)
+		return grown, stored, w.explainFull(err)
 	})
 }
 
@@ -249,12 +249,10 @@ func (w *workshop) make(ctx context.Context, r recipe) (made tree, err error) {
 	return tree{append(r.below.layers[:len(r.below.layers):len(r.below.layers)], layer)}, nil
 }
 
-// explainFull says where a tool found no room: it writes into the store without knowing.
+// explainFull says where a tool found no room: the store that it writes into without
+// knowing, or the folder for files in passing.
 func (w *workshop) explainFull(err error) error {
-	if !strings.Contains(strings.ToLower(err.Error()+fail.Tail(err)), "no space left on device") {
-		return err
-	}
-	return &fail.Error{Kind: fail.Host, Err: err, Hint: "free space where the store is, " + w.store.Folder() + ", or choose another with --cache"}
+	return explainFull(err, resultsPlace(w.work, w.results), storePlace(w.store.Folder()))
 }
 
 // source makes the first tree: what the definition's source gives, with nothing in it
@@ -437,10 +435,11 @@ func (w *workshop) assemble(ctx context.Context, t sealedTree) (raw rawDisk, err
 		return rawDisk{}, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(scratch)) }()
-	if err := w.assembler(ctx, w.host, w.plan.Disk, w.root(), w.disk(), scratch, w.outside); err != nil {
-		return rawDisk{}, err
+	err = w.assembler(ctx, w.host, w.plan.Disk, w.root(), w.disk(), scratch, w.outside)
+	if err == nil {
+		err = bootloader.Embed(w.plan.Boot, w.root(), w.disk())
 	}
-	return rawDisk{w.disk(), t}, bootloader.Embed(w.plan.Boot, w.root(), w.disk())
+	return rawDisk{w.disk(), t}, explainFull(err, resultsPlace(w.work, w.results))
 }
 
 // compare makes sure that the disk holds the tree.

@@ -42,13 +42,21 @@ type workspace struct {
 }
 
 // openWorkspace takes the lock of the build's folder and removes what an
-// earlier build left. A lock that is held, and a folder that root must not trust, is
-// a *fail.Error at once.
+// earlier build left. A lock that is held, and a folder that cannot be written or that
+// root must not trust, is a *fail.Error at once.
 func openWorkspace(folder, name string, erase func(folder string) error) (*workspace, error) {
 	folder, err := filepath.Abs(folder)
 	if err != nil {
 		return nil, err
 	}
+	w, err := newWorkspace(folder, name, erase)
+	if err != nil && fail.ExitCode(err) != fail.Usage.ExitCode() {
+		err = &fail.Error{Kind: fail.Host, Op: "output folder", Err: err, Hint: cmp.Or(fail.Hint(err), "choose another with -o")}
+	}
+	return w, err
+}
+
+func newWorkspace(folder, name string, erase func(folder string) error) (*workspace, error) {
 	final, err := ResultsFolder(folder, name)
 	if err != nil {
 		return nil, err
@@ -60,7 +68,7 @@ func openWorkspace(folder, name string, erase func(folder string) error) (*works
 	}
 	w.out = filepath.Join(w.work, "out")
 	if err := files.Prepare(folder, w.owner); err != nil {
-		return nil, &fail.Error{Kind: fail.Host, Op: "output folder", Err: err, Hint: cmp.Or(fail.Hint(err), "choose another with -o")}
+		return nil, err
 	}
 	locked, err := w.lock.TryLock()
 	if err != nil {
@@ -143,25 +151,23 @@ func (w *workspace) close(failure error) error {
 	return errors.Join(problems...)
 }
 
+// keepLogs makes the output what is kept of it: the logs. It makes nothing new, since the
+// disk may be full.
 func (w *workspace) keepLogs(failure error) error {
 	fmt.Fprintln(w.log, failure)
 	names, err := fileNames(w.out)
 	if err != nil {
 		return err
 	}
-	kept := filepath.Join(w.work, "failed")
-	if err := os.MkdirAll(kept, 0o755); err != nil {
-		return err
-	}
 	for _, name := range names {
-		if filepath.Ext(name) != ".log" {
+		if filepath.Ext(name) == ".log" {
 			continue
 		}
-		if err := os.Rename(filepath.Join(w.out, name), filepath.Join(kept, name)); err != nil {
+		if err := os.RemoveAll(filepath.Join(w.out, name)); err != nil {
 			return err
 		}
 	}
-	return errors.Join(w.owner.GiveFolder(kept), os.RemoveAll(w.failed), os.Rename(kept, w.failed))
+	return errors.Join(os.Chmod(w.out, 0o755), w.owner.GiveFolder(w.out), os.RemoveAll(w.failed), os.Rename(w.out, w.failed))
 }
 
 // LogPath is where the log of a build lies after it has ended.

@@ -7,7 +7,10 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/vm"
 )
 
 func open(t *testing.T, folder string) *workspace {
@@ -126,5 +129,44 @@ func TestWhatAKilledBuildLeftIsRemoved(t *testing.T) {
 	}
 	if err := w.close(nil); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestABuildStaysUnlessItIsToBeBooted(t *testing.T) {
+	for name, tc := range map[string]struct {
+		tested bool
+		of     Builder
+		stays  bool
+	}{
+		"tested":       {true, Builder{Boot: &vm.Accelerator{}}, true},
+		"untested":     {false, Builder{Boot: &vm.Accelerator{}}, false},
+		"without test": {false, Builder{}, true},
+		"once more":    {true, Builder{Boot: &vm.Accelerator{}, Retest: true}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := open(t, t.TempDir())
+			if err := w.deliver(t.Context(), Manifest{Name: "debian", Outcome: "x", Tested: tc.tested}, DiskFacts{}); err != nil {
+				t.Fatal(err)
+			}
+			if before := tc.of.before(w); (before.Outcome == "x") != tc.stays {
+				t.Errorf("what stays is %+v", before)
+			}
+			if err := w.close(nil); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+func TestAFolderThatCannotBeWrittenIsTheHosts(t *testing.T) {
+	folder := smallFolder(t)
+	if err := unix.Mount("", folder, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := openWorkspace(folder, "debian", os.RemoveAll); fail.ExitCode(err) != 3 || !strings.Contains(fail.Hint(err), "-o") {
+		t.Errorf("error %v, hint %q", err, fail.Hint(err))
+	}
+	if _, err := openWorkspace(folder, "de/bian", os.RemoveAll); fail.ExitCode(err) != 2 {
+		t.Errorf("error %v", err)
 	}
 }

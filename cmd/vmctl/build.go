@@ -16,6 +16,7 @@ import (
 
 	btwimg "github.com/btw-img/btw-img"
 	"github.com/btw-img/btw-img/orchestrator"
+	"github.com/btw-img/btw-img/orchestrator/budget"
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/host"
@@ -32,6 +33,7 @@ type buildOptions struct {
 	folder   string
 	formats  []string
 	noTest   bool
+	retest   bool
 	dryRun   bool
 	settings []string
 	jobs     int
@@ -43,6 +45,8 @@ type buildOptions struct {
 	noLock   bool
 	snapshot []string
 }
+
+const hintTemp = "name another folder for temporary files in TMPDIR"
 
 // What --on-error does with the tree of a stage that fails.
 const (
@@ -77,6 +81,7 @@ of its name below the output folder; it appears whole or not at all.
 	flags.StringVarP(&o.folder, "output", "o", defaultFolder, "folder that gets a folder per build")
 	flags.StringSliceVar(&o.formats, "format", nil, "image formats to write instead of the definition's: "+strings.Join(choices["format"], ", "))
 	flags.BoolVar(&o.noTest, "no-test", false, "do not boot the image; build.json says so")
+	flags.BoolVar(&o.retest, "retest", false, "boot the image although its disk has come up on the same QEMU and firmware before")
 	flags.BoolVar(&o.dryRun, "dry-run", false, "print the whole plan and touch nothing")
 	flags.StringVar(&o.onError, "on-error", onErrorCleanup, "what to do where a stage fails that makes the tree: cleanup, or shell to open one in it as it is, on this terminal, before the build ends")
 	flags.IntVar(&o.jobs, "jobs", 1, "builds that run at the same time")
@@ -94,6 +99,8 @@ of its name below the output folder; it appears whole or not at all.
 // check wants names or --all, and one way to make things anew.
 func (o *buildOptions) check(cmd *cobra.Command, args []string) error {
 	switch {
+	case o.noTest && o.retest:
+		return misused(cmd, "leave one of them out", "--no-test and --retest exclude each other")
 	case o.noCache && o.how.Fresh != "":
 		return misused(cmd, "--no-cache makes every layer anew", "--no-cache and --refresh exclude each other")
 	case !o.all:
@@ -130,7 +137,7 @@ func runBuild(cmd *cobra.Command, o buildOptions) error {
 	if err := checkHow(o, plans); err != nil {
 		return err
 	}
-	if err := refusal(o, plans); err != nil {
+	if err := refusal(cmd.Context(), o, plans); err != nil {
 		return err
 	}
 	accel, err := accelerator(cmd.Context(), o)
@@ -140,7 +147,11 @@ func runBuild(cmd *cobra.Command, o buildOptions) error {
 	if o.dryRun {
 		return describe(cmd, o, plans, accel)
 	}
-	manifests, err := buildAll(cmd, o, plans, accel, terminal)
+	shared, err := o.cache.budget()
+	if err != nil {
+		return err
+	}
+	manifests, err := buildAll(cmd, o, plans, accel, terminal, shared)
 	if asJSON(cmd, manifests) {
 		return err
 	}
@@ -174,13 +185,16 @@ func checkHow(o buildOptions, plans []orchestrator.Plan) error {
 }
 
 // refusal is why this host cannot make the builds, or nil. A dry run needs nothing.
-func refusal(o buildOptions, plans []orchestrator.Plan) error {
+func refusal(ctx context.Context, o buildOptions, plans []orchestrator.Plan) error {
 	if o.dryRun {
 		return nil
 	}
+	held := definition.Size(budget.In(filepath.Join(o.cache.folder, budget.FolderName)).Held(ctx))
 	var checks []orchestrator.Check
 	for _, plan := range plans {
-		checks = append(checks, orchestrator.Preflight(orchestrator.NeedsOf(plan.Definition, !o.noTest, o.folder))...)
+		needs := orchestrator.NeedsOf(plan.Definition, !o.noTest, o.folder)
+		needs.Held = held
+		checks = append(checks, orchestrator.Preflight(needs)...)
 	}
 	return orchestrator.Refusal(uniqueChecks(checks))
 }
@@ -255,11 +269,14 @@ func planBuilds(o buildOptions) (plans []orchestrator.Plan, cleanup func(), err 
 	extract := func(name string, content []byte) (string, error) {
 		if temporary == "" {
 			if temporary, err = os.MkdirTemp(host.Temp(), "vmctl-files-"); err != nil {
-				return "", err
+				return "", &fail.Error{Kind: fail.Host, Err: err, Hint: hintTemp}
 			}
 		}
 		path := filepath.Join(temporary, filepath.FromSlash(name))
-		return path, errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, content, 0o600))
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, content, 0o600)); err != nil {
+			return "", &fail.Error{Kind: fail.Host, Err: err, Hint: hintTemp}
+		}
+		return path, nil
 	}
 	var failures []error
 	for _, name := range names {
@@ -315,7 +332,7 @@ func planBuild(library *definition.Library, dir, name string, settings []string,
 
 // buildAll runs the builds, o.jobs at a time, and goes on after one that
 // failed.
-func buildAll(cmd *cobra.Command, o buildOptions, plans []orchestrator.Plan, accel *vm.Accelerator, terminal orchestrator.Terminal) ([]orchestrator.Manifest, error) {
+func buildAll(cmd *cobra.Command, o buildOptions, plans []orchestrator.Plan, accel *vm.Accelerator, terminal orchestrator.Terminal, shared *budget.Budget) ([]orchestrator.Manifest, error) {
 	manifests := make([]*orchestrator.Manifest, len(plans))
 	failures := make([]error, len(plans))
 	free := make(chan struct{}, o.jobs)
@@ -326,7 +343,7 @@ func buildAll(cmd *cobra.Command, o buildOptions, plans []orchestrator.Plan, acc
 		free <- struct{}{}
 		running.Go(func() {
 			defer func() { <-free }()
-			manifest, err := buildOne(cmd.Context(), o, plan, accel, terminal, show)
+			manifest, err := buildOne(cmd.Context(), o, plan, accel, terminal, shared, show)
 			if err != nil {
 				failures[i] = err
 				return
@@ -344,7 +361,7 @@ func buildAll(cmd *cobra.Command, o buildOptions, plans []orchestrator.Plan, acc
 	return done, joined(failures)
 }
 
-func buildOne(ctx context.Context, o buildOptions, plan orchestrator.Plan, accel *vm.Accelerator, terminal orchestrator.Terminal, show *progress) (orchestrator.Manifest, error) {
+func buildOne(ctx context.Context, o buildOptions, plan orchestrator.Plan, accel *vm.Accelerator, terminal orchestrator.Terminal, shared *budget.Budget, show *progress) (orchestrator.Manifest, error) {
 	if ctx.Err() != nil {
 		return orchestrator.Manifest{}, ctx.Err()
 	}
@@ -352,7 +369,7 @@ func buildOne(ctx context.Context, o buildOptions, plan orchestrator.Plan, accel
 	repository, revision := provenance(ctx, o.defs.dir)
 	unchanged := false
 	builder := orchestrator.Builder{
-		Folder: o.folder, Store: o.cache.folder, JailVerb: jailVerb, Maker: btwimg.Maker(), Version: version(), Repository: repository, Revision: revision, Boot: accel, How: o.how, Terminal: terminal,
+		Folder: o.folder, Store: o.cache.folder, JailVerb: jailVerb, Maker: btwimg.Maker(), Version: version(), Repository: repository, Revision: revision, Boot: accel, Retest: o.retest, Budget: shared, How: o.how, Terminal: terminal,
 		Tell: func(e orchestrator.Event) {
 			unchanged = unchanged || e.Kind == orchestrator.Unchanged
 			show.event(name, e)

@@ -16,8 +16,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/btw-img/btw-img/orchestrator"
+	"github.com/btw-img/btw-img/orchestrator/budget"
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/proof"
 	"github.com/btw-img/btw-img/orchestrator/store"
 	"github.com/btw-img/btw-img/orchestrator/text"
 )
@@ -108,7 +110,24 @@ func (o *cacheOptions) trim() (freed int64, removed []store.Key, err error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	return layers.Collect(limit)
+	freed, removed, err = layers.Collect(limit)
+	proofs, proofErr := layers.Own(proof.FolderName)
+	if proofErr == nil {
+		var more int64
+		more, proofErr = proof.In(proofs).Collect()
+		freed += more
+	}
+	return freed, removed, joined([]error{err, proofErr})
+}
+
+// budget is what builds and guests share that use the store.
+func (o *cacheOptions) budget() (*budget.Budget, error) {
+	layers, err := store.Open(o.folder)
+	if err != nil {
+		return nil, err
+	}
+	folder, err := layers.Own(budget.FolderName)
+	return budget.In(folder), err
 }
 
 // defaultCache is $VMCTL_CACHE, or where the system keeps such things for this user.
@@ -137,7 +156,8 @@ packages that were downloaded for them:
   ls       list the layers; the downloads one by one with --downloads
   rm KEY…  remove layers, and those that stand on them, and downloads; the first digits of
            a key do, and 'downloads' stands for all of these
-  gc       remove what killed builds left, damaged layers, and what is above the limit
+  gc       remove what killed builds left, damaged layers, what is above the limit,
+           and old proofs of boots
   verify   compare every file of every layer, and every download, with what was stored`,
 		Example: `  vmctl cache ls --downloads
   vmctl cache gc --cache-limit 5G

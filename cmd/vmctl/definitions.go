@@ -19,7 +19,7 @@ type definitions struct{ dir string }
 func (d definitions) checkPlace() error {
 	absolute, err := filepath.Abs(d.dir)
 	if err != nil {
-		return err
+		return fail.New(fail.Usage, "--definitions", "go to a folder that is there", "where %s is cannot be told: %w", d.dir, err)
 	}
 	name := filepath.Base(absolute)
 	if name != "install.d" && name != "commands.d" {

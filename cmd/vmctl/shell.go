@@ -62,7 +62,7 @@ func runShell(cmd *cobra.Command, o buildOptions, command []string) error {
 	if err != nil {
 		return err
 	}
-	if err := refusal(o, plans); err != nil {
+	if err := refusal(cmd.Context(), o, plans); err != nil {
 		return err
 	}
 	shell := orchestrator.Shell{

@@ -13,6 +13,7 @@ import (
 
 	"github.com/btw-img/btw-img/orchestrator"
 	"github.com/btw-img/btw-img/orchestrator/boottest"
+	"github.com/btw-img/btw-img/orchestrator/budget"
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/files"
@@ -84,11 +85,16 @@ func runTest(cmd *cobra.Command, o testOptions) error {
 	if err != nil {
 		return err
 	}
+	shared, closeBudget, err := budgetOfTest()
+	if err != nil {
+		return err
+	}
+	defer closeBudget()
 	closeLogs, err := openLogs(&o)
 	if err != nil {
 		return err
 	}
-	results, err := bootImage(cmd.Context(), cmd.ErrOrStderr(), o, accel, image, int64(memory), build)
+	results, err := bootImage(cmd.Context(), cmd.ErrOrStderr(), o, accel, image, int64(memory), build, shared)
 	err = closeLogs(err)
 	if asJSON(cmd, results) {
 		return err
@@ -101,6 +107,19 @@ func runTest(cmd *cobra.Command, o testOptions) error {
 		fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", r.Firmware, verdict)
 	}
 	return err
+}
+
+// budgetOfTest is what the guests of a test share with those of builds, where this user has
+// a store; else with one another alone.
+func budgetOfTest() (shared *budget.Budget, done func(), err error) {
+	cache := cacheOptions{folder: defaultCache()}
+	if _, err := os.Stat(cache.folder); err == nil {
+		if shared, err := cache.budget(); err == nil {
+			return shared, func() {}, nil
+		}
+	}
+	folder, err := os.MkdirTemp(host.Temp(), "vmctl-budget-")
+	return budget.In(folder), func() { os.RemoveAll(folder) }, err
 }
 
 // openLogs makes the folder for the consoles. One that nobody named stays only
@@ -123,7 +142,7 @@ func openLogs(o *testOptions) (closeLogs func(error) error, err error) {
 	}, err
 }
 
-func bootImage(ctx context.Context, stderr io.Writer, o testOptions, accel vm.Accelerator, path string, memory int64, build orchestrator.Built) ([]boottest.Result, error) {
+func bootImage(ctx context.Context, stderr io.Writer, o testOptions, accel vm.Accelerator, path string, memory int64, build orchestrator.Built, shared *budget.Budget) ([]boottest.Result, error) {
 	show := newProgress(stderr, false)
 	defer show.close()
 	tell := func(kind, status, text string) {
@@ -131,7 +150,7 @@ func bootImage(ctx context.Context, stderr io.Writer, o testOptions, accel vm.Ac
 	}
 	return orchestrator.BootTest(ctx, &host.Local{}, path, build.Format(filepath.Base(path)), boottest.Options{
 		Firmware: o.firmware, Accel: accel, Memory: memory, CPUs: o.cpus,
-		Timeout: o.timeout, Systemd: build.Systemd(), Logs: o.logs,
+		Timeout: o.timeout, Systemd: build.Systemd(), Logs: o.logs, Budget: shared,
 		Task: func(status, text string) { tell(orchestrator.TaskSeen, status, text) },
 	})
 }

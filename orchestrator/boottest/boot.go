@@ -2,6 +2,7 @@ package boottest
 
 import (
 	"context"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -45,7 +46,7 @@ func boot(ctx context.Context, h host.Host, confinement vm.Confinement, setup vm
 	}
 	defer guest.Close()
 	start := time.Now()
-	outcome, err := watch(ctx, guest, setup.Firmware, l)
+	outcome, err := watch(ctx, guest, setup, l)
 	result.Seconds = time.Since(start).Seconds()
 	if err != nil {
 		return result, err
@@ -61,12 +62,12 @@ func boot(ctx context.Context, h host.Host, confinement vm.Confinement, setup vm
 }
 
 // watch runs the guest until its boot is judged.
-func watch(ctx context.Context, guest *vm.Guest, firmware string, l limits) (verdict, error) {
+func watch(ctx context.Context, guest *vm.Guest, setup vm.Setup, l limits) (verdict, error) {
 	if err := guest.Start(ctx); err != nil {
 		return verdict{}, err
 	}
 	defer guest.Stop()
-	o := observation{firmware: firmware}
+	o := observation{firmware: setup.Firmware}
 	start, changed, seen := time.Now(), time.Now(), int64(0)
 	var login time.Time
 	ticker := time.NewTicker(pollInterval)
@@ -78,6 +79,9 @@ func watch(ctx context.Context, guest *vm.Guest, firmware string, l limits) (ver
 		case err := <-guest.Ended():
 			o.gone, o.exit = true, guest.Complaint(err)
 		case <-ticker.C:
+		}
+		if err := noRoom(filepath.Dir(setup.Console), setup.ScratchFolder()); err != nil {
+			return verdict{}, err
 		}
 		if size := guest.Console.Size(); size != seen {
 			changed, seen = time.Now(), size
@@ -98,6 +102,17 @@ func watch(ctx context.Context, guest *vm.Guest, firmware string, l limits) (ver
 			return v, nil
 		}
 	}
+}
+
+// noRoom is an error where one of the folders is full: a guest that cannot write stands
+// still, and a console that is not written tells nothing. The image is not to blame.
+func noRoom(folders ...string) error {
+	for _, folder := range folders {
+		if host.Full(folder) {
+			return fail.New(fail.Host, "", "free space in "+folder, "no space left in %s for what the guest writes", folder)
+		}
+	}
+	return nil
 }
 
 func lastLines(console []byte, n int) string {

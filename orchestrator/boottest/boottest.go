@@ -32,7 +32,25 @@ type Options struct {
 	Systemd int
 	Logs    string // folder that gets boot-FIRMWARE.log
 	Scratch string // folder for what the guests write; "" for host.LargeTemp
+	Proofs  Proofs // of the image's disk; nil for none
+	Budget  Budget // nil for no limit
 	Task    func(status, text string)
+}
+
+// Proofs remembers how a disk came up.
+type Proofs interface {
+	// Find is how the disk came up on such a machine, and its console; nil where that is
+	// not known.
+	Find(ctx context.Context, m vm.Machine) (*Result, []byte)
+	// Keep remembers that the disk came up on a machine.
+	Keep(ctx context.Context, m vm.Machine, r Result, console []byte) error
+}
+
+// Budget admits guests to this machine.
+type Budget interface {
+	// Guest waits until a guest of so many bytes of memory may run, besides less than most
+	// others; waits is told where that takes time.
+	Guest(ctx context.Context, memory int64, most int, waits func()) (release func(), err error)
 }
 
 // Result is how a boot test ended.
@@ -44,9 +62,18 @@ type Result struct {
 	Accel    string  `json:"accel"`
 	Seconds  float64 `json:"seconds"` // until the verdict
 	Report   *Report `json:"report,omitempty"`
+	// Earlier is which boot it is of, where the disk was not booted once more.
+	Earlier *Earlier `json:"earlier,omitempty"`
 }
 
-// Run boots the image on every firmware, at the same time where memory allows. The
+// Earlier is a boot of the same disk on a machine like this one.
+type Earlier struct {
+	Booted time.Time         `json:"booted"`
+	QEMU   string            `json:"qemu"`  // its version
+	Files  map[string]string `json:"files"` // SHA-256 of QEMU and of the firmware, by their names
+}
+
+// Run boots the image on every firmware, at the same time where the budget allows. The
 // error is that of the first firmware that failed; the results are those of all. An
 // image that QEMU does not find whole by itself is refused as wrong usage.
 func Run(ctx context.Context, h host.Host, o Options) ([]Result, error) {
@@ -66,16 +93,17 @@ func Run(ctx context.Context, h host.Host, o Options) ([]Result, error) {
 	}
 	results := make([]Result, len(o.Firmware))
 	failures := make([]error, len(o.Firmware))
-	free := make(chan struct{}, o.atOnce())
 	var tell sync.Mutex
+	task := o.Task
+	o.Task = func(status, text string) {
+		tell.Lock()
+		defer tell.Unlock()
+		task(status, text)
+	}
 	var running sync.WaitGroup
 	for i, firmware := range o.Firmware {
 		running.Go(func() {
-			free <- struct{}{}
-			defer func() { <-free }()
 			results[i], failures[i] = bootOn(ctx, h, o, confinement, size, firmware)
-			tell.Lock()
-			defer tell.Unlock()
 			o.Task(line(results[i], failures[i]))
 		})
 	}
@@ -91,23 +119,19 @@ func Run(ctx context.Context, h host.Host, o Options) ([]Result, error) {
 	return results, nil
 }
 
-// atOnce is how many guests run at the same time.
-func (o Options) atOnce() int {
-	n := min(guestsAtOnce(o.Memory), len(o.Firmware))
-	if o.Accel.String() == vm.AccelTCG {
+// admit waits until the guest may run.
+func (o Options) admit(ctx context.Context, setup vm.Setup) (release func(), err error) {
+	if o.Budget == nil {
+		return func() {}, nil
+	}
+	const overhead = 256 << 20 // bytes that QEMU takes for itself, roughly
+	most := 8
+	if setup.Accel == vm.AccelTCG {
 		// A guest that is emulated on a part of a processor runs into the time limits
 		// that its own systemd has for devices.
-		n = min(n, runtime.NumCPU())
+		most = min(most, runtime.NumCPU())
 	}
-	return n
-}
-
-// guestsAtOnce is how many guests of so many bytes the free memory holds, at
-// least one.
-func guestsAtOnce(memory int64) int {
-	free := host.AvailableMemory()
-	const overhead = 256 << 20 // QEMU's own, roughly
-	return int(max(1, min(free/(memory+overhead), 8)))
+	return o.Budget.Guest(ctx, setup.Memory+overhead, most, func() { o.Task("started", setup.Firmware+" waits for other guests to end") })
 }
 
 // bootOn boots the image, whose disk has so many bytes, on one firmware, once more where
@@ -120,7 +144,18 @@ func bootOn(ctx context.Context, h host.Host, o Options, confinement vm.Confinem
 			Memory: o.Memory, CPUs: o.CPUs, Units: reportUnits(),
 			Console: filepath.Join(o.Logs, "boot-"+firmware+".log"), Scratch: o.Scratch,
 		}
+		if result, found, err := o.proved(ctx, setup); found || err != nil {
+			return result, err
+		}
+		release, err := o.admit(ctx, setup)
+		if err != nil {
+			return Result{Firmware: firmware}, err
+		}
 		result, err := boot(ctx, h, confinement, setup, o.limits(setup.Accel))
+		release()
+		if err == nil {
+			o.prove(ctx, setup, result)
+		}
 		next, again := accel.After(err)
 		if !again {
 			return result, err
@@ -136,6 +171,8 @@ func line(r Result, err error) (status, text string) {
 		return "failed", r.Firmware + ": " + r.Problem
 	case err != nil:
 		return "failed", fmt.Sprintf("%s: %v", r.Firmware, err)
+	case r.Earlier != nil:
+		return "ok", fmt.Sprintf("%s: this disk came up on %s, with the same QEMU and firmware (--retest boots it again)", r.Firmware, r.Earlier.Booted.Format(time.DateOnly))
 	case r.Report != nil:
 		return "ok", fmt.Sprintf("%s: up after %.0f s, systemd %d is %s, Secure Boot %s", r.Firmware, r.Seconds, r.Report.Systemd, r.Report.State, r.Report.SecureBoot)
 	default:

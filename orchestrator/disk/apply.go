@@ -27,7 +27,9 @@ func Create(ctx context.Context, h host.Host, plan Plan, file string) error {
 
 func noSpace(err error) error {
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EFBIG) {
-		return &fail.Error{Kind: fail.Host, Err: err, Hint: "free space, or choose another folder with -o"}
+		return &fail.Error{Kind: fail.Host, Err: err, Hint: hintSpace}
 	}
 	return err
 }
+
+const hintSpace = "free space in the output folder, or choose another with -o"

@@ -21,9 +21,12 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/scope"
 )
 
-// Filler fills file systems that only a kernel can fill, with real root's power,
-// outside the jail.
+// Filler is what is asked of the outside of the jail: to fill file systems that only a
+// kernel can fill, with real root's power, and for room.
 type Filler interface {
+	// Reserve waits until there is room for a disk that takes so many bytes at most while
+	// it is made.
+	Reserve(ctx context.Context, bytes int64) error
 	// Fill makes the file system of part in the file image, which has part.Size
 	// bytes, and copies the folder from into it.
 	Fill(ctx context.Context, part Partition, image, from string) error
@@ -41,11 +44,11 @@ func Assemble(ctx context.Context, h host.Host, plan Plan, root, file, scratch s
 	if err != nil {
 		return err
 	}
-	var problems []error
-	for _, s := range shares {
-		problems = append(problems, s.checkFit())
+	room, err := checkFit(shares)
+	if err != nil {
+		return err
 	}
-	if err := scope.Join(problems...); err != nil {
+	if err := filler.Reserve(ctx, room); err != nil {
 		return err
 	}
 	if err := Create(ctx, h, plan, file); err != nil {
@@ -106,11 +109,11 @@ func (p Partition) target(disk, own string) filesystem.Target {
 func (s share) make(ctx context.Context, h host.Host, target filesystem.Target, folder string) error {
 	fs := s.kind()
 	if err := h.Run(ctx, fs.Mkfs(s.volume(), target, folder)); err != nil {
-		return full(s.Partition, err)
+		return full(s.Partition, target.File, err)
 	}
 	if fs.Filling == filesystem.ByMtools && folder != "" {
 		if err := copyFiles(ctx, h, target.File, folder); err != nil {
-			return full(s.Partition, err)
+			return full(s.Partition, target.File, err)
 		}
 	}
 	if fs.Finish != nil && folder != "" {
@@ -154,8 +157,15 @@ func mtool(name string, args ...string) host.Command {
 	return command
 }
 
-// full says so where a tool failed because the partition is, in spite of checkFit.
-func full(part Partition, err error) error {
+// full says so where a tool failed because the partition is, in spite of checkFit; or the
+// file system of the image in the file, of which tools say the same.
+func full(part Partition, file string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if host.Full(file) {
+		return &fail.Error{Kind: fail.Host, Hint: hintSpace, Tail: fail.Tail(err), Err: fmt.Errorf("no space left for the disk: %w", err)}
+	}
 	for _, complaint := range []string{"No space left on device", "Could not allocate", "Disk full"} {
 		if strings.Contains(fail.Tail(err), complaint) {
 			return &fail.Error{Kind: fail.Build, Hint: enlarge, Tail: fail.Tail(err), Err: fmt.Errorf("%s is too small: it is full", definition.Size(part.Size))}
@@ -176,6 +186,7 @@ func newSparse(file string, size int64) error {
 // into it, by way of the kernel; at is an empty folder to mount on. It needs real
 // root.
 func Fill(ctx context.Context, h host.Host, part Partition, image, from, at string) (err error) {
+	defer func() { err = full(part, image, err) }()
 	device, detach, err := h.AttachLoop(image, 0, part.Size)
 	if err != nil {
 		return err
@@ -208,7 +219,7 @@ func fillMounted(ctx context.Context, h host.Host, part Partition, device, from,
 	stack.Push("unmount "+at, unmount)
 	defer stack.CloseInto(&err)
 	if err := h.Run(ctx, copyTree(from, at)); err != nil {
-		return full(part, err)
+		return err
 	}
 	if err := h.Run(ctx, host.Cmd("sync", "--file-system", at)); err != nil {
 		return err

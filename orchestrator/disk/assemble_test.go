@@ -27,6 +27,16 @@ type directly struct {
 	at string
 }
 
+// Reserve is what Assemble asks before it writes anything; noRoom is how one may answer.
+func (d directly) Reserve(context.Context, int64) error {
+	if d.at == noRoom {
+		return errors.New(noRoom)
+	}
+	return nil
+}
+
+const noRoom = "no room"
+
 func (d directly) Fill(ctx context.Context, part Partition, image, from string) error {
 	return Fill(ctx, d.h, part, image, from, d.at)
 }
@@ -95,7 +105,7 @@ func TestCompareFindsWhatChanged(t *testing.T) {
 		definition.Partition{Filesystem: "ext4", Mount: "/"})
 	scratch, at := folders(t)
 	file, h := filepath.Join(filepath.Dir(scratch), "disk.raw"), local(t)
-	must(t, Assemble(t.Context(), h, plan, root, file, scratch, nil), Compare(t.Context(), h, plan, file, root, at, everyKind))
+	must(t, Assemble(t.Context(), h, plan, root, file, scratch, directly{}), Compare(t.Context(), h, plan, file, root, at, everyKind))
 	must(t, CompareUnmounted(t.Context(), h, plan, file, root, at))
 	must(t, os.WriteFile(filepath.Join(root, "boot/efi/EFI/debian/grub.cfg"), []byte("CONFIGFILE\n"), 0o600))
 	must(t, os.WriteFile(filepath.Join(root, "boot/efi/new"), nil, 0o600), os.Chown(filepath.Join(root, "var/log/new\nline"), 77, 0))
@@ -121,6 +131,8 @@ type request struct {
 
 // asking is a Filler that hands requests out of the jail.
 type asking struct{ requests, answers *os.File }
+
+func (asking) Reserve(context.Context, int64) error { return nil }
 
 func (a asking) Fill(_ context.Context, part Partition, image, from string) error {
 	if err := json.NewEncoder(a.requests).Encode(request{part, image, "/proc/" + strconv.Itoa(os.Getpid()) + "/root" + from}); err != nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/filesystem"
+	"github.com/btw-img/btw-img/orchestrator/scope"
 )
 
 // usage is what a share needs of its file system.
@@ -26,15 +27,31 @@ func (u usage) fits(room filesystem.Room) bool {
 	return u.bytes+u.bytes/128+256<<10 <= room.Bytes && (room.Files == 0 || u.files <= room.Files)
 }
 
+// checkFit refuses partitions that cannot hold their shares, and is the bytes that the
+// disk takes at most while it is made: what is not filled in place lies there twice.
+func checkFit(shares []share) (room int64, err error) {
+	var problems []error
+	twice := int64(0)
+	for _, s := range shares {
+		used, err := s.checkFit()
+		problems = append(problems, err)
+		room += used.bytes
+		if s.kind().Filling != filesystem.ByMkfs {
+			twice = max(twice, used.bytes)
+		}
+	}
+	return room + twice, scope.Join(problems...)
+}
+
 // checkFit refuses a partition that cannot hold its share, and says what it needs.
-func (s share) checkFit() error {
+func (s share) checkFit() (usage, error) {
 	fs := s.kind()
 	if fs.Filling == filesystem.Never || s.folder == "" {
-		return nil
+		return usage{}, nil
 	}
 	used, err := s.measure(fs.Room(s.Size))
 	if err != nil || used.fits(fs.Room(s.Size)) {
-		return err
+		return used, err
 	}
 	need := definition.MiB
 	for !used.fits(fs.Room(int64(need))) {
@@ -45,7 +62,7 @@ func (s share) checkFit() error {
 			need -= step
 		}
 	}
-	return fail.New(fail.Build, "", enlarge, "%s of %s is too small: its content needs about %s", s, definition.Size(s.Size), need)
+	return used, fail.New(fail.Build, "", enlarge, "%s of %s is too small: its content needs about %s", s, definition.Size(s.Size), need)
 }
 
 const enlarge = "enlarge it in disk.layout or disk.size"

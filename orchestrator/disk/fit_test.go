@@ -61,7 +61,7 @@ func TestATreeThatDoesNotFitSaysByHowMuch(t *testing.T) {
 			root, fake := heavy(t, tc.mib, tc.empty), &hosttest.Fake{}
 			scratch, at := folders(t)
 			file := filepath.Join(filepath.Dir(scratch), "disk.raw")
-			err := Assemble(t.Context(), fake, withData(t, tc.kind, tc.size), root, file, scratch, nil)
+			err := Assemble(t.Context(), fake, withData(t, tc.kind, tc.size), root, file, scratch, directly{})
 			if err == nil {
 				t.Fatal("no error")
 			}
@@ -93,9 +93,18 @@ func TestEveryPartitionThatIsTooSmallIsTold(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(root, "large"), bytes.Repeat([]byte("x"), 20<<20), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	err := Assemble(t.Context(), &hosttest.Fake{}, plan, root, filepath.Join(t.TempDir(), "disk.raw"), t.TempDir(), nil)
+	err := Assemble(t.Context(), &hosttest.Fake{}, plan, root, filepath.Join(t.TempDir(), "disk.raw"), t.TempDir(), directly{})
 	if err == nil || !strings.Contains(err.Error(), "partition 1 (/) of 16M") || !strings.Contains(err.Error(), "partition 2 (/data) of 17M") {
 		t.Errorf("error %v", err)
+	}
+}
+
+func TestADiskThatHasNoRoomIsNotBegun(t *testing.T) {
+	root, fake, file := heavy(t, 1, 0), &hosttest.Fake{}, filepath.Join(t.TempDir(), "disk.raw")
+	plan := planOf(t, 300*definition.MiB, definition.Partition{Filesystem: "ext4", Mount: "/"})
+	err := Assemble(t.Context(), fake, plan, root, file, t.TempDir(), directly{at: noRoom})
+	if _, there := os.Stat(file); err == nil || err.Error() != noRoom || there == nil || len(fake.Calls) > 0 {
+		t.Errorf("error %v, and it called %v", err, fake.Calls)
 	}
 }
 
@@ -143,7 +152,7 @@ func TestMountPointsAreFolders(t *testing.T) {
 	plan := withData(t, "ext4", 32*definition.MiB)
 	look := func(want string) {
 		t.Helper()
-		err := Assemble(t.Context(), &hosttest.Fake{}, plan, root, filepath.Join(t.TempDir(), "disk.raw"), t.TempDir(), nil)
+		err := Assemble(t.Context(), &hosttest.Fake{}, plan, root, filepath.Join(t.TempDir(), "disk.raw"), t.TempDir(), directly{})
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v, want %s", err, want)
 		}

@@ -17,6 +17,8 @@
 //	downloads/lock           shared by builds that cannot download
 //	work/RANDOM              a layer or downloads that are being made or removed, with a lock as above
 //
+// Own gives others folders beside these.
+//
 // A layer comes and goes by rename(2), so that it is there whole or not at all, whenever
 // a process is killed, and locks end with the process that holds them. Several processes
 // may share a store.
@@ -154,6 +156,13 @@ func prepareOwn(folder string) error {
 		return &fs.PathError{Op: "write in", Path: folder, Err: err}
 	}
 	return nil
+}
+
+// Own is a folder in the store for something else that is kept with the layers. Nobody
+// but the store's owner may enter it.
+func (s *Store) Own(name string) (folder string, err error) {
+	folder = filepath.Join(s.folder, name)
+	return folder, explain("store", prepareOwn(folder))
 }
 
 // Folder is where the store is.

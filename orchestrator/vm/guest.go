@@ -39,6 +39,15 @@ type Setup struct {
 	Scratch string
 }
 
+// Machine is the setup's machine, without the files that each guest has of its own: two
+// that are equal treat a disk alike.
+func (s Setup) Machine() Machine {
+	return Machine{Firmware: s.Firmware, Accel: s.Accel, Memory: s.Memory, CPUs: s.CPUs, Units: s.Units}
+}
+
+// ScratchFolder is where the guest writes.
+func (s Setup) ScratchFolder() string { return cmp.Or(s.Scratch, host.LargeTemp()) }
+
 // Guest is a machine with the files that QEMU inherits, in the order of their
 // descriptors, and its QEMU once it is started.
 type Guest struct {
@@ -55,14 +64,12 @@ type Guest struct {
 
 // Prepare makes what a guest writes to, and what it says. It is to be closed.
 func (c Confinement) Prepare(ctx context.Context, h host.Host, s Setup) (*Guest, error) {
-	dir, err := os.MkdirTemp(cmp.Or(s.Scratch, host.LargeTemp()), "vmctl-boot-")
+	dir, err := os.MkdirTemp(s.ScratchFolder(), "vmctl-boot-")
 	if err != nil {
 		return nil, &fail.Error{Kind: fail.Host, Err: err, Hint: "name another folder for temporary files in TMPDIR"}
 	}
-	g := &Guest{confinement: c, folder: dir, machine: Machine{
-		Firmware: s.Firmware, Accel: s.Accel, Memory: s.Memory, CPUs: s.CPUs, QMP: firstExtraFile,
-		NoSandbox: c.open != "", Units: s.Units,
-	}}
+	g := &Guest{confinement: c, folder: dir, machine: s.Machine()}
+	g.machine.QMP, g.machine.NoSandbox = firstExtraFile, c.open != ""
 	g.machine.Image = Image{File: g.inherit(s.Image), Format: s.Format}
 	if err = g.prepareDisks(ctx, h, s.VirtualSize); err == nil {
 		err = g.preparePorts(s.Console)
