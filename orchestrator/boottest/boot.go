@@ -108,7 +108,7 @@ func watch(ctx context.Context, guest *vm.Guest, setup vm.Setup, l limits) (verd
 // still, and a console that is not written tells nothing. The image is not to blame.
 func noRoom(folders ...string) error {
 	for _, folder := range folders {
-		if host.Full(folder) {
+		if host.FullForOthers(folder) { // QEMU is not root
 			return fail.New(fail.Host, "", "free space in "+folder, "no space left in %s for what the guest writes", folder)
 		}
 	}

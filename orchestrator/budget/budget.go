@@ -111,7 +111,8 @@ func (s share) room(others []share, least, free int64, usage func(folder string)
 		return true, nil
 	case alone && least > free:
 		const mib = 1 << 20
-		return false, fail.New(fail.Host, "", "free some, or choose another folder with -o", "the disk takes about %d MiB, and %d MiB are free in %s", least/mib+1, free/mib, filepath.Dir(s.Folder))
+		folder := filepath.Dir(s.Folder)
+		return false, fail.New(fail.Host, "", "free space in "+folder+", or choose another folder with -o", "the disk takes about %d MiB, and %d MiB are free in %s", least/mib+1, free/mib, folder)
 	}
 	return alone, nil
 }
