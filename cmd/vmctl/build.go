@@ -147,11 +147,7 @@ func runBuild(cmd *cobra.Command, o buildOptions) error {
 	if o.dryRun {
 		return describe(cmd, o, plans, accel)
 	}
-	shared, err := o.cache.budget()
-	if err != nil {
-		return err
-	}
-	manifests, err := buildAll(cmd, o, plans, accel, terminal, shared)
+	manifests, err := buildAll(cmd, o, plans, accel, terminal)
 	if asJSON(cmd, manifests) {
 		return err
 	}
@@ -332,7 +328,11 @@ func planBuild(library *definition.Library, dir, name string, settings []string,
 
 // buildAll runs the builds, o.jobs at a time, and goes on after one that
 // failed.
-func buildAll(cmd *cobra.Command, o buildOptions, plans []orchestrator.Plan, accel *vm.Accelerator, terminal orchestrator.Terminal, shared *budget.Budget) ([]orchestrator.Manifest, error) {
+func buildAll(cmd *cobra.Command, o buildOptions, plans []orchestrator.Plan, accel *vm.Accelerator, terminal orchestrator.Terminal) ([]orchestrator.Manifest, error) {
+	shared, err := o.cache.budget()
+	if err != nil {
+		return []orchestrator.Manifest{}, err
+	}
 	manifests := make([]*orchestrator.Manifest, len(plans))
 	failures := make([]error, len(plans))
 	free := make(chan struct{}, o.jobs)

@@ -100,7 +100,7 @@ func runRebuild(cmd *cobra.Command, o rebuildOptions, arg string) error {
 		return fail.New(fail.Usage, "rebuild "+record.Name, hintDefinitions(record), "the definition is not that of the record: %s", strings.Join(differences, ", "))
 	}
 	plans[0].Lock, plans[0].Snapshots = lock, o.snapshots
-	if err := refusal(b, plans); err != nil {
+	if err := refusal(cmd.Context(), b, plans); err != nil {
 		return err
 	}
 	if record.Vmctl != version() {
