@@ -62,6 +62,7 @@ func addCompletions(root *cobra.Command, defs *definitions) {
 		}
 		return library.Names()
 	}
+	images := both(both(builtNames, paths(diskformat.Suffixes()...)), references)
 	words := map[string][]candidates{ // of the first argument, and of those after it
 		"build":   {builds, builds},
 		"lint":    {builds, builds},
@@ -76,7 +77,8 @@ func addCompletions(root *cobra.Command, defs *definitions) {
 		"rebuild": {both(paths(diskformat.Suffixes()...), references)},
 		"serve":   {paths()},
 		"cache":   {func(*cobra.Command, string) []string { return cacheActions }, storedKeys},
-		"launch":  {both(both(builtNames, paths(diskformat.Suffixes()...)), references)},
+		"diff":    {images, images},
+		"launch":  {images},
 		"ssh":     {machineNames}, "console": {machineNames}, "logs": {machineNames}, "screenshot": {machineNames, paths()},
 		"stop": {machineNames}, "start": {machineNames}, "snapshot": {machineNames},
 		"cp":    {both(machinePaths, anyPath), both(machinePaths, anyPath)},

@@ -48,7 +48,7 @@ func asJSON(cmd *cobra.Command, result any) bool {
 var resultVerbs = map[string]bool{
 	"build": true, "cache": true, "doctor": true, "lint": true, "list": true, "push": true, "rebuild": true, "test": true, "verify": true,
 	"clean": true, "ps": true, "snapshot": true,
-	"inspect": false, "launch": false, "lock": false, "pull": false, "screenshot": false, "show": false, "start": false, "stop": false,
+	"diff": false, "inspect": false, "launch": false, "lock": false, "pull": false, "screenshot": false, "show": false, "start": false, "stop": false,
 }
 
 const jsonHelp = `With --json, standard output is one document, whatever happens: {"result": …, "error": null}
@@ -79,7 +79,7 @@ func wantsJSON(args []string) bool {
 // finish prints the document where one is asked for, and returns how the run
 // ended: what could not be written is a failure, too.
 func (o *output) finish(verb string, err error) error {
-	if _, told := errors.AsType[commandEnded](err); told {
+	if isEnd(err) && verb != diffVerb {
 		return err
 	}
 	if o.json && (o.result != nil || err != nil) {
@@ -89,10 +89,19 @@ func (o *output) finish(verb string, err error) error {
 		}
 		_, _ = o.Write(content)
 	}
-	if o.err != nil && (err == nil || errors.Is(err, o.err)) {
-		return &fail.Error{Op: "standard output", Err: o.err, Hint: "what was printed is not whole: send it where there is room"}
+	if ended := isEnd(err); o.err != nil && (err == nil || ended || errors.Is(err, o.err)) {
+		err = &fail.Error{Op: "standard output", Err: o.err, Hint: "what was printed is not whole: send it where there is room"}
+		if verb == diffVerb {
+			err = trouble(err)
+		}
 	}
 	return err
+}
+
+// isEnd says whether err is no failure, but an exit code that the verb gives.
+func isEnd(err error) bool {
+	_, ended := errors.AsType[commandEnded](err)
+	return ended
 }
 
 func (o *output) document(verb string, err error) ([]byte, error) {
@@ -104,7 +113,7 @@ func (o *output) document(verb string, err error) ([]byte, error) {
 		result = []byte("[]")
 	}
 	d := document{Result: json.RawMessage(result)}
-	if err != nil {
+	if err != nil && !isEnd(err) {
 		d.Error = &failure{Message: err.Error(), Hint: hintsOf(err), ExitCode: fail.ExitCode(err), Problems: problemsOf(err)}
 	}
 	return encoded(d)

@@ -47,3 +47,24 @@ func Installed(output []byte) ([]Package, error) {
 	}
 	return packages, nil
 }
+
+// InStatus is the packages that dpkg's own list, /var/lib/dpkg/status, says are
+// installed.
+func InStatus(content []byte) []Package {
+	var packages []Package
+	for stanza := range strings.SplitSeq(string(content), "\n\n") {
+		fields := map[string]string{}
+		for line := range strings.Lines(stanza) {
+			if key, value, ok := strings.Cut(line, ":"); ok && !strings.HasPrefix(line, " ") {
+				fields[key] = strings.TrimSpace(value)
+			}
+		}
+		if !strings.HasSuffix(fields["Status"], " installed") {
+			continue
+		}
+		p := Package{Name: fields["Package"], Version: fields["Version"], Architecture: fields["Architecture"]}
+		_, _ = fmt.Sscan(fields["Installed-Size"], &p.InstalledSize)
+		packages = append(packages, p)
+	}
+	return packages
+}

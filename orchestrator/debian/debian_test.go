@@ -21,3 +21,11 @@ func TestPackagesThatLeftTheirConfigurationAreNotInstalled(t *testing.T) {
 		t.Error("a line that is none passes")
 	}
 }
+
+func TestPackagesInDpkgsOwnList(t *testing.T) {
+	got := debian.InStatus([]byte("Package: adduser\nStatus: install ok installed\nInstalled-Size: 7\nArchitecture: all\nVersion: 3.1\nDescription: users\n Version: 9\n\nPackage: gone\nStatus: deinstall ok config-files\nArchitecture: amd64\nVersion: 1\n"))
+	want := []debian.Package{{Name: "adduser", Version: "3.1", Architecture: "all", InstalledSize: 7}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}

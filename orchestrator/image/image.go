@@ -27,6 +27,13 @@ func Convert(raw, format, out string) host.Command {
 	return host.Cmd("qemu-img", append(args, raw, out)...)
 }
 
+// Unpack is the command that writes an image of the format as a raw disk, with holes.
+// QEMU opens what an image names, so it is for images that Open has passed.
+func Unpack(file *os.File, format, out string) host.Command {
+	name := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), file.Fd())
+	return host.Cmd("qemu-img", "convert", "-f", diskformat.Named(format).QEMU, "-O", diskformat.Raw, "-m", "16", "-W", "-S", "64k", "-t", "unsafe", name, out)
+}
+
 // Compare is the command that fails unless both images hold the same disk.
 // qemu-img check does not notice a half-written file; this does.
 func Compare(raw, format, out string) host.Command {
@@ -87,7 +94,7 @@ func Digest(ctx context.Context, path string) (sum string, size int64, err error
 	}
 	hash := sha256.New()
 	for size < info.Size() {
-		data, hole := nextData(f, size, info.Size())
+		data, hole := NextData(f, size, info.Size())
 		if _, err := io.Copy(hash, files.UntilDone(ctx, io.LimitReader(zeros{}, data-size))); err != nil {
 			return "", 0, err
 		}
@@ -99,9 +106,9 @@ func Digest(ctx context.Context, path string) (sum string, size int64, err error
 	return hex.EncodeToString(hash.Sum(nil)), size, nil
 }
 
-// nextData is where the next data from offset on starts and ends (lseek(2),
+// NextData is where the next data from offset on starts and ends (lseek(2),
 // SEEK_DATA and SEEK_HOLE). Where the file system cannot tell, all is data.
-func nextData(f *os.File, offset, size int64) (start, end int64) {
+func NextData(f *os.File, offset, size int64) (start, end int64) {
 	start, err := f.Seek(offset, unix.SEEK_DATA)
 	if errors.Is(err, unix.ENXIO) {
 		return size, size

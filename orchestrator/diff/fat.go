@@ -1,0 +1,198 @@
+package diff
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/btw-img/btw-img/orchestrator/filesystem"
+)
+
+// fat reads a FAT file system (Microsoft, FAT: General Overview of On-Disk Format,
+// 1.03).
+type fat struct {
+	disk             io.ReaderAt
+	cluster, data    int64 // bytes; where the clusters begin
+	bits             int   // of an entry of the table
+	clusters         uint32
+	entries          []byte // the file allocation table
+	rootAt, rootSize int64  // of FAT12 and FAT16
+	rootCluster      uint32 // of FAT32
+	serial, label    string
+	seen             map[uint32]bool
+}
+
+const largestFAT = 64 << 20 // bytes, of the table
+
+func isFAT(head []byte) bool {
+	bytesPerSector, perCluster := little16(head[11:]), head[13]
+	power := func(n int) bool { return n > 0 && n&(n-1) == 0 }
+	return head[510] == 0x55 && head[511] == 0xaa && bytesPerSector >= sector && bytesPerSector <= 4096 && power(int(bytesPerSector)) &&
+		power(int(perCluster)) && little16(head[14:]) > 0 && (head[16] == 1 || head[16] == 2) && head[21] >= 0xf0
+}
+
+func openFAT(disk io.ReaderAt, size int64, head []byte) (*fat, error) {
+	bytesPerSector := int64(little16(head[11:]))
+	f := &fat{disk: disk, cluster: int64(head[13]) * bytesPerSector, seen: map[uint32]bool{}}
+	reserved, copies, rootEntries := int64(little16(head[14:])), int64(head[16]), int64(little16(head[17:]))
+	sectors, perTable, extended := int64(little16(head[19:])), int64(little16(head[22:])), head[36:]
+	if sectors == 0 {
+		sectors = int64(little32(head[32:]))
+	}
+	if perTable == 0 {
+		perTable, extended = int64(little32(head[36:])), head[64:]
+	}
+	f.serial, f.label = fmt.Sprintf("%04X-%04X", little16(extended[5:]), little16(extended[3:])), cString(extended[7:18])
+	f.rootAt, f.rootSize = (reserved+copies*perTable)*bytesPerSector, rootEntries*32
+	f.data = f.rootAt + (f.rootSize+bytesPerSector-1)/bytesPerSector*bytesPerSector
+	length := sectors*bytesPerSector - f.data
+	if length < 0 || sectors*bytesPerSector > size || perTable*bytesPerSector > largestFAT {
+		return nil, damaged("its boot sector makes no sense")
+	}
+	f.clusters = uint32(min(length/f.cluster, 0x0ffffff5))
+	switch {
+	case f.clusters < 4085:
+		f.bits = 12
+	case f.clusters < 65525:
+		f.bits = 16
+	default:
+		f.bits, f.rootCluster = 32, little32(head[44:])
+	}
+	f.entries = make([]byte, perTable*bytesPerSector)
+	_, err := disk.ReadAt(f.entries, reserved*bytesPerSector)
+	return f, err
+}
+
+func (f *fat) kind() string { return filesystem.VFAT }
+func (f *fat) facts() []fact {
+	return []fact{{"UUID", f.serial}, {"file system label", f.label}, {"FAT bits", fmt.Sprint(f.bits)}, {"cluster size", fmt.Sprint(f.cluster)}}
+}
+
+func (f *fat) root() (*node, error) {
+	n := &node{folder: true}
+	if f.bits == 32 {
+		return n, f.place(n, f.rootCluster)
+	}
+	n.size = f.rootSize
+	n.content = func() (io.ReaderAt, error) { return io.NewSectionReader(f.disk, f.rootAt, f.rootSize), nil }
+	return n, nil
+}
+
+// next is the entry of a cluster in the table: 0 at the end of a chain.
+func (f *fat) next(cluster uint32) (uint32, error) {
+	at, end := int64(cluster)*int64(f.bits)/8, uint32(1)<<min(f.bits, 28)-8
+	if at+4 > int64(len(f.entries)) && (f.bits == 32 || at+2 > int64(len(f.entries))) {
+		return 0, damaged("its table is cut off")
+	}
+	next := uint32(little16(f.entries[at:]))
+	switch f.bits {
+	case 12:
+		next = next >> (4 * (cluster & 1)) & 0xfff
+	case 32:
+		next = little32(f.entries[at:]) & 0x0fffffff
+	}
+	if next >= end {
+		return 0, nil
+	}
+	if next < 2 || next >= f.clusters+2 {
+		return 0, damaged("a chain of clusters is")
+	}
+	return next, nil
+}
+
+// place finds the clusters of a file; a folder is as long as its chain. No cluster is
+// in two chains.
+func (f *fat) place(n *node, first uint32) error {
+	s := stretches{disk: f.disk}
+	for cluster := first; cluster != 0; {
+		if cluster < 2 || cluster >= f.clusters+2 || f.seen[cluster] {
+			return damaged("a chain of clusters is")
+		}
+		f.seen[cluster] = true
+		s.list = append(s.list, extent{s.size, f.cluster, f.data + int64(cluster-2)*f.cluster})
+		s.size += f.cluster
+		var err error
+		if cluster, err = f.next(cluster); err != nil {
+			return err
+		}
+	}
+	if n.folder {
+		n.size = s.size
+	} else if n.size > s.size {
+		return damaged("a file is shorter than is said")
+	}
+	s.size = n.size
+	n.content = func() (io.ReaderAt, error) { return s, nil }
+	return nil
+}
+
+func (f *fat) list(folder *node) (map[string]*node, error) {
+	content, err := folder.content()
+	if err != nil || folder.size > largestFolder {
+		return nil, err
+	}
+	raw := make([]byte, folder.size)
+	if _, err := content.ReadAt(raw, 0); err != nil && err != io.EOF {
+		return nil, err
+	}
+	const volume, long = 0x08, 0x0f
+	found, name := map[string]*node{}, ""
+	for ; len(raw) >= 32 && raw[0] != 0; raw = raw[32:] {
+		entry := raw[:32]
+		switch attributes := entry[11]; {
+		case entry[0] == 0xe5:
+			name = ""
+		case attributes&long == long: // part of a long name; the last part comes first
+			name = utf16Text(slices.Concat(entry[1:11], entry[14:26], entry[28:32])) + name
+		case attributes&volume != 0 || entry[0] == '.':
+			name = ""
+		default:
+			if name == "" {
+				name = shortName(entry)
+			}
+			name = strings.TrimRight(strings.ReplaceAll(name, "/", "�"), "\uffff")
+			n, err := f.node(entry)
+			if err != nil {
+				return nil, err
+			}
+			found[name], name = n, ""
+		}
+	}
+	return found, nil
+}
+
+func (f *fat) node(entry []byte) (*node, error) {
+	const folder = 0x10
+	n := &node{folder: entry[11]&folder != 0, size: int64(little32(entry[28:])), links: 1}
+	n.regular = !n.folder
+	kind := "folder"
+	if n.regular {
+		kind = "file"
+	}
+	date, clock := little16(entry[24:]), little16(entry[22:])
+	n.facts = []fact{
+		{"type", kind}, {"attributes", fmt.Sprintf("%#02x", entry[11])},
+		{"mtime", fmt.Sprintf("%04d-%02d-%02d %02d:%02d:%02d", 1980+date>>9, date>>5&15, date&31, clock>>11, clock>>5&63, clock&31*2)},
+	}
+	if n.regular {
+		n.facts = append(n.facts, fact{"size", fmt.Sprint(n.size)})
+	}
+	return n, f.place(n, uint32(little16(entry[26:]))|uint32(little16(entry[20:]))<<16)
+}
+
+// shortName is a name of eight characters and three. Windows keeps in entry[12] which
+// of the two parts are in lower case.
+func shortName(entry []byte) string {
+	base, extension := strings.TrimRight(string(entry[:8]), " "), strings.TrimRight(string(entry[8:11]), " ")
+	if entry[12]&0x08 != 0 {
+		base = strings.ToLower(base)
+	}
+	if entry[12]&0x10 != 0 {
+		extension = strings.ToLower(extension)
+	}
+	if extension == "" {
+		return base
+	}
+	return base + "." + extension
+}
