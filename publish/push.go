@@ -1,6 +1,7 @@
 package publish
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -183,11 +184,12 @@ func (p *push) number(leaves []artifact.Leaf, before []ocispec.Index) (int, []oc
 // sendLeaves sends the disks with their manifests, while the disks are compared
 // with what the build said of them. Nothing is tagged before all of it is good.
 func (p *push) sendLeaves(leaves []artifact.Leaf) error {
-	group, ctx := errgroup.WithContext(p.ctx)
+	checks, good := errgroup.WithContext(p.ctx)
 	for _, d := range p.release.Disks {
-		group.Go(func() error { return p.release.CheckDisk(ctx, p.files, d) })
+		checks.Go(func() error { return p.release.CheckDisk(good, p.files, d) })
 	}
-	group.Go(func() error {
+	sending, ctx := errgroup.WithContext(good)
+	sending.Go(func() error {
 		for _, l := range leaves {
 			if err := p.send(ctx, l.Manifest); err != nil {
 				return err
@@ -195,7 +197,9 @@ func (p *push) sendLeaves(leaves []artifact.Leaf) error {
 		}
 		return nil
 	})
-	return group.Wait()
+	sent := sending.Wait()
+	// A registry, too, notices that a disk is another one, and may say so first.
+	return cmp.Or(checks.Wait(), sent)
 }
 
 // send copies a manifest and all that it needs.
