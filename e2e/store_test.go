@@ -64,10 +64,10 @@ func TestABuildDoesWhatHasChanged(t *testing.T) {
 		expect(t, build(t), trees...)
 	})
 	t.Run("a command", func(t *testing.T) {
-		write(t, filepath.Join(folder, "commands.d/small.yml"), "commands:\n  - run: touch /done\n  - run: echo late > /late\n")
+		write(t, filepath.Join(folder, "commands.d/small.yml"), "commands:\n  - run: sleep 2\n  - run: touch /done\n  - run: echo late > /late\n")
 		r := build(t)
 		expect(t, r, "Source")
-		if !strings.Contains(r.stderr, "cached   commands.d/small.yml:2") {
+		if !strings.Contains(r.stderr, "cached   commands.d/small.yml:3") {
 			t.Errorf("the command before it ran again:\n%s", r.stderr)
 		}
 		if got := openDisk(t, copyDisk(t, image).raw).cat("/late"); got != "late\n" {
@@ -90,7 +90,7 @@ func TestABuildDoesWhatHasChanged(t *testing.T) {
 		if slices.Contains(disk.ls("/"), "half") || slices.Contains(disk.ls("/tmp"), "left") {
 			t.Error("what a failed entry did, or a temporary file, is in the image")
 		}
-		write(t, filepath.Join(folder, "commands.d/small.yml"), "commands:\n  - run: touch /done\n  - run: echo late > /late\n")
+		write(t, filepath.Join(folder, "commands.d/small.yml"), "commands:\n  - run: sleep 2\n  - run: touch /done\n  - run: echo late > /late\n")
 		good(t, folder, "build", "small", "--no-test", "--format", "raw", "--cache", cache)
 	})
 	t.Run("a damaged layer", func(t *testing.T) {
