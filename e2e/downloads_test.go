@@ -86,6 +86,7 @@ func (a *mirror) packages() (n int) {
 // TestPackagesAreDownloadedOnceAndLocked builds from an archive that then has nothing more.
 func TestPackagesAreDownloadedOnceAndLocked(t *testing.T) {
 	t.Setenv("no_proxy", "127.0.0.1")
+	t.Setenv("VMCTL_CACHE", filepath.Join(t.TempDir(), "cache")) // the shared store has most of these packages
 	base := debianArchive(t)
 	a, snapshot := newMirror(t, base), newMirror(t, base)
 	folder := t.TempDir()
