@@ -95,6 +95,11 @@ func (w *workshop) initramfs(of tree) recipe {
 	return recipe{
 		title: initramfsTitle, key: key, piece: true,
 		work: func(ctx context.Context, root string) (err error) {
+			epoch, err := of.epoch()
+			if err != nil {
+				return err
+			}
+			h := dated(w.host, epoch)
 			begun, err := w.store.Begin(ctx, w.host, of.layers, filepath.Join(w.stage, "initramfs"))
 			if err != nil {
 				return err
@@ -107,13 +112,15 @@ func (w *workshop) initramfs(of tree) recipe {
 				if err := chroot.RestoreInitramfs(ctx, w.host, begun.Root()); err != nil {
 					return err
 				}
-				return bootloader.MakeInitramfs(ctx, w.host, begun.Root())
+				return bootloader.MakeInitramfs(ctx, h, begun.Root())
 			})
 			if err != nil {
 				return err
 			}
-			made, err = takeInitramfs(ctx, w.host, begun.Root(), root)
-			return err
+			if made, err = takeInitramfs(ctx, w.host, begun.Root(), root); err != nil {
+				return err
+			}
+			return seal.Clamp(root, epoch)
 		},
 		finished: func(string) (store.Key, any, error) { return key, made, nil },
 	}

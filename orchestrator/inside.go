@@ -38,6 +38,10 @@ type DiskFacts struct {
 	Outcome string `json:"outcome,omitempty"`
 	// Materials is what archives gave for it.
 	Materials Materials `json:"materials"`
+	// Seed identifies the tree before it was made bootable, and with the disk's plan the disk.
+	Seed string `json:"seed,omitempty"`
+	// Epoch is the time after which nothing in it was changed, in seconds.
+	Epoch int64 `json:"epoch,omitempty"`
 }
 
 // The states of the tree, in the order in which it takes them on.
@@ -104,6 +108,9 @@ func growTree(s *stages, w *workshop, key store.Key) (sealed sealedTree, facts D
 		return sealed, facts, err
 	}
 	facts.Outcome, facts.Materials = outcome, materials
+	if err = w.identify(facts.Seed); err != nil {
+		return sealed, facts, err
+	}
 	if grown, err = grow(s, w, w.sealing(bootable)); err != nil {
 		return sealed, facts, err
 	}

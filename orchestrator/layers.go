@@ -20,6 +20,7 @@ type growing struct {
 	name    string             // of its build
 	entries []definition.Layer // one by one
 	keys    []store.Key        // keys[i] is that of the tree with the first i entries
+	listed  bool               // an entry was applied, and the archives' lists are of today
 	task    func(status, format string, args ...any)
 }
 
@@ -115,21 +116,25 @@ func (g *growing) recipe(below tree, from, to int) recipe {
 	return recipe{
 		title: layerTitle + g.name, layer: g.name, below: below, key: g.keys[to],
 		work: func(ctx context.Context, root string) error {
+			epoch, err := below.epoch()
+			if err != nil {
+				return err
+			}
 			for entry := from; entry < to; entry++ {
-				if err := g.apply(ctx, root, entry); err != nil {
+				if err := g.apply(ctx, root, entry, epochEnv(epoch)); err != nil {
 					return err
 				}
 			}
-			return seal.DropCaches(root)
+			return cmp.Or(seal.DropCaches(root), seal.Clamp(root, epoch))
 		},
 	}
 }
 
 // apply applies an entry to the tree at root.
-func (g *growing) apply(ctx context.Context, root string, entry int) error {
+func (g *growing) apply(ctx context.Context, root string, entry int, env []string) error {
 	err := g.fetch(ctx, layerTitle+g.name, g.layerScope(g.name), func(f *fetching) error {
 		if g.running == nil {
-			g.startRun(g.provision(root, entry, f.env()))
+			g.startRun(g.provision(root, entry, append(f.env(), env...)))
 		}
 		return g.entered(ctx, root, hostnameIn(g.plan.Definition, g.layer), func() (err error) {
 			if err := chroot.DeferInitramfs(ctx, g.host, root); err != nil {
@@ -139,7 +144,7 @@ func (g *growing) apply(ctx context.Context, root string, entry int) error {
 			if err != nil {
 				return err
 			}
-			if err := g.ageLists(root, layerTitle+g.name); err != nil {
+			if err := g.ageLists(root); err != nil {
 				return errors.Join(err, leave())
 			}
 			defer func() { err = scope.Join(err, leave()) }()

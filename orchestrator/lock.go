@@ -279,10 +279,12 @@ func (w *workshop) gone(stage, root string) []string {
 func materialsOf(t tree) (m Materials, err error) {
 	for _, layer := range t.layers {
 		about := layer.About()
-		if about.Title == sourceTitle && len(about.Data) > 0 {
-			if err := json.Unmarshal(about.Data, &m.Archives); err != nil {
+		if about.Title == sourceTitle {
+			var facts sourceFacts
+			if err := json.Unmarshal(about.Data, &facts); err != nil {
 				return m, err
 			}
+			m.Archives = facts.Archives
 		}
 		for j := range m.Archives {
 			m.Archives[j].URL = aptmethod.PublicAddress(m.Archives[j].URL)
@@ -299,16 +301,19 @@ func materialsOf(t tree) (m Materials, err error) {
 	return m, nil
 }
 
-// ageLists has apt in the tree read its lists anew where it did when the lock was made, and
-// else keeps it from that: it goes by their age.
-func (w *workshop) ageLists(root, stage string) error {
-	if w.plan.Lock == nil {
-		return nil
-	}
+// ageLists has apt in the tree, which goes by the age of its lists, read them anew where
+// it did when the lock was made; without a lock, where they may be older than this build. Those
+// of a bootstrap are not: it was made of what the archive has now.
+func (g *growing) ageLists(root string) error {
 	age := time.Now()
-	if slices.ContainsFunc(w.plan.Lock.of(stage), func(f aptmethod.Fetched) bool { return f.List }) {
+	if g.plan.Lock != nil {
+		if slices.ContainsFunc(g.plan.Lock.of(layerTitle+g.name), func(f aptmethod.Fetched) bool { return f.List }) {
+			age = time.Unix(0, 0)
+		}
+	} else if !g.listed && !(g.bootstrapped() && g.debianAlone()) {
 		age = time.Unix(0, 0)
 	}
+	g.listed = true
 	path, err := host.Tree(root).Path("/var/lib/apt/lists")
 	if err != nil {
 		return err
@@ -317,4 +322,11 @@ func (w *workshop) ageLists(root, stage string) error {
 		return err
 	}
 	return nil
+}
+
+// debianAlone is whether all packages are of the archives of the source.
+func (w *workshop) debianAlone() bool {
+	return !slices.ContainsFunc(w.plan.Definition.Layers, func(l definition.Layer) bool {
+		return slices.ContainsFunc(l.Install, func(e definition.InstallEntry) bool { return len(e.Repositories) > 0 })
+	})
 }

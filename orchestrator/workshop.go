@@ -259,6 +259,7 @@ func (w *workshop) explainFull(err error) error {
 // that is one machine's.
 func (w *workshop) source(key store.Key) recipe {
 	d := w.plan.Definition
+	var facts sourceFacts
 	return recipe{
 		title: sourceTitle, key: key,
 		work: func(ctx context.Context, root string) error {
@@ -270,20 +271,29 @@ func (w *workshop) source(key store.Key) recipe {
 			if err := w.fetchFor(ctx, d.Source, apply); err != nil {
 				return blame(d, err)
 			}
-			return errors.Join(seal.Begin(root), seal.DropCaches(root))
+			epoch, err := w.sourceEpoch(root)
+			if err != nil {
+				return err
+			}
+			facts.Epoch = epoch.Unix()
+			if err := errors.Join(seal.Begin(root), seal.DropCaches(root)); err != nil {
+				return err
+			}
+			return seal.Clamp(root, chosenEpoch(epoch))
 		},
 		finished: func(root string) (store.Key, any, error) {
 			if !w.bootstrapped() {
-				return key, nil, nil
+				return key, facts, nil
 			}
 			archive, err := source.Archive(root)
 			if err != nil {
 				return "", nil, err
 			}
+			facts.Archives = archive
 			if w.plan.Lock != nil { // builds without it want what the archive has
-				return w.parts.sourceKey(archive), archive, nil
+				return w.parts.sourceKey(archive), facts, nil
 			}
-			return w.parts.sourceKey(archive), archive, w.rememberArchive(archive)
+			return w.parts.sourceKey(archive), facts, w.rememberArchive(archive)
 		},
 	}
 }
@@ -298,11 +308,10 @@ func (w *workshop) entered(ctx context.Context, root, hostname string, work func
 	return w.rescue(ctx, root, work())
 }
 
-// identify gives the disk identifiers, the same ones to a build of that source with that
-// disk. What the layers are made of has no part in them: it may be secret, and short
-// enough to be found by trying, where a published disk tells what comes of it.
-func (w *workshop) identify(source store.Key) error {
-	seed := digestOf(source, w.plan.Definition.Name, w.parts.Disk)
+// identify gives the disk identifiers: those of a tree with that seed on a disk of that
+// plan, so that images that differ in anything differ in them.
+func (w *workshop) identify(seed string) error {
+	seed = digestOf(seed, w.plan.Definition.Name, w.parts.Disk)
 	plan, err := NewPlan(w.plan.Definition, func(of string) string {
 		return uuid.NewSHA1(uuid.Nil, []byte(seed+" "+of)).String()
 	})
@@ -310,17 +319,14 @@ func (w *workshop) identify(source store.Key) error {
 	return err
 }
 
-// The parts of the stages whose input is the plan of the identified disk.
-func (w *workshop) bootPart() string { return digestOf(w.parts.Maker, w.plan.identity(), w.plan.Boot) }
+// The parts of the stages that write identifiers into the tree. These derive from the tree
+// below, whose key is in that of the stages.
+func (w *workshop) bootPart() string { return digestOf(w.parts.Maker, w.parts.Disk, "boot") }
 func (w *workshop) sealPart() string { return digestOf(w.parts.Maker, "seal") }
 
 // outcome identifies what comes of a build whose source has that key, to this store
-// alone: build.json tells it, and secrets may be among what it is a digest of. It
-// identifies the disk on the way.
+// alone: build.json tells it, and secrets may be among what it is a digest of.
 func (w *workshop) outcome(key store.Key) (string, error) {
-	if err := w.identify(key); err != nil {
-		return "", err
-	}
 	for _, layer := range w.parts.Layers {
 		for _, entry := range layer {
 			key = following(key, entry.Digest)
@@ -332,7 +338,7 @@ func (w *workshop) outcome(key store.Key) (string, error) {
 		return "", err
 	}
 	mac := hmac.New(sha256.New, secret)
-	mac.Write([]byte(following(key, digestOf(w.parts.Maker, w.plan.Disk, w.parts.Outputs))))
+	mac.Write([]byte(following(key, digestOf(w.parts.Maker, w.plan.Definition.Name, w.parts.Disk, w.parts.Outputs))))
 	return hex.EncodeToString(mac.Sum(nil)), nil
 }
 
@@ -353,33 +359,53 @@ func growBoot(s *stages, w *workshop, t layeredTree) (bootableTree, error) {
 
 // boot is the recipe of the boot loader.
 func (w *workshop) boot(below tree, key store.Key) recipe {
-	identity := w.plan.identity()
 	var facts DiskFacts
 	return recipe{
 		title: "Boot loader", below: below, key: key,
 		work: func(ctx context.Context, root string) error {
-			if err := errors.Join(identity.Settle(root), w.makeMountPoints(root)); err != nil {
+			epoch, err := below.epoch()
+			if err != nil {
 				return err
 			}
-			return w.entered(ctx, root, w.plan.Definition.Hostname, func() (err error) {
-				if err := chroot.RestoreInitramfs(ctx, w.host, root); err != nil {
-					return err
-				}
-				target := bootloader.Target{Root: root, Scratch: w.stage}
-				if target.Initramfs, err = below.rememberInitramfs(root); err != nil {
-					return err
-				}
-				if err := bootloader.Apply(ctx, w.host, w.plan.Boot, target); err != nil {
-					return err
-				}
-				facts, err = listPackages(ctx, w.host, root)
+			seed, err := contentSeed(root, epoch)
+			if err != nil {
 				return err
-			})
+			}
+			if err := w.identify(seed); err != nil {
+				return err
+			}
+			if facts, err = w.makeBootable(ctx, dated(w.host, epoch), below, root); err != nil {
+				return err
+			}
+			facts.Seed, facts.Epoch = seed, epoch.Unix()
+			return seal.Clamp(root, epoch)
 		},
 		finished: func(string) (store.Key, any, error) {
 			return key, facts, nil
 		},
 	}
+}
+
+// makeBootable needs the identified disk.
+func (w *workshop) makeBootable(ctx context.Context, h host.Host, below tree, root string) (facts DiskFacts, err error) {
+	if err := errors.Join(w.plan.identity().Settle(root), w.makeMountPoints(root)); err != nil {
+		return facts, err
+	}
+	err = w.entered(ctx, root, w.plan.Definition.Hostname, func() (err error) {
+		if err := chroot.RestoreInitramfs(ctx, h, root); err != nil {
+			return err
+		}
+		target := bootloader.Target{Root: root, Scratch: w.stage}
+		if target.Initramfs, err = below.rememberInitramfs(root); err != nil {
+			return err
+		}
+		if err := bootloader.Apply(ctx, h, w.plan.Boot, target); err != nil {
+			return err
+		}
+		facts, err = listPackages(ctx, h, root)
+		return err
+	})
+	return facts, err
 }
 
 func (w *workshop) makeMountPoints(root string) error {
@@ -414,17 +440,25 @@ func (w *workshop) sealing(t bootableTree) recipe {
 	return recipe{
 		title: "Seal", below: t.tree, key: following(t.top().Key(), w.sealPart()),
 		work: func(ctx context.Context, root string) error {
-			err := w.entered(ctx, root, w.plan.Definition.Hostname, func() error { return seal.FirstBoot(ctx, w.host, root) })
+			epoch, err := t.epoch()
 			if err != nil {
 				return err
 			}
-			return seal.Apply(root)
+			err = w.entered(ctx, root, w.plan.Definition.Hostname, func() error { return seal.FirstBoot(ctx, dated(w.host, epoch), root) })
+			if err != nil {
+				return err
+			}
+			return cmp.Or(seal.Apply(root), seal.Clamp(root, epoch))
 		},
 	}
 }
 
 // assemble makes the disk of the finished tree.
 func (w *workshop) assemble(ctx context.Context, t sealedTree) (raw rawDisk, err error) {
+	epoch, err := t.epoch()
+	if err != nil {
+		return rawDisk{}, err
+	}
 	unmount, err := w.store.Mount(w.host, t.layers, w.root())
 	if err != nil {
 		return rawDisk{}, err
@@ -435,7 +469,7 @@ func (w *workshop) assemble(ctx context.Context, t sealedTree) (raw rawDisk, err
 		return rawDisk{}, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(scratch)) }()
-	err = w.assembler(ctx, w.host, w.plan.Disk, w.root(), w.disk(), scratch, w.outside)
+	err = w.assembler(ctx, dated(w.host, epoch), w.plan.Disk, w.root(), w.disk(), scratch, w.outside)
 	if err == nil {
 		err = bootloader.Embed(w.plan.Boot, w.root(), w.disk())
 	}

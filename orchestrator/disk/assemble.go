@@ -7,10 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -107,42 +109,89 @@ func (p Partition) target(disk, own string) filesystem.Target {
 // make makes, fills and checks a file system without mounting it. folder is "" where
 // it stays empty.
 func (s share) make(ctx context.Context, h host.Host, target filesystem.Target, folder string) error {
-	fs := s.kind()
-	if err := h.Run(ctx, fs.Mkfs(s.volume(), target, folder)); err != nil {
+	kind := s.kind()
+	if err := h.Run(ctx, kind.Mkfs(s.volume(), target, folder)); err != nil {
 		return full(s.Partition, target.File, err)
 	}
-	if fs.Filling == filesystem.ByMtools && folder != "" {
+	if kind.Filling == filesystem.ByMtools && folder != "" {
 		if err := copyFiles(ctx, h, target.File, folder); err != nil {
 			return full(s.Partition, target.File, err)
 		}
 	}
-	if fs.Finish != nil && folder != "" {
-		if err := fs.Finish(target, folder); err != nil {
+	if kind.Finish != nil && folder != "" {
+		if err := kind.Finish(target, folder); err != nil {
 			return err
 		}
 	}
-	if fs.Fsck == nil {
+	if kind.Fsck == nil {
 		return nil
 	}
-	return h.Run(ctx, fs.Fsck(target))
+	return h.Run(ctx, kind.Fsck(target))
 }
 
-// copyFiles puts all that is in the folder into a FAT file system.
+// copyFiles puts all that is in the folder into a FAT file system, in the order of names:
+// mcopy by itself takes the order in which a folder happens to be read.
 func copyFiles(ctx context.Context, h host.Host, image, folder string) error {
-	entries, err := os.ReadDir(folder)
-	if err != nil || len(entries) == 0 {
-		return err
-	}
-	var names []string
-	for _, entry := range entries {
-		names = append(names, filepath.Join(folder, entry.Name()))
-	}
-	return h.Run(ctx, mcopy(image, names...))
+	return filepath.WalkDir(folder, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || !entry.IsDir() {
+			return err
+		}
+		name, err := filepath.Rel(folder, path)
+		if err != nil {
+			return err
+		}
+		if name != "." {
+			info, err := entry.Info()
+			if err != nil {
+				return err
+			}
+			if err := h.Run(ctx, mmd(image, name, info.ModTime())); err != nil {
+				return err
+			}
+		}
+		files, err := filesIn(path)
+		if err != nil {
+			return err
+		}
+		for some := range slices.Chunk(files, 500) {
+			if err := h.Run(ctx, mcopy(image, name, some...)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
-// mcopy puts files and folders into a FAT file system.
-func mcopy(image string, names ...string) host.Command {
-	return mtool("mcopy", slices.Concat([]string{"-s", "-Q", "-m", "-i", image}, names, []string{"::/"})...)
+// filesIn is the paths of what is in the folder and is none itself, by their names.
+func filesIn(folder string) (paths []string, err error) {
+	entries, err := os.ReadDir(folder)
+	for _, entry := range entries {
+		if !entry.IsDir() {
+			paths = append(paths, filepath.Join(folder, entry.Name()))
+		}
+	}
+	return paths, err
+}
+
+// mcopy puts files into a folder of a FAT file system, "." for its root.
+func mcopy(image, folder string, files ...string) host.Command {
+	return mtool("mcopy", slices.Concat([]string{"-Q", "-m", "-i", image}, files, []string{mtoolsPattern(folder) + "/"})...)
+}
+
+// mmd makes a folder in a FAT file system as one that was changed then.
+func mmd(image, folder string, changed time.Time) host.Command {
+	command := mtool("mmd", "-i", image, "::/"+folder)
+	first := time.Date(1980, 1, 1, 0, 0, 0, 0, time.UTC) // that FAT has
+	command.Env = append(command.Env, fmt.Sprintf("SOURCE_DATE_EPOCH=%d", max(changed.Unix(), first.Unix())))
+	return command
+}
+
+// mtoolsPattern is the pattern that a folder alone matches.
+func mtoolsPattern(folder string) string {
+	if folder == "." {
+		return "::"
+	}
+	return "::/" + strings.NewReplacer("[", `\[`, "\\", `\\`).Replace(folder)
 }
 
 // copyTree copies a folder with owners, modes, times, attributes, links and holes.
@@ -194,24 +243,24 @@ func Fill(ctx context.Context, h host.Host, part Partition, image, from, at stri
 	var stack scope.Stack
 	stack.Push("detach "+device, detach)
 	defer stack.CloseInto(&err)
-	fs, target := part.kind(), filesystem.Target{File: device, Size: part.Size}
-	if err := h.Run(ctx, fs.Mkfs(part.volume(), target, "")); err != nil {
+	kind, target := part.kind(), filesystem.Target{File: device, Size: part.Size}
+	if err := h.Run(ctx, kind.Mkfs(part.volume(), target, "")); err != nil {
 		return err
 	}
 	if err := fillMounted(ctx, h, part, device, from, at); err != nil {
 		return err
 	}
-	if fs.Fsck == nil {
+	if kind.Fsck == nil {
 		return nil
 	}
-	return h.Run(ctx, fs.Fsck(target))
+	return h.Run(ctx, kind.Fsck(target))
 }
 
 // fillMounted copies the folder. What the file system used in passing becomes a hole
 // again.
 func fillMounted(ctx context.Context, h host.Host, part Partition, device, from, at string) (err error) {
-	fs := part.kind()
-	unmount, err := h.Mount(host.Mount{Source: device, Target: at, Type: fs.Name, Flags: unix.MS_NOATIME | unix.MS_NOSUID | unix.MS_NODEV, Data: fs.FillOptions})
+	kind := part.kind()
+	unmount, err := h.Mount(host.Mount{Source: device, Target: at, Type: kind.Name, Flags: unix.MS_NOATIME | unix.MS_NOSUID | unix.MS_NODEV, Data: kind.FillOptions})
 	if err != nil {
 		return err
 	}

@@ -30,7 +30,7 @@ func (p Partition) describe(b *strings.Builder, file, root string) {
 	if folder != "" {
 		switch fs.Filling {
 		case filesystem.ByMtools:
-			fmt.Fprintln(b, mcopy(own, folder+"/FILES"))
+			fmt.Fprintln(b, mcopy(own, "FOLDER", path.Join(folder, "FOLDER", "FILES")))
 		case filesystem.ByKernel:
 			at := fmt.Sprintf("MOUNT-%d", p.Number)
 			fmt.Fprintf(b, "# The kernel mounts %s on %s.\n%s\n", own, at, copyTree(folder, at))

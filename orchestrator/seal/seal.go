@@ -69,8 +69,9 @@ const (
 	lastMatters = "# Units that the build left disabled; systemd would enable them on the first boot.\n"
 )
 
-// Apply seals the tree at root, which must no longer be entered.
-func Apply(root string) error {
+// Clean removes from the tree at root, which must not be entered, what an image must not
+// carry, and what the builds of two days differ in.
+func Clean(root string) error {
 	tree := host.Tree(root)
 	if err := errors.Join(tree.Remove(removed...), DropCaches(root)); err != nil {
 		return err
@@ -78,19 +79,24 @@ func Apply(root string) error {
 	if err := emptyLogs(tree); err != nil {
 		return err
 	}
-	for _, f := range []struct{ path, content string }{
-		{machineID, "uninitialized\n"}, // machine-id(5)
-		// systemd-update-done.service(8): nothing under /usr is newer than the
-		// caches, so the first boot need not make them again.
-		{"/etc/.updated", ""},
-		{"/var/.updated", ""},
-	} {
-		if err := tree.Write(f.path, []byte(f.content), 0o644); err != nil {
+	if err := tree.Write(machineID, []byte("uninitialized\n"), 0o644); err != nil { // machine-id(5)
+		return err
+	}
+	return removeBytecode(tree)
+}
+
+// Apply seals the tree at root, which must no longer be entered.
+func Apply(root string) error {
+	if err := Clean(root); err != nil {
+		return err
+	}
+	tree := host.Tree(root)
+	// systemd-update-done.service(8): nothing under /usr is newer than the
+	// caches, so the first boot need not make them again.
+	for _, name := range []string{"/etc/.updated", "/var/.updated"} {
+		if err := tree.Write(name, nil, 0o644); err != nil {
 			return err
 		}
-	}
-	if err := removeBytecode(tree); err != nil {
-		return err
 	}
 	return sealResolver(tree)
 }

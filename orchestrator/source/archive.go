@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/host"
@@ -53,6 +54,45 @@ func Archive(root string) ([]Release, error) {
 		releases = append(releases, one)
 	}
 	return releases, nil
+}
+
+// Date is that of the newest archive that the tree at root came from, by its own lists;
+// the zero time where these do not tell.
+func Date(root string) (newest time.Time, err error) {
+	tree := host.Tree(root)
+	sources, err := tree.Read(sourcesFile)
+	if err != nil {
+		return newest, err
+	}
+	for _, suite := range suiteURLs(string(sources)) {
+		for _, name := range []string{inRelease, release} {
+			content, err := tree.Read(listsFolder + listName(suite+name))
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			if err != nil {
+				return newest, err
+			}
+			if date := releaseDate(string(content)); date.After(newest) {
+				newest = date
+			}
+			break
+		}
+	}
+	return newest, nil
+}
+
+// releaseDate is the field Date of a Release file, which names UTC.
+func releaseDate(content string) time.Time {
+	for line := range strings.Lines(content) {
+		if value, found := strings.CutPrefix(line, "Date: "); found {
+			date, err := time.Parse("Mon, 2 Jan 2006 15:04:05 MST", strings.TrimSpace(value))
+			if err == nil {
+				return date.UTC()
+			}
+		}
+	}
+	return time.Time{}
 }
 
 // suiteURLs is the addresses of the suites of sources in deb822.

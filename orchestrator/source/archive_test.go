@@ -6,6 +6,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/host"
@@ -82,5 +83,25 @@ func TestAnArchiveThatListsDoNotTellIsLikeNoOther(t *testing.T) {
 	second, err := Archive(tree)
 	if err != nil || first[0] != second[0] || first[1] == second[1] {
 		t.Errorf("%+v, %+v, %v", first, second, err)
+	}
+}
+
+func TestTheDateIsThatOfTheNewestArchive(t *testing.T) {
+	tree := host.Tree(t.TempDir())
+	if err := tree.Write(sourcesFile, []byte("Types: deb\nURIs: http://mirror.example/debian\nSuites: trixie trixie-updates gone\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if date, err := Date(string(tree)); err != nil || !date.IsZero() {
+		t.Errorf("%v, %v from no list", date, err)
+	}
+	for suite, date := range map[string]string{"trixie": "Sat, 06 Sep 2025 10:12:00 UTC", "trixie-updates": "Tue, 18 Nov 2025 2:17:08 UTC"} {
+		content := "-----BEGIN PGP SIGNED MESSAGE-----\n\nOrigin: Debian\nDate: " + date + "\nValid-Until: Tue, 25 Nov 2037 02:17:08 UTC\n"
+		if err := tree.Write(listsFolder+listName("http://mirror.example/debian/dists/"+suite+"/InRelease"), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := time.Date(2025, 11, 18, 2, 17, 8, 0, time.UTC)
+	if date, err := Date(string(tree)); err != nil || !date.Equal(want) {
+		t.Errorf("%v, %v; want %v", date, err, want)
 	}
 }
