@@ -114,7 +114,7 @@ VMCTL_CACHE=$dir/cache
 # What of the build is spent outside mmdebstrap, dpkg, initramfs and Ansible.
 awk -F'[:,]' '
   /"stage"/ { gsub(/[" ]/, "", $2); stage = $2 }
-  /"seconds"/ && stage { if (stage !~ /^(Inputs|Source|Layer.*|Bootloader|Boottest)$/) own += $2; stage = "" }
+  /"seconds"/ && stage { if (stage !~ /^(Inputs|Source|Layer.*|Initramfs|Bootloader|Boottest)$/) own += $2; stage = "" }
   END { printf "stages of vmctl itself: %.1f s\n", own }' raw/debian/build.json
 # The peak of vmctl's own two processes, not of the tools that they run.
 "$vmctl" build debian --no-test --no-cache --format raw -o memory >>log 2>&1 &

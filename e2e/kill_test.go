@@ -211,6 +211,32 @@ func TestAKilledBuildLeavesNothing(t *testing.T) {
 	})
 }
 
+// TestAKilledInitramfsLeavesNothing has a source that is bootstrapped: those alone have that stage.
+func TestAKilledInitramfsLeavesNothing(t *testing.T) {
+	debian(t)
+	folder := t.TempDir()
+	write(t, filepath.Join(folder, "install.d/small.yml"), "extends: debian\n")
+	write(t, filepath.Join(folder, "commands.d/small.yml"), "commands: [{run: echo loop >>/etc/initramfs-tools/modules}]\n")
+	b := start(t, folder, "--cache", os.Getenv("VMCTL_CACHE"))
+	b.after("Layer small")
+	time.Sleep(3 * time.Second)
+	if len(pids("mkinitramfs")) == 0 {
+		t.Fatal("no initramfs is being made")
+	}
+	if err := b.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	b.code()
+	nothingLeft(t, folder)
+	if left := pids("mkinitramfs"); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+	if r := good(t, folder, "build", "small", "--no-test", "--format", "raw"); r.stages()["Layer small"] != "cached" || r.stages()["Initramfs"] != "done" {
+		t.Error(r.stderr)
+	}
+	good(t, folder, "cache", "verify")
+}
+
 // TestAKilledHelperFailsTheBuild kills processes that the build depends on.
 func TestAKilledHelperFailsTheBuild(t *testing.T) {
 	folder := smallBuild(t)
