@@ -151,7 +151,7 @@ func canFetch() error {
 	if err != nil {
 		return err
 	}
-	defer program.Close()
+	defer func() { _ = program.Close() }()
 	for _, part := range program.Progs {
 		if part.Type == elf.PT_INTERP { // it needs libraries that a tree may lack
 			return errors.New("this vmctl was built with cgo: build it with 'make vmctl', or with CGO_ENABLED=0")

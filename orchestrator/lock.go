@@ -310,7 +310,7 @@ func (g *growing) ageLists(root string) error {
 		if slices.ContainsFunc(g.plan.Lock.of(layerTitle+g.name), func(f aptmethod.Fetched) bool { return f.List }) {
 			age = time.Unix(0, 0)
 		}
-	} else if !g.listed && !(g.bootstrapped() && g.debianAlone()) {
+	} else if !g.listed && (!g.bootstrapped() || !g.debianAlone()) {
 		age = time.Unix(0, 0)
 	}
 	g.listed = true

@@ -71,7 +71,7 @@ func runConsole(cmd *cobra.Command, m machine.Machine) (err error) {
 // exchange passes on what is typed and what the console says, until the one ends or is
 // the key that detaches, or the other ends.
 func exchange(ctx context.Context, console *net.UnixConn, in *os.File, out io.Writer) error {
-	defer context.AfterFunc(ctx, func() { console.Close() })()
+	defer context.AfterFunc(ctx, func() { _ = console.Close() })()
 	ended, end, err := os.Pipe()
 	if err != nil {
 		return err

@@ -78,7 +78,7 @@ func TestAConsoleIsLeft(t *testing.T) {
 				t.Fatal(err)
 			}
 			if tc.off {
-				guest.Close()
+				_ = guest.Close()
 			}
 			if err := <-ended; err != nil || shown.String() != answer {
 				t.Errorf("%v, shown %q", err, &shown)
@@ -86,7 +86,7 @@ func TestAConsoleIsLeft(t *testing.T) {
 			if tc.off {
 				return
 			}
-			ours.Close()
+			_ = ours.Close()
 			if rest, err := io.ReadAll(guest); err != nil || len(rest) > 0 {
 				t.Errorf("typed behind the key: %q, %v", rest, err)
 			}

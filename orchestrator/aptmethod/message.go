@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 )
 
@@ -75,15 +76,14 @@ func (m message) get(name string) string {
 
 // with is the same message with another value of a field.
 func (m message) with(name, value string) message {
-	fields := append([]field(nil), m.fields...)
-	m.fields = fields
-	for i := range fields {
-		if strings.EqualFold(fields[i].name, name) {
-			fields[i].value = value
+	m.fields = slices.Clone(m.fields)
+	for i := range m.fields {
+		if strings.EqualFold(m.fields[i].name, name) {
+			m.fields[i].value = value
 			return m
 		}
 	}
-	m.fields = append(fields, field{name, value})
+	m.fields = append(m.fields, field{name, value})
 	return m
 }
 

@@ -395,7 +395,7 @@ func reportUnder(t *testing.T, before string, namespaces ...string) (s sight) {
 		t.Fatal(err)
 	}
 	var problems bytes.Buffer
-	args := append(namespaces, "--mount", "sh", "-c", before+` && exec "$@"`, "sh", self, asParent, `{"Do": "report"}`)
+	args := slices.Concat(namespaces, []string{"--mount", "sh", "-c", before + ` && exec "$@"`, "sh", self, asParent, `{"Do": "report"}`})
 	parent := exec.Command("unshare", args...)
 	parent.Stderr = &problems
 	out, err := parent.Output()

@@ -326,7 +326,7 @@ func TestAPortThatIsTakenIsTold(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer listener.Close()
+	defer func() { _ = listener.Close() }()
 	m := made(t, testFolder(t), "web")
 	m.Ports = []vm.Forward{{Host: listener.Addr().(*net.TCPAddr).Port, Guest: 80}}
 	if _, err := m.Start(t.Context(), Host{}); fail.ExitCode(err) != 3 || !strings.Contains(err.Error(), m.Ports[0].String()) {
@@ -424,7 +424,7 @@ func TestAServerThatGreets(t *testing.T) {
 		if got := greets(t.Context(), listener.Addr().(*net.TCPAddr).Port); got != want {
 			t.Errorf("%q: %v", text, got)
 		}
-		listener.Close()
+		_ = listener.Close()
 	}
 }
 

@@ -72,7 +72,7 @@ func (m Machine) Attach() (console *net.UnixConn, release func(), err error) {
 		return nil, nil, fail.Wrap(fail.Host, "console of "+m.Name, err)
 	}
 	return console, func() {
-		console.Close()
+		_ = console.Close()
 		lock.Close()
 	}, nil
 }

@@ -176,7 +176,7 @@ func askForwards(ctx context.Context, folder *os.File) ([]vm.Forward, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer monitor.Close()
+	defer func() { _ = monitor.Close() }()
 	return monitor.Forwards(ctx)
 }
 
@@ -194,7 +194,7 @@ func (m Machine) portsAreFree() error {
 			problems = append(problems, &fail.Error{Kind: fail.Host, Op: fmt.Sprintf("port %s", f), Err: err, Hint: "stop what listens there, or give the machine another port"})
 			continue
 		}
-		listener.Close()
+		_ = listener.Close()
 	}
 	return errors.Join(problems...)
 }

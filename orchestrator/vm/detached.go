@@ -144,7 +144,7 @@ func Listen(folder *os.File, name string) (*os.File, error) {
 		return nil, err
 	}
 	listener.SetUnlinkOnClose(false)
-	defer listener.Close()
+	defer func() { _ = listener.Close() }()
 	return listener.File()
 }
 

@@ -87,12 +87,12 @@ func fakeMonitor(t *testing.T, answers ...string) *Monitor {
 			time.Sleep(time.Minute)
 		}
 	}()
-	t.Cleanup(func() { listener.Close() })
+	t.Cleanup(func() { _ = listener.Close() })
 	m, err := OpenMonitor(t.Context(), folder, "qmp")
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { m.Close() })
+	t.Cleanup(func() { _ = m.Close() })
 	return m
 }
 
@@ -180,7 +180,7 @@ func TestAProcessThatIsGoneCannotBeKilled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer process.Close()
+	defer func() { _ = process.Close() }()
 	first := process.Kill()
 	<-ended
 	if second := process.Kill(); first != nil || second == nil {

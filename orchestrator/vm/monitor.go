@@ -30,7 +30,7 @@ func OpenMonitor(ctx context.Context, folder *os.File, name string) (*Monitor, e
 	}
 	m := &Monitor{conn: conn, answers: json.NewDecoder(conn)}
 	if err := m.Execute(ctx, "qmp_capabilities", nil, nil); err != nil {
-		conn.Close()
+		_ = conn.Close()
 		return nil, err
 	}
 	return m, nil
