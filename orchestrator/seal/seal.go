@@ -104,11 +104,7 @@ func Apply(root string) error {
 // removeBytecode removes what Python compiled for the builder's convenience;
 // it is a cache that Python fills again where it may.
 func removeBytecode(tree host.Tree) error {
-	root, err := tree.Path("/usr/lib")
-	if err != nil {
-		return err
-	}
-	return filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+	return filepath.WalkDir(string(tree), func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
