@@ -27,7 +27,7 @@ func resultsPlace(folder, shown string) place {
 var fullSigns = []string{"no space left on device", "disk quota exceeded", "enough free space", "disk full"}
 
 // explainFull makes an error one of the host, with what to do, where it comes of a place
-// that is full, which tools do not always say.
+// that is full, which tools do not always say. The place where it wrote most comes first.
 func explainFull(err error, places ...place) error {
 	if err == nil || fail.ExitCode(err) == fail.Interrupted.ExitCode() || fail.ExitCode(err) == fail.Host.ExitCode() && fail.Hint(err) != "" {
 		return err
@@ -36,14 +36,16 @@ func explainFull(err error, places ...place) error {
 	for _, sign := range fullSigns {
 		told = told || strings.Contains(text, sign)
 	}
-	for i, p := range places {
-		last := told && i == len(places)-1 // the others have room
+	for _, p := range places {
 		switch {
 		case host.Full(p.folder) && !told:
 			return &fail.Error{Kind: fail.Host, Op: "no space left in " + p.shown, Hint: p.hint, Err: err}
-		case host.Full(p.folder), last:
+		case host.Full(p.folder):
 			return &fail.Error{Kind: fail.Host, Hint: p.hint, Err: err}
 		}
+	}
+	if told { // and there is room again by now
+		return &fail.Error{Kind: fail.Host, Hint: places[0].hint, Err: err}
 	}
 	return err
 }

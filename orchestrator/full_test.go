@@ -50,12 +50,12 @@ func TestAFullPlaceIsTheHostsFault(t *testing.T) {
 		hint   string
 		says   string
 	}{
-		"a tool tells, in the store":   {toldByTool, []place{results, store}, 3, "--cache", "exit status 2"},
-		"a tool tells, in the results": {toldByTool, []place{fullResults, store}, 3, "-o", "exit status 2"},
+		"a tool tells, in the store":   {toldByTool, []place{store, results}, 3, "--cache", "exit status 2"},
+		"a tool tells, in the results": {toldByTool, []place{store, fullResults}, 3, "-o", "exit status 2"},
 		"the kernel tells":             {fmt.Errorf("write x: %w", unix.ENOSPC), []place{results}, 3, "-o", "write x"},
 		"a quota":                      {fmt.Errorf("write x: %w", unix.EDQUOT), []place{results}, 3, "-o", "write x"},
-		"nobody tells":                 {quiet, []place{fullResults, store}, 3, "-o", "no space left in images: exit status 1"},
-		"there is room":                {quiet, []place{results, store}, 1, "", "exit status 1"},
+		"nobody tells":                 {quiet, []place{store, fullResults}, 3, "-o", "no space left in images: exit status 1"},
+		"there is room":                {quiet, []place{store, results}, 1, "", "exit status 1"},
 		"told better before":           {hinted, []place{fullResults}, 3, "a hint of its own", "no apt-helper"},
 		"interrupted":                  {context.Canceled, []place{fullResults}, 130, "", "canceled"},
 	} {

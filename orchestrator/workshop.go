@@ -252,7 +252,7 @@ func (w *workshop) make(ctx context.Context, r recipe) (made tree, err error) {
 // explainFull says where a tool found no room: the store that it writes into without
 // knowing, or the folder for files in passing.
 func (w *workshop) explainFull(err error) error {
-	return explainFull(err, resultsPlace(w.work, w.results), storePlace(w.store.Folder()))
+	return explainFull(err, storePlace(w.store.Folder()), resultsPlace(w.work, w.results))
 }
 
 // source makes the first tree: what the definition's source gives, with nothing in it
