@@ -185,6 +185,9 @@ func convert(ctx context.Context, h host.Host, plan Plan, space *workspace) (con
 			c.images = append(c.images, image.File{Name: filepath.Base(path), Format: format, Size: c.disk.Size, VirtualSize: c.disk.Size, SHA256: c.disk.SHA256})
 			continue
 		}
+		if err := image.Identify(path, format, c.disk.SHA256); err != nil {
+			return c, err
+		}
 		file, err := image.Measure(ctx, h, path, format)
 		if err != nil {
 			return c, err

@@ -1,5 +1,5 @@
 // Package diskformat is what is known of the formats of disk images: one row for each,
-// and which of them an image is of. It runs nothing.
+// and which of them an image is of, and what identifies one. It runs nothing.
 package diskformat
 
 // Names of the formats that others have to name.
@@ -19,6 +19,7 @@ type Format struct {
 	Options  []string // of 'qemu-img convert'
 	Backing  bool     // an image may name another one that lies below it
 	magics   []magic
+	identify func(ReadWriterAt, identifier) error // where qemu-img writes identifiers by chance
 }
 
 // table is the formats, in the order in which they are told.
@@ -35,11 +36,11 @@ var table = []Format{
 		// VMware; of its kinds the stream-optimized one, which all its products import.
 		Name: "vmdk", QEMU: "vmdk", Written: true, Backing: true,
 		Options: []string{"-o", "subformat=streamOptimized"},
-		magics:  []magic{{text: "KDMV", check: checkVMDK}},
+		magics:  []magic{{text: "KDMV", check: checkVMDK}}, identify: identifyVMDK,
 	},
-	{Name: "vhdx", QEMU: "vhdx", Written: true, magics: []magic{{text: "vhdxfile"}}},                     // Hyper-V
-	{Name: "vdi", QEMU: "vdi", Written: true, magics: []magic{{text: "\x7f\x10\xda\xbe", offset: 0x40}}}, // VirtualBox
-	{Name: "vhd", QEMU: "vpc", magics: []magic{{text: "conectix"}}},                                      // Hyper-V of old and Azure
+	{Name: "vhdx", QEMU: "vhdx", Written: true, magics: []magic{{text: "vhdxfile"}}, identify: identifyVHDX},                    // Hyper-V
+	{Name: "vdi", QEMU: "vdi", Written: true, magics: []magic{{text: "\x7f\x10\xda\xbe", offset: 0x40}}, identify: identifyVDI}, // VirtualBox
+	{Name: "vhd", QEMU: "vpc", magics: []magic{{text: "conectix"}}},                                                             // Hyper-V of old and Azure
 }
 
 // Named is the format of that name, the zero value where there is none.

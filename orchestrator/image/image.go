@@ -48,6 +48,16 @@ func Write(ctx context.Context, h host.Host, raw, format, out string) error {
 	return h.Run(ctx, Compare(raw, format, out))
 }
 
+// Identify gives the image of a disk with that SHA-256 identifiers that derive from it.
+func Identify(path, format, content string) (err error) {
+	file, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	return diskformat.Named(format).Identify(file, content)
+}
+
 // File is an image as it lies on disk.
 type File struct {
 	Name        string `json:"name"`
