@@ -120,7 +120,7 @@ func (b Builder) build(ctx context.Context, plan Plan, space *workspace) (manife
 		}
 	}
 	manifest = newManifest(ctx, plan, b, started, converted.disk, images, boots, append(inside.Times, s.times...))
-	manifest.Tools, manifest.Outcome, manifest.Materials = tools, facts.Outcome, facts.Materials
+	manifest.Tools, manifest.Outcome, manifest.Materials, manifest.Epoch = tools, facts.Outcome, facts.Materials, facts.Epoch
 	if err := space.deliver(ctx, manifest, facts); err != nil {
 		return Manifest{}, fail.Wrap(fail.Build, "write the results", err)
 	}

@@ -42,8 +42,9 @@ type Manifest struct {
 	Tools        map[string]string     `json:"tools"`  // Debian package → version, of the host
 	Definition   definition.Definition `json:"definition"`
 	Materials
-	// SourceDateEpoch is the time that tools were told, in seconds since 1970; nil for the
-	// clock's.
+	// Epoch is the time after which no file of the tree was changed, in seconds since 1970.
+	Epoch int64 `json:"epoch,omitempty"`
+	// SourceDateEpoch is the caller's choice of it; nil for the archive's.
 	SourceDateEpoch *int64 `json:"source_date_epoch,omitempty"`
 }
 
