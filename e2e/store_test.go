@@ -167,3 +167,18 @@ func TestStoresOfAnyKind(t *testing.T) {
 		})
 	}
 }
+
+// TestAnInitramfsThatWasBegunTooSoonIsMadeAgain has a command that adds to what was begun
+// while it ran.
+func TestAnInitramfsThatWasBegunTooSoonIsMadeAgain(t *testing.T) {
+	debian(t)
+	folder := t.TempDir()
+	write(t, filepath.Join(folder, "commands.d/debian/module.yml"), "commands: [{run: echo null_blk >>/etc/initramfs-tools/modules}]\n")
+	good(t, folder, "build", "debian", "--no-test", "--format", "raw", "--refresh", "debian")
+	listing := good(t, folder, "shell", "debian", "--", "sh", "-c", "lsinitramfs /boot/initrd.img-*").stdout
+	for _, module := range []string{"/null_blk.ko", "/virtio_blk.ko"} {
+		if !strings.Contains(listing, module) {
+			t.Errorf("the initramfs lacks %s", module)
+		}
+	}
+}

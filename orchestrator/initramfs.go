@@ -32,7 +32,7 @@ var (
 	// and libraries, their own settings, and those that hooks of Debian's packages know.
 	inInitramfs = regexp.MustCompile(`^(boot|bin|sbin|lib[0-9a-z]*|usr/(bin|sbin|lib[0-9a-z]*|local/(bin|sbin|lib)|share/(initramfs-tools|keymaps|consolefonts|consoletrans|plymouth)))/` +
 		`|^etc/(adjtime|bcache|console-setup|crypttab|cryptsetup|default|dhcp|dropbear|fstab|group|hostid|initramfs|iscsi|kbd|kernel|keys|ld\.so|lvm|mdadm|modprobe|` +
-		`modules|multipath|network/|nsswitch\.conf|nvme|passwd|plymouth|ssl/|sysctl|systemd/network|udev|zfs)`)
+		`modules|multipath|network/|nsswitch\.conf|nvme|passwd|plymouth|ssl/|sysctl|systemd/network/[^/]*\.link|udev|zfs)`)
 	// notInInitramfs is what it lacks of that. Entering a tree moves start-stop-daemon away
 	// for as long, which leaves a copy of it in each layer.
 	notInInitramfs = regexp.MustCompile(`^usr/lib/(python[^/]*|locale|systemd/system|[^/]*-linux-gnu/perl[^/]*)/|^(usr/)?sbin/start-stop-daemon$`)
@@ -41,6 +41,11 @@ var (
 	// afterHooks do more than make it.
 	afterHooks = regexp.MustCompile(`^(etc|usr/share)/initramfs/post-update\.d/`)
 )
+
+// partInInitramfs says whether a name in a tree has a part in its initramfs.
+func partInInitramfs(name string) bool {
+	return inInitramfs.MatchString(name) && !notInInitramfs.MatchString(name)
+}
 
 // withInitramfs is how many of the tree's layers have a part in its initramfs, 0 where it is
 // made with the boot loader: packages that it needs may still be missing, or it is not all
@@ -61,7 +66,7 @@ func (w *workshop) withInitramfs(t layeredTree) (int, error) {
 				return 0, nil
 			case ownHooks.MatchString(name):
 				last = len(t.layers)
-			case inInitramfs.MatchString(name) && !notInInitramfs.MatchString(name):
+			case partInInitramfs(name):
 				last = max(last, i+1)
 			}
 		}
@@ -75,7 +80,7 @@ func growInitramfs(s *stages, w *workshop, t layeredTree) (tree, error) {
 	if parts == 0 || err != nil {
 		return t.tree, err
 	}
-	piece, err := grow(s, w, w.initramfs(tree{t.layers[:parts]}))
+	piece, err := grow(s, w, w.initramfsOf(tree{t.layers[:parts]}))
 	if err != nil {
 		return tree{}, err
 	}
@@ -85,12 +90,9 @@ func growInitramfs(s *stages, w *workshop, t layeredTree) (tree, error) {
 // uuids is how an fstab names the file systems of one disk.
 var uuids = regexp.MustCompile(`(?m)^UUID=\S+`)
 
-// initramfs makes the piece in a tree, in which it leaves nothing. The file systems of the
-// disk are known by their types alone, so that builds which differ in their identifiers
-// share it.
-func (w *workshop) initramfs(of tree) recipe {
-	fstab := uuids.ReplaceAllString(w.plan.FSTab, "UUID=00000000-0000-0000-0000-000000000000")
-	key := following(of.top().Key(), digestOf(w.parts.Maker, initramfsTitle, fstab))
+// initramfsOf is the recipe of the piece for a tree.
+func (w *workshop) initramfsOf(of tree) recipe {
+	key := following(of.top().Key(), digestOf(w.parts.Maker, initramfsTitle, w.anonymousFSTab()))
 	var made sums
 	return recipe{
 		title: initramfsTitle, key: key, piece: true,
@@ -99,24 +101,14 @@ func (w *workshop) initramfs(of tree) recipe {
 			if err != nil {
 				return err
 			}
-			h := dated(w.host, epoch)
-			begun, err := w.store.Begin(ctx, w.host, of.layers, filepath.Join(w.stage, "initramfs"))
+			begun, err := w.takeAhead(of)
+			if begun == nil && err == nil {
+				begun, err = w.makeInitramfs(ctx, of)
+			}
 			if err != nil {
 				return err
 			}
 			defer func() { err = scope.Join(err, begun.Discard()) }()
-			if err := seal.SettleFSTab(begun.Root(), fstab); err != nil {
-				return err
-			}
-			err = w.entered(ctx, begun.Root(), w.plan.Definition.Layers[0].Name, func() error {
-				if err := chroot.RestoreInitramfs(ctx, w.host, begun.Root()); err != nil {
-					return err
-				}
-				return bootloader.MakeInitramfs(ctx, h, begun.Root())
-			})
-			if err != nil {
-				return err
-			}
 			if made, err = takeInitramfs(ctx, w.host, begun.Root(), root); err != nil {
 				return err
 			}
@@ -124,6 +116,55 @@ func (w *workshop) initramfs(of tree) recipe {
 		},
 		finished: func(string) (store.Key, any, error) { return key, made, nil },
 	}
+}
+
+// anonymousFSTab knows the file systems of the disk by their types alone, so that builds
+// which differ in their identifiers share an initramfs.
+func (w *workshop) anonymousFSTab() string {
+	return uuids.ReplaceAllString(w.plan.FSTab, "UUID=00000000-0000-0000-0000-000000000000")
+}
+
+// makeInitramfs makes an initramfs in a tree that is to be discarded.
+func (w *workshop) makeInitramfs(ctx context.Context, of tree) (begun *store.Work, err error) {
+	begun, err = w.beginInitramfs(ctx, of)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = scope.Join(err, begun.Discard())
+		}
+	}()
+	return begun, w.entered(ctx, begun.Root(), w.initramfsHostname(), func() error {
+		return w.runInitramfs(ctx, of, begun.Root())
+	})
+}
+
+// initramfsHostname is the machine's name meanwhile: not that of one build.
+func (w *workshop) initramfsHostname() string { return w.plan.Definition.Layers[0].Name }
+
+// beginInitramfs is a tree to make an initramfs in.
+func (w *workshop) beginInitramfs(ctx context.Context, of tree) (*store.Work, error) {
+	begun, err := w.store.Begin(ctx, w.host, of.layers, filepath.Join(w.stage, "initramfs"))
+	if err != nil {
+		return nil, err
+	}
+	if err := seal.SettleFSTab(begun.Root(), w.anonymousFSTab()); err != nil {
+		return nil, scope.Join(err, begun.Discard())
+	}
+	return begun, nil
+}
+
+// runInitramfs makes an initramfs in the tree at root, which is entered.
+func (w *workshop) runInitramfs(ctx context.Context, of tree, root string) error {
+	epoch, err := of.epoch()
+	if err != nil {
+		return err
+	}
+	if err := chroot.RestoreInitramfs(ctx, w.host, root); err != nil {
+		return err
+	}
+	return bootloader.MakeInitramfs(ctx, dated(w.host, epoch), root)
 }
 
 // sums is what update-initramfs remembers of each initramfs, by the kernel's version.

@@ -83,6 +83,9 @@ func growTree(s *stages, w *workshop, key store.Key) (sealed sealedTree, facts D
 	if err != nil {
 		return sealed, facts, err
 	}
+	if err = w.beginAhead(s.ctx, grown); err != nil {
+		return sealed, facts, err
+	}
 	for i, layer := range withoutEarly(w.plan.Definition) {
 		if grown, err = growLayer(s, w, grown, i, layer); err != nil {
 			return sealed, facts, err

@@ -276,9 +276,12 @@ func (w *workshop) endRun() {
 }
 
 // endProcesses ends all processes that a tree has left, but not a run that waits for the
-// next one.
+// next one, nor an initramfs that is made meanwhile.
 func (w *workshop) endProcesses() error {
-	if w.running != nil {
+	switch {
+	case w.ahead != nil:
+		return w.host.KillInTrees(w.ahead.root)
+	case w.running != nil:
 		return w.host.KillInTrees()
 	}
 	return w.host.KillOthers()

@@ -136,10 +136,37 @@ func TestWhatHasAPartInTheInitramfs(t *testing.T) {
 		"etc/fstab": true, "etc/crypttab": true, "etc/modprobe.d/x.conf": true, "etc/initramfs-tools/conf.d/x": true, "etc/udev/rules.d/1.rules": true,
 		"usr/share/initramfs-tools/hooks/x": true, "etc/cryptsetup-initramfs/conf-hook": true, "etc/ld.so.conf.d/x.conf": true,
 		"late": false, "etc/motd": false, "etc/child": false, "srv/www/index.html": false, "etc/nginx/nginx.conf": false, "var/lib/dpkg/status": false,
-		"usr/share/doc/x": false, "usr/lib/python3/dist-packages/x.py": false, "etc/systemd/system/x.service": false, "usr/sbin/start-stop-daemon": false,
+		"etc/systemd/network/10-lan.link": true, "etc/systemd/network/80-dhcp.network": false, "usr/share/doc/x": false, "usr/lib/python3/dist-packages/x.py": false, "etc/systemd/system/x.service": false, "usr/sbin/start-stop-daemon": false,
 	} {
-		if got := inInitramfs.MatchString(name) && !notInInitramfs.MatchString(name); got != want {
+		if got := partInInitramfs(name); got != want {
 			t.Errorf("%s: %t", name, got)
+		}
+	}
+}
+
+func TestWhenAnInitramfsIsBegunAhead(t *testing.T) {
+	for commands, want := range map[string]bool{
+		"true": true, "ln -s /usr/share/zoneinfo/UTC /etc/localtime": true, "apt-get install -y cryptsetup-initramfs": false, "useradd x": false,
+	} {
+		w := workshop{plan: plan(t, "debian")}
+		w.plan.Definition.Layers[0].Commands = []definition.CommandEntry{{Run: commands}}
+		if got := w.likelyAside(); got != want {
+			t.Errorf("%s: %t", commands, got)
+		}
+	}
+	for name, change := range map[string]func(*definition.Definition){
+		"a package": func(d *definition.Definition) {
+			d.Layers[0].Install[2].Packages = append(d.Layers[0].Install[2].Packages, "x y")
+		},
+		"another name":   func(d *definition.Definition) { d.Hostname = "other" },
+		"a file with it": func(d *definition.Definition) { d.Layers[0].Install[2].Files[0].Path = "/etc/modprobe.d/x.conf" },
+	} {
+		w := workshop{plan: plan(t, "debian")}
+		d := &w.plan.Definition
+		d.Layers[0].Install = append([]definition.InstallEntry{}, d.Layers[0].Install...)
+		change(d)
+		if w.likelyAside() {
+			t.Errorf("%s: begun ahead", name)
 		}
 	}
 }

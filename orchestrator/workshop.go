@@ -52,6 +52,7 @@ type workshop struct {
 	work    string              // folder for large files, which end with the build
 	results string              // what the folder is called outside that work lies in
 	running *run                // of the provisioner, which waits before an entry; nil for none
+	ahead   *ahead              // an initramfs that is being made; nil for none
 	known   []*store.Layer      // in use until the build ends
 	release scope.Stack         // what lasts until then
 }
@@ -104,7 +105,7 @@ const Everything = "*"
 // stale says whether a recipe is followed although the store has what it makes. What
 // stands on it has another key then, or goes with it.
 func (w *workshop) stale(r recipe, found *store.Layer) bool {
-	refreshed := w.fresh == Everything && r.title == sourceTitle || w.fresh != "" && r.layer == w.fresh
+	refreshed := w.fresh == Everything && r.title == sourceTitle || w.fresh != "" && (r.layer == w.fresh || r.piece)
 	return refreshed && found.Made().Before(w.since)
 }
 
@@ -350,7 +351,7 @@ func growBoot(s *stages, w *workshop, t layeredTree) (bootableTree, error) {
 	if err == nil && found == nil && !w.onlyOld {
 		below, err = growInitramfs(s, w, t)
 	}
-	if err != nil {
+	if err = errors.Join(err, w.endAhead()); err != nil {
 		return bootableTree{}, err
 	}
 	grown, err := grow(s, w, w.boot(below, key))

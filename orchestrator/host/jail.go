@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"runtime"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -433,12 +434,20 @@ func (l *Local) KillOthers() error {
 }
 
 // KillInTrees implements Host. It does nothing outside a jail.
-func (l *Local) KillInTrees() error {
+func (l *Local) KillInTrees(but ...string) error {
 	if os.Getpid() != 1 {
 		return nil
 	}
+	spared := []os.FileInfo{}
+	for _, root := range append(but, "/") {
+		info, err := os.Stat(root)
+		if err != nil {
+			return err
+		}
+		spared = append(spared, info)
+	}
 	for {
-		found, err := killForeign()
+		found, err := killAllBut(spared)
 		if !found || err != nil {
 			return err
 		}
@@ -446,13 +455,9 @@ func (l *Local) KillInTrees() error {
 	}
 }
 
-// killForeign kills the processes that have another root than this one, and says whether
-// there were any.
-func killForeign() (found bool, err error) {
-	own, err := os.Stat("/")
-	if err != nil {
-		return false, err
-	}
+// killAllBut kills the processes that have none of these roots, and says whether there
+// were any.
+func killAllBut(spared []os.FileInfo) (found bool, err error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return false, err
@@ -463,8 +468,8 @@ func killForeign() (found bool, err error) {
 			continue
 		}
 		root, err := os.Stat(fmt.Sprintf("/proc/%d/root/", pid))
-		if err != nil || os.SameFile(root, own) { // one that has ended has no root
-			continue
+		if err != nil || slices.ContainsFunc(spared, func(its os.FileInfo) bool { return os.SameFile(root, its) }) {
+			continue // one that has ended has no root
 		}
 		found = true
 		if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {

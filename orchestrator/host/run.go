@@ -39,8 +39,8 @@ type Host interface {
 	// daemon keeps a file system busy.
 	KillOthers() error
 	// KillInTrees ends every process of the jail whose root is not the jail's own: what
-	// still runs in a tree.
-	KillInTrees() error
+	// still runs in a tree, but for those whose root is one of some.
+	KillInTrees(but ...string) error
 }
 
 // Local is the Host that acts on this machine.

@@ -75,4 +75,6 @@ func (f *Fake) Sethostname(name string) error { return f.call("hostname %s", nam
 func (f *Fake) KillOthers() error { return f.call("kill others") }
 
 // KillInTrees implements host.Host.
-func (f *Fake) KillInTrees() error { return f.call("kill in trees") }
+func (f *Fake) KillInTrees(but ...string) error {
+	return f.call("%s", strings.Join(append([]string{"kill in trees"}, but...), " but "))
+}
