@@ -63,6 +63,8 @@ func pushed(t *testing.T, res result) []publish.Pushed {
 // it back with every client. What each client got is the same bytes, and boots.
 func TestPublishToRegistries(t *testing.T) {
 	b := debian(t)
+	rebuilt := t.TempDir() // at another time, with nothing changed
+	good(t, rebuilt, "build", "debian", "--format", "raw,qcow2,vmdk")
 	for name, open := range map[string]func(*testing.T) registry{
 		"olareg, with referrers": olaregInProcess, "docker-registry, without referrers": plainRegistry, "TLS and password": lockedRegistry,
 	} {
@@ -78,6 +80,7 @@ func TestPublishToRegistries(t *testing.T) {
 			if len(first) != 4 || first[0].Uploaded == 0 {
 				t.Fatalf("%+v", first)
 			}
+			push[1] = filepath.Join(rebuilt, "images/debian")
 			for _, p := range pushed(t, r.good(t, push...)) {
 				if p.Uploaded != 0 || p.Tags[0] != first[0].Tags[0]+strings.TrimPrefix(p.Tags[0], first[0].Tags[0]) {
 					t.Errorf("pushed again: %+v", p)

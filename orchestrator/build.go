@@ -119,8 +119,8 @@ func (b Builder) build(ctx context.Context, plan Plan, space *workspace) (manife
 			return Manifest{}, err
 		}
 	}
-	manifest = newManifest(ctx, plan, b, started, converted.disk, images, boots, append(inside.Times, s.times...))
-	manifest.Tools, manifest.Outcome, manifest.Materials, manifest.Epoch = tools, facts.Outcome, facts.Materials, facts.Epoch
+	manifest = newManifest(ctx, plan, b, started, facts, converted.disk, images, boots, append(inside.Times, s.times...))
+	manifest.Tools = tools
 	if err := space.deliver(ctx, manifest, facts); err != nil {
 		return Manifest{}, fail.Wrap(fail.Build, "write the results", err)
 	}

@@ -24,7 +24,7 @@ import (
 // Manifest is build.json: what was built, from what, and what proved it. It is
 // published with the images and holds nothing that may be secret.
 type Manifest struct {
-	ID           string                `json:"id"` // of this build, random
+	ID           string                `json:"id"` // of what was built: that of a rebuild is the same
 	Name         string                `json:"name"`
 	Version      string                `json:"version,omitempty"` // number of the Debian release
 	Architecture string                `json:"architecture"`
@@ -32,7 +32,8 @@ type Manifest struct {
 	Revision     string                `json:"revision,omitempty"`   // commit of the definitions
 	Vmctl        string                `json:"vmctl"`
 	Outcome      string                `json:"outcome,omitempty"` // digest of all that the images were made of
-	Created      time.Time             `json:"created"`           // SOURCE_DATE_EPOCH, or the start of the build
+	Created      time.Time             `json:"created"`           // its epoch: the state of Debian that is in it
+	Built        time.Time             `json:"built"`             // when the build began
 	Tested       bool                  `json:"tested"`
 	Disk         DiskContent           `json:"disk"`
 	Outputs      []image.File          `json:"outputs"` // the one that was booted comes first
@@ -54,21 +55,16 @@ type DiskContent struct {
 	SHA256 string `json:"sha256"`
 }
 
-func newManifest(ctx context.Context, plan Plan, b Builder, started time.Time, disk DiskContent, images []image.File, boots []boottest.Result, times []StageTime) Manifest {
-	return Manifest{
-		ID: uuid.NewString(), Name: plan.Definition.Name, Version: plan.DebianRelease(), Architecture: arch.Target.OCI,
+func newManifest(ctx context.Context, plan Plan, b Builder, started time.Time, facts DiskFacts, disk DiskContent, images []image.File, boots []boottest.Result, times []StageTime) Manifest {
+	m := Manifest{
+		Name: plan.Definition.Name, Version: plan.DebianRelease(), Architecture: arch.Target.OCI,
 		Repository: b.Repository, Revision: b.Revision, Vmctl: b.Version, Disk: disk,
-		Created: created(started), Tested: len(boots) > 0, Outputs: images, Boot: boots, Stages: times,
+		Built: started.UTC().Truncate(time.Second), Tested: len(boots) > 0, Outputs: images, Boot: boots, Stages: times,
 		Inputs: inputDigests(ctx, plan), Definition: plan.Definition.Redacted(), SourceDateEpoch: sourceDateEpoch(),
+		Materials: facts.Materials, Outcome: facts.Outcome, Epoch: facts.Epoch, Created: time.Unix(facts.Epoch, 0).UTC(),
 	}
-}
-
-// created follows the convention of reproducible-builds.org.
-func created(started time.Time) time.Time {
-	if epoch := sourceDateEpoch(); epoch != nil {
-		return time.Unix(*epoch, 0).UTC()
-	}
-	return started.UTC().Truncate(time.Second)
+	m.ID = uuid.NewSHA1(uuid.Nil, []byte(digestOf(m.Name, m.Version, m.Architecture, m.Disk, m.Outputs))).String()
+	return m
 }
 
 func sourceDateEpoch() *int64 {

@@ -92,7 +92,7 @@ func (p *push) run(ref registry.Reference) ([]Pushed, error) {
 	var pushed []Pushed
 	for i, l := range leaves {
 		t := p.tags(l, number)
-		if err := p.sendIndex(l, indexes[i], t); err != nil {
+		if err := p.sendIndex(l, indexes[i], number); err != nil {
 			return nil, err
 		}
 		pushed = append(pushed, Pushed{
@@ -221,8 +221,22 @@ func (p *push) send(ctx context.Context, root ocispec.Descriptor) error {
 // sendIndex sends a leaf's attachments, its index and their signatures, and
 // tags all of them but with the moving tags. The leaf and the index are tagged
 // last: who finds them finds the rest.
-func (p *push) sendIndex(l artifact.Leaf, index ocispec.Descriptor, t artifact.Tags) error {
-	attachments := l.Attachments
+func (p *push) sendIndex(l artifact.Leaf, index ocispec.Descriptor, number int) error {
+	t := p.tags(l, number)
+	attachments, there, err := p.attachments(l, number)
+	if err != nil {
+		return err
+	}
+	for _, a := range attachments {
+		if !there {
+			if err := p.send(p.ctx, a.Manifest); err != nil {
+				return err
+			}
+		}
+		if err := p.tag(a.Manifest, artifact.SiblingTag(t.Leaf, a.Kind)); err != nil {
+			return err
+		}
+	}
 	if p.options.Signer != nil {
 		covered := []ocispec.Descriptor{l.Manifest}
 		for _, a := range attachments {
@@ -232,10 +246,7 @@ func (p *push) sendIndex(l artifact.Leaf, index ocispec.Descriptor, t artifact.T
 		if err != nil {
 			return err
 		}
-		attachments = append(attachments, signature)
-	}
-	for _, a := range attachments {
-		if err := p.sendTagged(a, t.Leaf); err != nil {
+		if err := p.sendTagged(signature, t.Leaf); err != nil {
 			return err
 		}
 	}
@@ -259,6 +270,35 @@ func (p *push) sendIndex(l artifact.Leaf, index ocispec.Descriptor, t artifact.T
 		return err
 	}
 	return p.tag(index, t.Immutable)
+}
+
+// attachments is those of a leaf, and whether the repository has them already, by one of
+// the day's numbers: a rebuild has made the same image, and what proves the first one
+// proves it, too.
+func (p *push) attachments(l artifact.Leaf, number int) (_ []artifact.Attachment, there bool, err error) {
+	for n := number; n > 0; n-- {
+		tag := p.tags(l, n).Leaf
+		leaf, err := p.resolve(tag)
+		if errors.Is(err, errdef.ErrNotFound) || err == nil && leaf.Digest != l.Manifest.Digest {
+			continue
+		}
+		if err != nil {
+			return nil, false, err
+		}
+		var before []artifact.Attachment
+		for _, a := range l.Attachments {
+			desc, err := p.resolve(artifact.SiblingTag(tag, a.Kind))
+			if err == nil {
+				before = append(before, artifact.Attachment{Kind: a.Kind, Manifest: desc})
+			} else if !errors.Is(err, errdef.ErrNotFound) {
+				return nil, false, err
+			}
+		}
+		if len(before) == len(l.Attachments) {
+			return before, true, nil
+		}
+	}
+	return l.Attachments, false, nil
 }
 
 // sendTagged sends an attachment of what has that tag.

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
@@ -129,6 +130,37 @@ func TestPushAgainSendsNothing(t *testing.T) {
 	for i := range again {
 		if again[i].Uploaded != 0 || again[i].Digest != first[i].Digest || !slices.Equal(again[i].Tags, first[i].Tags) {
 			t.Errorf("first %+v, again %+v", first[i], again[i])
+		}
+	}
+}
+
+// A rebuild gives the same disks, and other times, consoles and build.json.
+func TestARebuildOfTheSameDisksSendsNothing(t *testing.T) {
+	t.Parallel()
+	ref := in(t, registrytest.Start(t, nil), "debian")
+	signer, _ := readKeys(t, newKeys(t)["ECDSA"])
+	options := PushOptions{Signer: signer}
+	first := mustPush(t, ref, newRelease(t, 1), options)
+	rebuilt, files := artifacttest.New(1)
+	rebuilt.Boots[0].Seconds = 31
+	files["boot-bios.log"] = &fstest.MapFile{Data: []byte("another console")}
+	files["build.json"] = &fstest.MapFile{Data: []byte(`{"stages": [{"seconds": 1}]}`)}
+	artifacttest.Seal(files)
+	rebuilt = left(t, rebuilt, files)
+	for i, again := range mustPush(t, ref, rebuilt, options) {
+		if again.Uploaded != 0 || again.Digest != first[i].Digest || !slices.Equal(again.Tags, first[i].Tags) {
+			t.Errorf("first %+v, again %+v", first[i], again)
+		}
+	}
+	other, files := artifacttest.New(2)
+	other.Architecture, other.Disks[0].Name = "arm64", "debian-13-arm64.qcow2"
+	files["debian-13-arm64.qcow2"] = files["debian-13-amd64.qcow2"]
+	delete(files, "debian-13-amd64.qcow2")
+	artifacttest.Seal(files)
+	both := mustPush(t, ref, left(t, other, files), options)
+	for i, again := range mustPush(t, ref, rebuilt, options) {
+		if again.Uploaded != 0 || again.Digest != both[i].Digest || !slices.Equal(again.Tags, both[i].Tags) {
+			t.Errorf("beside another architecture: %+v, again %+v", both[i], again)
 		}
 	}
 }

@@ -218,7 +218,7 @@ func TestVerifyNoticesEveryMismatch(t *testing.T) {
 			if err := p.send(t.Context(), l.Manifest); err != nil {
 				t.Fatal(err)
 			}
-			if err := p.sendIndex(l, index, p.tags(l, 1)); err != nil {
+			if err := p.sendIndex(l, index, 1); err != nil {
 				t.Fatal(err)
 			}
 			ref := parse(t, "registry.example/debian:13-20260102.1")

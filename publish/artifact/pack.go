@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -144,6 +145,9 @@ func (b *Bundle) Index(r Release, l Leaf, version string, before ocispec.Index) 
 			manifests = append(manifests, other)
 		}
 	}
+	slices.SortStableFunc(manifests, func(a, b ocispec.Descriptor) int { // whoever was pushed last
+		return strings.Compare(a.Platform.Architecture, b.Platform.Architecture)
+	})
 	annotations := r.annotations("")
 	annotations[ocispec.AnnotationVersion] = version
 	delete(annotations, ocispec.AnnotationTitle)
