@@ -10,9 +10,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
+	"time"
 
 	"github.com/apenella/go-ansible/v2/pkg/execute"
 	"github.com/apenella/go-ansible/v2/pkg/playbook"
@@ -26,7 +29,9 @@ type Run struct {
 	Root      string         // the tree, ready to run programs in whenever Begin has returned
 	Scratch   string         // folder for inventory, variables and Ansible's own files
 	Playbooks fs.FS          // holds layer.yml and what it includes
-	Roles     string         // folder of the user's roles
+	Project   Project        // of the user; its roles and playbooks follow the layer
+	Machine   map[string]any // facts of the machine that is being built, without ansible_
+	Epoch     time.Time      // what facts tell of the time
 	Layer     any            // what is applied; layer.yml says how it is read
 	Origins   []string       // file:line of the entries; the layer names them by their number
 	Variables map[string]any // of the play: a role's vars beat them, they beat its defaults
@@ -55,6 +60,7 @@ const (
 	configFile    = "ansible.cfg"
 	callback      = "ansible.posix.jsonl" // prints one JSON document per event
 	plugin        = "community.general.chroot"
+	host          = "image"
 )
 
 // Apply runs the playbook. A task that fails is a *fail.Error that names the
@@ -65,6 +71,8 @@ func (r Run) Apply(ctx context.Context) error {
 	}
 	defer os.Remove(filepath.Join(r.Scratch, variablesFile))
 	defer os.Remove(filepath.Join(r.Scratch, layerFile))
+	defer os.Remove(filepath.Join(r.Scratch, inventoryFile))
+	defer os.Remove(filepath.Join(r.Scratch, rolesFile))
 
 	inner, cancel := context.WithCancel(ctx)
 	opened := make(chan error, 1)
@@ -76,7 +84,7 @@ func (r Run) Apply(ctx context.Context) error {
 		opened <- err
 	}()
 	events := newStream(r.Log, r.OnEvent)
-	events.roles, events.origins = filepath.Dir(r.Roles), r.Origins
+	events.project, events.origins = r.Project.Folder, r.Origins
 	runner := &processes{start: r.Command, env: r.environment(), dir: r.Scratch}
 	executor := execute.NewDefaultExecute(
 		execute.WithCmd(r.command()),
@@ -105,8 +113,9 @@ func (r Run) Apply(ctx context.Context) error {
 
 func (r Run) command() *playbook.AnsiblePlaybookCmd {
 	return playbook.NewAnsiblePlaybookCmd(
-		playbook.WithPlaybooks(filepath.Join(r.Scratch, "playbooks", playbookFile)),
+		playbook.WithPlaybooks(r.playbooks()...),
 		playbook.WithPlaybookOptions(&playbook.AnsiblePlaybookOptions{
+			Tags:          strings.Join(r.Project.Tags, ","),
 			Inventory:     filepath.Join(r.Scratch, inventoryFile),
 			ExtraVarsFile: []string{"@" + filepath.Join(r.Scratch, layerFile)},
 		}),
@@ -125,7 +134,7 @@ func (r Run) prepare() error {
 	if err := os.CopyFS(playbooks, r.Playbooks); err != nil {
 		return err
 	}
-	inventory, err := Inventory(r.Root)
+	inventory, err := Inventory(r.Root, r.Variables)
 	if err != nil {
 		return err
 	}
@@ -141,6 +150,7 @@ func (r Run) prepare() error {
 		return fmt.Errorf("write the layer for Ansible: %w", err)
 	}
 	return errors.Join(
+		r.prepareProject(), r.prepareFacts(),
 		os.WriteFile(filepath.Join(r.Scratch, configFile), []byte("[defaults]\n"), 0o600),
 		os.WriteFile(filepath.Join(r.Scratch, inventoryFile), inventory, 0o600),
 		os.WriteFile(filepath.Join(r.Scratch, variablesFile), variables, 0o600),
@@ -148,23 +158,31 @@ func (r Run) prepare() error {
 	)
 }
 
-// Inventory is the inventory whose one host is the tree at root.
-func Inventory(root string) ([]byte, error) {
-	return yaml.Dump(map[string]any{"all": map[string]any{"hosts": map[string]any{"image": map[string]any{
+// Inventory is the inventory whose one host is the tree at root. Playbooks of the user's get
+// the variables from it. Who becomes somebody else does so with su, which every Debian has.
+func Inventory(root string, variables map[string]any) ([]byte, error) {
+	image := maps.Clone(variables)
+	if image == nil {
+		image = map[string]any{}
+	}
+	maps.Copy(image, map[string]any{
 		"ansible_connection":         plugin,
 		"ansible_host":               root,
+		"ansible_user":               "root",
+		"ansible_become_method":      "su",
+		"ansible_su_flags":           "-s /bin/sh", // for accounts that nobody logs in to
 		"ansible_python_interpreter": "/usr/bin/python3",
-	}}}})
+	})
+	return yaml.Dump(map[string]any{"all": map[string]any{"hosts": map[string]any{host: image}}})
 }
 
 // environment makes Ansible independent of the user's own configuration.
 func (r Run) environment() []string {
-	return append(r.Env,
+	return append(append(r.Env, r.projectEnvironment()...),
 		"ANSIBLE_CONFIG="+filepath.Join(r.Scratch, configFile),
 		"ANSIBLE_HOME="+filepath.Join(r.Scratch, "home"),
 		"ANSIBLE_LOCAL_TEMP="+filepath.Join(r.Scratch, "tmp"),
 		"ANSIBLE_REMOTE_TEMP=/run/.ansible",
-		"ANSIBLE_ROLES_PATH="+r.Roles,
 		"ANSIBLE_STDOUT_CALLBACK="+callback,
 		"ANSIBLE_NOCOLOR=1",
 		"ANSIBLE_RETRY_FILES_ENABLED=0",

@@ -19,7 +19,7 @@ import (
 )
 
 func TestInventory(t *testing.T) {
-	inventory, err := ansible.Inventory("/work/root: #1")
+	inventory, err := ansible.Inventory("/work/root: #1", map[string]any{"zone": "Etc/UTC"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,7 +136,7 @@ func TestAFailureIsToldOnce(t *testing.T) {
 {"_event":"v2_runner_on_failed","hosts":{"image":{"failed":true,`+tc.result+`}},"task":{"name":"stamp : Stamp","path":"`+tc.task+`"}}
 EOF
 exit 2`)
-			r.Roles = "/defs/roles"
+			r.Project.Folder = "/defs"
 			var log bytes.Buffer
 			r.Log = &log
 			err := r.Apply(t.Context())

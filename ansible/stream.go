@@ -34,7 +34,7 @@ type stream struct {
 	mu      sync.Mutex
 	log     io.Writer
 	onEvent func(Event)
-	roles   string   // folder that holds the user's roles
+	project string   // folder that holds the user's roles and playbooks
 	origins []string // of the entries
 	origin  string   // of the last task that named one, for tasks of roles
 	failure error    // first task that failed
@@ -141,8 +141,8 @@ func (s *stream) document(d document) {
 	task := d.Task.Name
 	if parts := originPattern.FindStringSubmatch(task); parts != nil {
 		s.origin, task = s.originOf(parts[1]), parts[2]
-	} else if place, err := filepath.Rel(s.roles, d.Task.Path); err == nil && filepath.IsLocal(place) {
-		task += " (" + place + ")" // of a role
+	} else if place, err := filepath.Rel(s.project, d.Task.Path); err == nil && filepath.IsLocal(place) {
+		task += " (" + place + ")" // of a role or playbook
 	}
 	if (task == gateTask || task == factsTask) && !strings.HasSuffix(d.Event, "failed") {
 		return

@@ -92,7 +92,7 @@ func (w *workshop) likelyAside() bool {
 			return false
 		}
 		for _, e := range layer.Install {
-			if len(e.Packages)+len(e.Repositories)+len(e.Debconf)+len(e.Users)+len(e.Roles) > 0 || hasPart(e) {
+			if len(e.Packages)+len(e.Repositories)+len(e.Debconf)+len(e.Users)+len(e.Roles)+len(e.Playbooks) > 0 || hasPart(e) {
 				return false
 			}
 		}

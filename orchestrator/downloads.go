@@ -196,7 +196,7 @@ func (w *workshop) fetchSettings(scope string) (aptmethod.Settings, error) {
 // layerScope is whose lists a layer's are: it may have changed them, and must not change
 // those of others.
 func (w *workshop) layerScope(layer string) string {
-	return digestOf(w.roles, layer)
+	return digestOf(w.project, layer)
 }
 
 func (w *workshop) listsFolder(scope string) string {

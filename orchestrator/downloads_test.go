@@ -56,7 +56,7 @@ func TestALayersListsAreItsOwn(t *testing.T) {
 		}
 	}
 	other := *w
-	other.roles = "/another/folder/roles"
+	other.project = "/another/folder/roles"
 	if other.layerScope("web") == w.layerScope("web") {
 		t.Error("layers of one name in two folders share lists")
 	}

@@ -36,7 +36,7 @@ func earlyEntries(d definition.Definition) []early {
 			break
 		}
 		entries = append(entries, early{e, entry.Packages})
-		if len(entry.Files)+len(entry.Templates)+len(entry.Users)+len(entry.Roles)+len(entry.Services.Disabled)+len(entry.Services.Masked) > 0 {
+		if len(entry.Files)+len(entry.Templates)+len(entry.Users)+len(entry.Roles)+len(entry.Playbooks)+len(entry.Services.Disabled)+len(entry.Services.Masked) > 0 {
 			break
 		}
 	}

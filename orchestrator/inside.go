@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/btw-img/btw-img/orchestrator/debian"
 	"github.com/btw-img/btw-img/orchestrator/definition"
@@ -22,10 +23,14 @@ type Provision struct {
 	Definition *definition.Definition
 	Layer      definition.Layer // with those entries
 	Facts      bool             // find out what Ansible tells of the image
-	Roles      string           // folder of the user's roles
+	Machine    map[string]any   // facts of the machine that is being built, in place of the builder's
+	Project    string           // the folder with the user's roles and all else that Ansible finds
+	Epoch      time.Time        // what the machine takes for now
 	Env        []string
-	Log        io.Writer
-	Task       func(status, text string) // is told of each task
+	// AllowLocalhost lets tasks act on the machine that builds.
+	AllowLocalhost bool
+	Log            io.Writer
+	Task           func(status, text string) // is told of each task
 	// Begin is called before each entry, by its number among these, and returns once the
 	// tree is ready to run its programs in. Until then nothing of the run is in the tree.
 	Begin func(ctx context.Context, entry int) error
@@ -38,6 +43,8 @@ type DiskFacts struct {
 	Outcome string `json:"outcome,omitempty"`
 	// Materials is what archives gave for it.
 	Materials Materials `json:"materials"`
+	// Deferred is what entries wanted of a running system, and what comes with its first boot.
+	Deferred []string `json:"deferred,omitempty"`
 	// Seed identifies the tree before it was made bootable, and with the disk's plan the disk.
 	Seed string `json:"seed,omitempty"`
 	// Epoch is the time after which nothing in it was changed, in seconds.
@@ -111,6 +118,9 @@ func growTree(s *stages, w *workshop, key store.Key) (sealed sealedTree, facts D
 		return sealed, facts, err
 	}
 	facts.Outcome, facts.Materials = outcome, materials
+	if facts.Deferred, err = grown.deferred(); err != nil {
+		return sealed, facts, err
+	}
 	if err = w.identify(facts.Seed); err != nil {
 		return sealed, facts, err
 	}

@@ -138,7 +138,7 @@ func (j *job) run(jail *host.Jail, h host.Host, provisioner Provisioner) (result
 	layers.Note = func(text string) { fmt.Fprintln(jail.Log, text) }
 	s := &stages{ctx: jail.Context, tell: func(e Event) { _ = jail.Send(message{Event: &e}) }}
 	w := &workshop{
-		plan: j.Plan, roles: inputs.Roles, parts: j.Parts, store: layers, host: h, provisioner: provisioner, outside: j.outside(jail, h), assembler: disk.Assemble, log: jail.Log,
+		plan: j.Plan, project: inputs.Project, parts: j.Parts, store: layers, host: h, provisioner: provisioner, outside: j.outside(jail, h), assembler: disk.Assemble, log: jail.Log,
 		stage: stageFolder, work: j.Work, results: results, before: j.Before, fresh: j.How.Fresh, since: j.How.Since, offline: j.How.Offline,
 		entryPart: func(ctx context.Context, layer, entry int) (entryPart, error) {
 			return inputs.entryPart(ctx, j.Parts.Ansible, layer, entry)

@@ -36,8 +36,8 @@ type parts struct {
 // entryPart is what goes into one entry of a layer.
 type entryPart struct {
 	Digest string `json:"digest"`
-	// Alone says that the entry reads or leaves what others could see of it: roles and
-	// facts. It gets a run of Ansible to itself.
+	// Alone says that the entry reads or leaves what others could see of it: roles,
+	// playbooks and facts. It gets a run of Ansible to itself.
 	Alone bool `json:"alone,omitempty"`
 }
 
@@ -213,38 +213,42 @@ var readsFacts = regexp.MustCompile(`\bansible_|\bhostvars\b|\bsetup\b`)
 // what applies it.
 func (p Plan) entryPart(ctx context.Context, ansible string, number, entry int) (entryPart, error) {
 	d := p.Definition
-	alone, err := copied(definition.Definition{Layers: entriesOf(withoutEarly(d)[number])[entry : entry+1]})
+	single, err := copied(definition.Definition{Layers: entriesOf(withoutEarly(d)[number])[entry : entry+1]})
 	if err != nil {
 		return entryPart{}, err
 	}
-	layer := &alone.Layers[0]
+	layer := &single.Layers[0]
 	read := reading{ctx: ctx, plan: p}
-	var roles []string
+	var project string
+	alone := false
 	for i := range layer.Install {
 		layer.Install[i] = unnamed(layer.Install[i])
 		if err := read.entry(&layer.Install[i]); err != nil {
 			return entryPart{}, err
 		}
-		roles = layer.Install[i].Roles
+		if project, err = read.project(layer.Install[i]); err != nil {
+			return entryPart{}, err
+		}
+		alone = project != ""
 	}
 	for i := range layer.Commands {
 		entry := &layer.Commands[i]
 		entry.Name, entry.NoLog, entry.Origin = "", false, ""
-	}
-	inRoles, err := read.roles(roles)
-	if err != nil {
-		return entryPart{}, err
 	}
 	vars := read.variables(*layer, d.Vars)
 	outside, err := read.outside()
 	if err != nil {
 		return entryPart{}, err
 	}
-	part := map[string]any{"layer": layer, "roles": inRoles, "vars": vars, "outside": outside, "hostname": hostnameIn(d, number)}
+	part := map[string]any{"layer": layer, "project": project, "vars": vars, "outside": outside, "hostname": hostnameIn(d, number)}
 	if read.build() {
 		part["build"] = []string{d.Name, d.Hostname}
 	}
-	return entryPart{digestOf(ansible, part), len(roles) > 0 || read.opaque || readsFacts.MatchString(read.text.String())}, nil
+	alone = alone || read.opaque || readsFacts.MatchString(read.text.String())
+	if alone {
+		part["facts"] = read.facts(p.facts(number))
+	}
+	return entryPart{digestOf(ansible, part), alone}, nil
 }
 
 // hostnameIn is the machine's name while a layer is applied: the build's own in the last

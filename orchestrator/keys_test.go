@@ -96,7 +96,7 @@ func partsIn(t *testing.T, folder, name string, tools map[string]string, setting
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.Roles, p.Assets = filepath.Join(folder, "roles"), map[string]string{}
+	p.Project, p.Assets = folder, map[string]string{}
 	embedded := t.TempDir()
 	for _, asset := range d.Assets() {
 		p.Assets[*asset], err = library.AssetPath(folder, *asset, func(name string, content []byte) (string, error) {

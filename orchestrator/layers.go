@@ -3,7 +3,11 @@ package orchestrator
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
+	"slices"
+	"strings"
+	"time"
 
 	"github.com/btw-img/btw-img/orchestrator/chroot"
 	"github.com/btw-img/btw-img/orchestrator/definition"
@@ -16,12 +20,33 @@ import (
 // growing is a layer of the definition while it is applied.
 type growing struct {
 	*workshop
-	layer   int                // its number
-	name    string             // of its build
-	entries []definition.Layer // one by one
-	keys    []store.Key        // keys[i] is that of the tree with the first i entries
-	listed  bool               // an entry was applied, and the archives' lists are of today
-	task    func(status, format string, args ...any)
+	layer    int                // its number
+	name     string             // of its build
+	entries  []definition.Layer // one by one
+	keys     []store.Key        // keys[i] is that of the tree with the first i entries
+	deferred []string           // what entries of the recipe wanted of a running system
+	listed   bool               // an entry was applied, and the archives' lists are of today
+	task     func(status, format string, args ...any)
+}
+
+// layerFacts is what is remembered with the tree of a layer.
+type layerFacts struct {
+	Deferred []string `json:"deferred,omitempty"`
+}
+
+// deferred is what the entries of a tree's layers wanted of a running system.
+func (t tree) deferred() (all []string, err error) {
+	for _, layer := range t.layers {
+		if !strings.HasPrefix(layer.About().Title, layerTitle) {
+			continue
+		}
+		var facts layerFacts
+		if err := json.Unmarshal(layer.About().Data, &facts); err != nil {
+			return nil, err
+		}
+		all = append(all, facts.Deferred...)
+	}
+	return all, nil
 }
 
 // growLayer is the stage that applies a layer, the farthest ancestor's first. It goes on
@@ -120,21 +145,23 @@ func (g *growing) recipe(below tree, from, to int) recipe {
 			if err != nil {
 				return err
 			}
+			g.deferred = nil
 			for entry := from; entry < to; entry++ {
-				if err := g.apply(ctx, root, entry, epochEnv(epoch)); err != nil {
+				if err := g.apply(ctx, root, entry, epoch); err != nil {
 					return err
 				}
 			}
 			return cmp.Or(seal.DropCaches(root), seal.Clamp(root, epoch))
 		},
+		finished: func(string) (store.Key, any, error) { return g.keys[to], layerFacts{g.deferred}, nil },
 	}
 }
 
 // apply applies an entry to the tree at root.
-func (g *growing) apply(ctx context.Context, root string, entry int, env []string) error {
+func (g *growing) apply(ctx context.Context, root string, entry int, epoch time.Time) error {
 	err := g.fetch(ctx, layerTitle+g.name, g.layerScope(g.name), func(f *fetching) error {
 		if g.running == nil {
-			g.startRun(g.provision(root, entry, append(f.env(), env...)))
+			g.startRun(g.provision(root, entry, epoch, f.env()))
 		}
 		return g.entered(ctx, root, hostnameIn(g.plan.Definition, g.layer), func() (err error) {
 			if err := chroot.DeferInitramfs(ctx, g.host, root); err != nil {
@@ -152,7 +179,10 @@ func (g *growing) apply(ctx context.Context, root string, entry int, env []strin
 			if last || err != nil {
 				g.endRun()
 			}
-			return err
+			if err != nil {
+				return err
+			}
+			return g.tellDeferred(root)
 		})
 	})
 	if err != nil {
@@ -161,8 +191,18 @@ func (g *growing) apply(ctx context.Context, root string, entry int, env []strin
 	return g.settled(ctx, g.layer, entry)
 }
 
+// tellDeferred tells what an entry wanted of a running system, and remembers it.
+func (g *growing) tellDeferred(root string) error {
+	calls, err := chroot.Deferred(root)
+	for _, call := range calls {
+		g.task("deferred", "%s", call)
+		g.deferred = append(g.deferred, call)
+	}
+	return err
+}
+
 // provision is a run over as many entries from one on as can share it.
-func (g *growing) provision(root string, from int, env []string) Provision {
+func (g *growing) provision(root string, from int, epoch time.Time, env []string) Provision {
 	parts := g.parts.Layers[g.layer]
 	to := from + 1
 	for !parts[from].Alone && to < len(parts) && !parts[to].Alone {
@@ -174,9 +214,20 @@ func (g *growing) provision(root string, from int, env []string) Provision {
 	}
 	return Provision{
 		Root: root, Scratch: g.scratch("ansible"), Definition: &g.plan.Definition, Layer: layer, Facts: parts[from].Alone,
-		Roles: g.plan.Roles, Env: env, Log: g.log,
-		Task: func(status, text string) { g.task(status, "%s", text) },
+		Machine: g.plan.facts(g.layer), Project: g.plan.Project, Epoch: epoch, Env: slices.Concat(env, epochEnv(epoch), []string{"PATH=" + chroot.StandIns + ":" + pathIn(env)}), Log: g.log,
+		AllowLocalhost: g.plan.AllowLocalhost,
+		Task:           func(status, text string) { g.task(status, "%s", text) },
 	}
+}
+
+// pathIn is the PATH of an environment.
+func pathIn(env []string) (path string) {
+	for _, variable := range env {
+		if value, found := strings.CutPrefix(variable, "PATH="); found {
+			path = value
+		}
+	}
+	return path
 }
 
 // settled refuses an entry whose files changed while they were used: nobody knows which

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
@@ -103,10 +104,10 @@ func TestARunThatNobodyNeedsEnds(t *testing.T) {
 
 func TestWhichEntriesShareARun(t *testing.T) {
 	layer := commands("a", "b", "c", "d")
-	w := &workshop{parts: parts{Layers: [][]entryPart{{{Digest: "1"}, {Digest: "2"}, {Digest: "3", Alone: true}, {Digest: "4"}}}}}
+	w := &workshop{plan: plan(t, "debian"), parts: parts{Layers: [][]entryPart{{{Digest: "1"}, {Digest: "2"}, {Digest: "3", Alone: true}, {Digest: "4"}}}}}
 	g := growing{workshop: w, entries: entriesOf(layer)}
 	for from, want := range map[int][]string{0: {"a", "b"}, 1: {"b"}, 2: {"c"}, 3: {"d"}} {
-		p := g.provision("root", from, nil)
+		p := g.provision("root", from, time.Unix(0, 0), nil)
 		var got []string
 		for _, c := range p.Layer.Commands {
 			got = append(got, c.Run)

@@ -43,6 +43,8 @@ type Manifest struct {
 	Tools        map[string]string     `json:"tools"`  // Debian package → version, of the host
 	Definition   definition.Definition `json:"definition"`
 	Materials
+	// Deferred is what entries wanted of a running system: it comes with the first boot.
+	Deferred []string `json:"deferred,omitempty"`
 	// Epoch is the time after which no file of the tree was changed, in seconds since 1970.
 	Epoch int64 `json:"epoch,omitempty"`
 	// SourceDateEpoch is the caller's choice of it; nil for the archive's.
@@ -61,7 +63,7 @@ func newManifest(ctx context.Context, plan Plan, b Builder, started time.Time, f
 		Repository: b.Repository, Revision: b.Revision, Vmctl: b.Version, Disk: disk,
 		Built: started.UTC().Truncate(time.Second), Tested: len(boots) > 0, Outputs: images, Boot: boots, Stages: times,
 		Inputs: inputDigests(ctx, plan), Definition: plan.Definition.Redacted(), SourceDateEpoch: sourceDateEpoch(),
-		Materials: facts.Materials, Outcome: facts.Outcome, Epoch: facts.Epoch, Created: time.Unix(facts.Epoch, 0).UTC(),
+		Materials: facts.Materials, Deferred: facts.Deferred, Outcome: facts.Outcome, Epoch: facts.Epoch, Created: time.Unix(facts.Epoch, 0).UTC(),
 	}
 	m.ID = uuid.NewSHA1(uuid.Nil, []byte(digestOf(m.Name, m.Version, m.Architecture, m.Disk, m.Outputs))).String()
 	return m
@@ -90,11 +92,20 @@ func inputDigests(ctx context.Context, plan Plan) map[string]string {
 	}
 	for _, layer := range plan.Definition.Layers {
 		for _, entry := range layer.Install {
-			for _, role := range entry.Roles {
+			if entry.NoLog {
+				continue
+			}
+			add := func(folder, name string) {
 				var in folderDigest
-				if !entry.NoLog && in.add(ctx, filepath.Join(plan.Roles, role)) == nil {
-					digests["roles/"+role] = digestOf(in.lines)
+				if in.add(ctx, filepath.Join(plan.Project, folder, name)) == nil {
+					digests[folder+"/"+name] = digestOf(in.lines)
 				}
+			}
+			for _, role := range entry.Roles {
+				add(rolesFolder, role.Name)
+			}
+			for _, playbook := range entry.Playbooks {
+				add(playbooksFolder, playbook)
 			}
 		}
 	}

@@ -26,7 +26,9 @@ type Plan struct {
 	Disk       disk.Plan             `json:"disk"`
 	Boot       bootloader.Plan       `json:"boot"`
 	FSTab      string                `json:"fstab"`
-	Roles      string                `json:"roles"` // folder of the user's roles
+	Project    string                `json:"project"` // the folder that holds install.d, and what Ansible finds beside it
+	// AllowLocalhost lets Ansible act on the machine that builds.
+	AllowLocalhost bool `json:"allow_localhost,omitempty"`
 	// Assets is where the files lie that the definition names.
 	Assets map[string]string `json:"assets,omitempty"`
 	// Lock is what archives are to give; nil for what they have.
@@ -99,7 +101,7 @@ func (p Plan) ImageName(format string) string { return p.BaseName() + "." + form
 // every build chooses anew.
 func (p Plan) Unidentified() (Plan, error) {
 	plan, err := NewPlan(p.Definition, func(of string) string { return "UUID-OF-" + strings.ToUpper(strings.ReplaceAll(of, " ", "-")) })
-	plan.Roles, plan.Assets, plan.Lock, plan.Snapshots = p.Roles, p.Assets, p.Lock, p.Snapshots
+	plan.Project, plan.AllowLocalhost, plan.Assets, plan.Lock, plan.Snapshots = p.Project, p.AllowLocalhost, p.Assets, p.Lock, p.Snapshots
 	return plan, err
 }
 

@@ -190,10 +190,10 @@ func (r *reading) roles(names []string) (string, error) {
 	}
 	var digests []string
 	for _, name := range names {
-		path := filepath.Join(r.plan.Roles, name)
+		path := filepath.Join(r.plan.rolesPath(), name)
 		info, err := os.Stat(path)
 		if !filepath.IsLocal(name) || err != nil || !info.IsDir() {
-			return r.folder(r.plan.Roles) // of a collection, or known only when it runs
+			return r.folder(r.plan.rolesPath()) // of a collection, or known only when it runs
 		}
 		from := r.text.Len()
 		digest, err := r.folder(path)
@@ -201,7 +201,7 @@ func (r *reading) roles(names []string) (string, error) {
 			return "", err
 		}
 		if leavesRole.MatchString(r.text.String()[from:]) {
-			return r.folder(r.plan.Roles)
+			return r.folder(r.plan.rolesPath())
 		}
 		digests = append(digests, name, digest)
 	}

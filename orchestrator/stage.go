@@ -46,7 +46,7 @@ func mountAt(h host.Host, m host.Mount) error {
 	return err
 }
 
-// stage binds the work folder into stageFolder, and roles and assets whose
+// stage binds the work folder into stageFolder, and the project and assets whose
 // paths are not plain, and changes the job to speak of them there. The mounts are the
 // jail's own and end with it.
 func (j *job) stage(h host.Host) error {
@@ -63,7 +63,7 @@ func (j *job) stage(h host.Host) error {
 			return err
 		}
 	}
-	if j.Plan.Roles, err = s.roles(j.Plan.Roles); err != nil {
+	if j.Plan.Project, err = s.project(j.Plan.Project); err != nil {
 		return err
 	}
 	for _, asset := range j.Plan.Definition.Assets() {
@@ -89,20 +89,13 @@ func (s *stager) folder(path, name string) (string, error) {
 }
 
 // roles binds each role by itself, since roles are often links to elsewhere.
-func (s *stager) roles(path string) (string, error) {
-	if plain(path) {
-		return path, nil
-	}
-	target := filepath.Join(s.root, "roles")
-	if err := os.MkdirAll(target, 0o755); err != nil {
-		return "", err
-	}
+func (s *stager) roles(path string) error {
 	entries, err := os.ReadDir(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return target, nil
+		return nil
 	}
 	if err != nil {
-		return "", err
+		return err
 	}
 	for _, entry := range entries {
 		role, err := filepath.EvalSymlinks(filepath.Join(path, entry.Name()))
@@ -112,11 +105,11 @@ func (s *stager) roles(path string) (string, error) {
 		if info, err := os.Stat(role); err != nil || !info.IsDir() || !plainName.MatchString(entry.Name()) {
 			continue
 		}
-		if _, err := s.folder(role, filepath.Join("roles", entry.Name())); err != nil {
-			return "", err
+		if _, err := s.folder(role, filepath.Join("project", rolesFolder, entry.Name())); err != nil {
+			return err
 		}
 	}
-	return target, nil
+	return nil
 }
 
 // asset binds the folder of a file, so that a template finds what it includes. A file

@@ -38,11 +38,11 @@ func TestTheStageHasPlainNamesAlone(t *testing.T) {
 	if len(fake.Calls) != 3 {
 		t.Errorf("mounts: %v", fake.Calls)
 	}
-	if _, err := s.roles(filepath.Join(odd, "roles")); err != nil {
+	if _, err := s.project(odd); err != nil {
 		t.Fatal(err)
 	}
 	calls := strings.Join(fake.Calls, "\n")
-	for _, bound := range []string{odd + "/roles/own on " + s.root + "/roles/own", elsewhere + " on " + s.root + "/roles/linked"} {
+	for _, bound := range []string{odd + "/roles/own on " + s.root + "/project/roles/own", elsewhere + " on " + s.root + "/project/roles/linked"} {
 		if !strings.Contains(calls, bound) {
 			t.Errorf("not bound: %s\n%s", bound, calls)
 		}
@@ -60,7 +60,7 @@ func TestPlainPathsStayAsTheyAre(t *testing.T) {
 			t.Errorf("%s, %v", got, err)
 		}
 	}
-	if got, err := s.roles("/srv/defs/roles"); got != "/srv/defs/roles" || err != nil || len(fake.Calls) > 0 {
+	if got, err := s.project("/srv/defs"); got != "/srv/defs" || err != nil || len(fake.Calls) > 0 {
 		t.Errorf("%s, %v, %v", got, err, fake.Calls)
 	}
 	for _, path := range []string{"/srv/a b/x", "/srv/~alice/x", "/srv/a:b/x", "/srv/$HOME/x", "/srv/{{x}}/x", "/srv/a,b/x", "/srv/-x/x", "/srv/a\nb/x", "/srv/%s/x"} {

@@ -27,23 +27,24 @@ import (
 const defaultFolder = "images"
 
 type buildOptions struct {
-	defs     definitions
-	names    []string
-	all      bool
-	folder   string
-	formats  []string
-	noTest   bool
-	retest   bool
-	dryRun   bool
-	settings []string
-	jobs     int
-	accel    string
-	cache    cacheOptions
-	noCache  bool
-	how      orchestrator.How
-	onError  string
-	noLock   bool
-	snapshot []string
+	defs           definitions
+	names          []string
+	all            bool
+	folder         string
+	formats        []string
+	noTest         bool
+	retest         bool
+	dryRun         bool
+	settings       []string
+	jobs           int
+	accel          string
+	cache          cacheOptions
+	noCache        bool
+	how            orchestrator.How
+	onError        string
+	noLock         bool
+	allowLocalhost bool
+	snapshot       []string
 }
 
 const hintTemp = "name another folder for temporary files in TMPDIR"
@@ -91,6 +92,7 @@ of its name below the output folder; it appears whole or not at all.
 	flags.BoolVar(&o.noCache, "no-cache", false, "make everything anew; later builds use that")
 	flags.StringVar(&o.how.Fresh, "refresh", "", "make the layer of this build anew, and those after it")
 	flags.BoolVar(&o.how.Offline, "offline", false, "use no network and take the archives for what they were; layers and packages that are not in the store then fail")
+	flags.BoolVar(&o.allowLocalhost, "allow-localhost", false, "let Ansible's tasks act on the machine that builds, by delegate_to: localhost and the like")
 	flags.BoolVar(&o.noLock, "no-lock", false, "install what the archives have, whatever locks/NAME.json says")
 	snapshotFlag(cmd, &o.snapshot)
 	return cmd
@@ -280,7 +282,7 @@ func planBuilds(o buildOptions) (plans []orchestrator.Plan, cleanup func(), err 
 		if err == nil && !o.noLock {
 			plan.Lock, err = orchestrator.ReadLock(o.defs.dir, name)
 		}
-		plan.Snapshots = o.snapshot
+		plan.Snapshots, plan.AllowLocalhost = o.snapshot, o.allowLocalhost
 		plans, failures = append(plans, plan), append(failures, err)
 	}
 	return plans, cleanup, joined(toldOnce(failures))
@@ -314,7 +316,7 @@ func planBuild(library *definition.Library, dir, name string, settings []string,
 	if err != nil {
 		return plan, err
 	}
-	if plan.Roles, err = filepath.Abs(filepath.Join(dir, "roles")); err != nil {
+	if plan.Project, err = filepath.Abs(dir); err != nil {
 		return plan, err
 	}
 	plan.Assets = map[string]string{}

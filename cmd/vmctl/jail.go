@@ -59,12 +59,38 @@ func (provisioner) Provision(ctx context.Context, p orchestrator.Provision) erro
 	variables["build"] = build
 	layer, origins := numbered(p.Layer)
 	err = ansible.Run{
-		Root: p.Root, Scratch: p.Scratch, Playbooks: playbooks, Roles: p.Roles,
+		Root: p.Root, Scratch: p.Scratch, Playbooks: playbooks, Project: projectOf(p), Machine: p.Machine, Epoch: p.Epoch,
 		Layer: layer, Origins: origins, Variables: variables, Command: host.Grouped, Env: p.Env, Log: p.Log,
 		OnEvent: func(e ansible.Event) { p.Task(e.Status, e.Origin+" "+e.Task) },
 		Facts:   p.Facts, Begin: p.Begin,
 	}.Apply(ctx)
 	return fail.Wrap(fail.Build, "build "+d.Name, err)
+}
+
+// projectOf is what an entry applies of the user's own Ansible. An entry with roles or
+// playbooks has a run to itself.
+func projectOf(p orchestrator.Provision) ansible.Project {
+	project := ansible.Project{Folder: p.Project, AllowLocalhost: p.AllowLocalhost}
+	for _, entry := range p.Layer.Install {
+		if len(entry.Roles) > 0 {
+			project.Roles, project.Tags = playRoles(entry.Roles), entry.Roles[0].Tags
+		}
+		project.Playbooks, project.NoLog = entry.Playbooks, entry.NoLog
+	}
+	return project
+}
+
+// playRoles is roles in the form that a play has for them.
+func playRoles(roles []definition.Role) []any {
+	var all []any
+	for _, role := range roles {
+		one := map[string]any{"role": role.Name}
+		if len(role.Vars) > 0 {
+			one["vars"] = role.Vars
+		}
+		all = append(all, one)
+	}
+	return all
 }
 
 // numbered is the layer with a number in place of each entry's origin, which may hold

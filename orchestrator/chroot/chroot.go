@@ -63,6 +63,9 @@ func Enter(h host.Host, root, devices, hostname string, endProcesses func() erro
 			return nil, err
 		}
 	}
+	if err := makeStandIns(tree); err != nil {
+		return nil, err
+	}
 	if err := makeTemporary(root); err != nil {
 		return nil, err
 	}

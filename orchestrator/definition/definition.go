@@ -9,6 +9,7 @@ type InstallFile struct {
 	Firmware    []string       `yaml:"firmware,omitempty" jsonschema_description:"What the image must boot on; each is boot-tested. Default: all that the disk layout can boot on"`
 	Hostname    string         `yaml:"hostname,omitempty" jsonschema_description:"Host name of the image. Default: the build's own name"`
 	Vars        map[string]any `yaml:"vars,omitempty" jsonschema_description:"Ansible variables: {{ NAME }} is the value in every text and template. A role's vars beat them, its defaults do not"`
+	Facts       map[string]any `yaml:"facts,omitempty" jsonschema_description:"Facts of the machine that Ansible is to be told otherwise, by their names without ansible_"`
 	Boot        Boot           `yaml:"boot,omitempty" jsonschema_description:"Boot loader settings"`
 	Test        Test           `yaml:"test,omitempty" jsonschema_description:"The machine of the boot test"`
 	Install     []InstallEntry `yaml:"install,omitempty" jsonschema_description:"What gets installed, in order"`
@@ -30,6 +31,7 @@ type Definition struct {
 	Firmware    []string       `yaml:"firmware" json:"firmware"`
 	Hostname    string         `yaml:"hostname" json:"hostname"`
 	Vars        map[string]any `yaml:"vars,omitempty" json:"vars,omitempty"`
+	Facts       map[string]any `yaml:"facts,omitempty" json:"facts,omitempty"`
 	Boot        Boot           `yaml:"boot" json:"boot"`
 	Test        Test           `yaml:"test" json:"test"`
 	Outputs     []string       `yaml:"outputs" json:"outputs"`
@@ -108,7 +110,8 @@ type InstallEntry struct {
 	Templates    []File       `yaml:"templates,omitempty" json:"templates,omitempty" jsonschema_description:"Files rendered as Jinja templates"`
 	Users        []User       `yaml:"users,omitempty" json:"users,omitempty" jsonschema_description:"User accounts"`
 	Services     Services     `yaml:"services,omitempty" json:"services,omitempty" jsonschema_description:"systemd units"`
-	Roles        []string     `yaml:"roles,omitempty" json:"roles,omitempty" jsonschema_description:"Ansible roles, from the folder roles beside install.d"`
+	Roles        []Role       `yaml:"roles,omitempty" json:"roles,omitempty" jsonschema_description:"Ansible roles, from the folder roles beside install.d, or of collections"`
+	Playbooks    []string     `yaml:"playbooks,omitempty" json:"playbooks,omitempty" jsonschema_description:"Playbooks for the hosts all or image, from the folder playbooks beside install.d"`
 	NoLog        bool         `yaml:"no_log,omitempty" json:"no_log,omitempty" jsonschema_description:"Keep the values of this entry, and all that it prints, out of the output, the log and build.json"`
 	Origin       string       `yaml:"-" json:"origin,omitempty"`
 }
@@ -154,6 +157,13 @@ type User struct {
 	PasswordHash string   `yaml:"password_hash,omitempty" json:"password_hash,omitempty" jsonschema_description:"Hash as in /etc/shadow (mkpasswd). Default: no password"`
 	SSHKeys      []string `yaml:"ssh_keys,omitempty" json:"ssh_keys,omitempty" jsonschema_description:"Public keys for authorized_keys"`
 	Sudo         bool     `yaml:"sudo,omitempty" json:"sudo,omitempty" jsonschema_description:"May become root without a password; needs the package sudo"`
+}
+
+// Role is an Ansible role, written as its name where it needs nothing else.
+type Role struct {
+	Name string         `yaml:"name" json:"name" jsonschema:"required" jsonschema_description:"Folder in roles, or NAMESPACE.COLLECTION.ROLE"`
+	Vars map[string]any `yaml:"vars,omitempty" json:"vars,omitempty" jsonschema_description:"Variables for this role, which beat all others"`
+	Tags []string       `yaml:"tags,omitempty" json:"tags,omitempty" jsonschema_description:"Run only the role's tasks with these tags"`
 }
 
 // Services says which systemd units start at boot.

@@ -176,6 +176,7 @@ type scalarChecker interface {
 
 var (
 	layoutType     = reflect.TypeFor[Layout]()
+	roleType       = reflect.TypeFor[Role]()
 	partitionType  = reflect.TypeFor[Partition]()
 	partitionsType = reflect.TypeFor[[]Partition]()
 )
@@ -200,6 +201,9 @@ func (r *reader) shape(n *yaml.Node, t reflect.Type, path string) bool {
 		if n.Kind == yaml.SequenceNode {
 			return r.check(n, partitionsType, path)
 		}
+		t = reflect.TypeFor[string]()
+	}
+	if t == roleType && n.Kind == yaml.ScalarNode {
 		t = reflect.TypeFor[string]()
 	}
 	if checker, ok := reflect.Zero(t).Interface().(scalarChecker); ok {
@@ -334,6 +338,9 @@ func (r *reader) checkMap(n *yaml.Node, t reflect.Type, path string) bool {
 			if mend, err := checkVariable(key.Value); err != nil {
 				r.report(r.places[key], "vars: "+err.Error(), mend)
 			}
+		}
+		if name, found := strings.CutPrefix(key.Value, "ansible_"); found && path == "facts" {
+			r.report(r.places[key], "facts: "+key.Value+" begins with ansible_", "write "+name)
 		}
 		if t.Elem().Kind() == reflect.Interface {
 			return r.checkUnique(value)

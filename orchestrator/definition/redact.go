@@ -75,18 +75,25 @@ func (d Definition) Redacted() Definition {
 		Name: d.Name, Description: d.Description, Source: d.Source.redacted(), Disk: d.Disk, Firmware: d.Firmware,
 		Hostname: d.Hostname, Boot: d.Boot, Test: d.Test, Outputs: d.Outputs, Layers: make([]Layer, len(d.Layers)),
 	}
-	if len(d.Vars) > 0 {
-		shown.Vars = map[string]any{}
-	}
-	for name := range d.Vars {
-		shown.Vars[name] = hidden
-	}
+	shown.Vars, shown.Facts = hiddenValues(d.Vars), hiddenValues(d.Facts)
 	for i, layer := range d.Layers {
 		shown.Layers[i] = Layer{
 			Name:     layer.Name,
 			Install:  each(layer.Install, InstallEntry.redacted),
 			Commands: each(layer.Commands, CommandEntry.redacted),
 		}
+	}
+	return shown
+}
+
+// hiddenValues is the names alone.
+func hiddenValues(values map[string]any) map[string]any {
+	if len(values) == 0 {
+		return nil
+	}
+	shown := map[string]any{}
+	for name := range values {
+		shown[name] = hidden
 	}
 	return shown
 }
@@ -115,14 +122,17 @@ func (s Source) redacted() (shown Source) {
 func (e InstallEntry) redacted() InstallEntry {
 	hide := conceal(e.NoLog)
 	return InstallEntry{
-		Name: e.Name, Packages: e.Packages, Recommends: e.Recommends, Services: e.Services, Roles: e.Roles, NoLog: e.NoLog, Origin: e.Origin,
+		Name: e.Name, Packages: e.Packages, Recommends: e.Recommends, Services: e.Services, Playbooks: e.Playbooks, NoLog: e.NoLog, Origin: e.Origin,
 		Debconf:      each(e.Debconf, hide.debconf),
 		Repositories: each(e.Repositories, hide.repository),
 		Files:        each(e.Files, hide.file),
 		Templates:    each(e.Templates, hide.file),
 		Users:        each(e.Users, hide.user),
+		Roles:        each(e.Roles, Role.redacted),
 	}
 }
+
+func (r Role) redacted() Role { return Role{Name: r.Name, Vars: hiddenValues(r.Vars), Tags: r.Tags} }
 
 func (e CommandEntry) redacted() CommandEntry {
 	hide := conceal(e.NoLog)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"reflect"
 	"regexp"
 	"strconv"
 	"strings"
@@ -160,6 +161,48 @@ func (Mode) JSONSchema() *jsonschema.Schema {
 		{Type: "string", Pattern: modePattern.String()},
 		{Type: "integer", Minimum: "0"},
 	}}
+}
+
+// roleFields is Role without its methods.
+type roleFields Role
+
+// plain says whether the name is all there is.
+func (r Role) plain() bool { return len(r.Vars) == 0 && len(r.Tags) == 0 }
+
+func (r Role) value() any {
+	if r.plain() {
+		return r.Name
+	}
+	return roleFields(r)
+}
+
+// UnmarshalYAML implements yaml.Unmarshaler.
+func (r *Role) UnmarshalYAML(n *yaml.Node) error {
+	if n.Kind == yaml.ScalarNode {
+		*r = Role{Name: n.Value}
+		return nil
+	}
+	return n.Decode((*roleFields)(r))
+}
+
+// MarshalYAML implements yaml.Marshaler.
+func (r Role) MarshalYAML() (any, error) { return r.value(), nil }
+
+// MarshalJSON implements json.Marshaler.
+func (r Role) MarshalJSON() ([]byte, error) { return json.Marshal(r.value()) }
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (r *Role) UnmarshalJSON(text []byte) error {
+	*r = Role{}
+	if json.Unmarshal(text, &r.Name) == nil {
+		return nil
+	}
+	return json.Unmarshal(text, (*roleFields)(r))
+}
+
+// JSONSchema describes the type for editors.
+func (Role) JSONSchema() *jsonschema.Schema {
+	return &jsonschema.Schema{OneOf: []*jsonschema.Schema{{Type: "string"}, reflector().ReflectFromType(reflect.TypeFor[roleFields]())}}
 }
 
 // Layout is a named disk layout or an inline list of partitions.

@@ -175,9 +175,9 @@ func isJinja(text string) bool { return strings.Contains(text, "{{") || strings.
 
 func (ld *loading) validateInstall(e *InstallEntry, n *yaml.Node) {
 	at := func(keys ...string) place { return ld.where(n, keys...) }
-	if len(e.Debconf)+len(e.Repositories)+len(e.Packages)+len(e.Files)+len(e.Templates)+len(e.Users)+len(e.Roles)+
+	if len(e.Debconf)+len(e.Repositories)+len(e.Packages)+len(e.Files)+len(e.Templates)+len(e.Users)+len(e.Roles)+len(e.Playbooks)+
 		len(e.Services.Enabled)+len(e.Services.Disabled)+len(e.Services.Masked) == 0 && !ld.isMisspelt(n) {
-		ld.report(at(), "the entry installs nothing", "give it packages, repositories, debconf, files, templates, users, services or roles")
+		ld.report(at(), "the entry installs nothing", "give it packages, repositories, debconf, files, templates, users, services, roles or playbooks")
 	}
 	ld.validateItems(at("packages"), "packages", "package", packagePattern, e.Packages, value(n, "packages"))
 	for i := range e.Repositories {
@@ -195,7 +195,14 @@ func (ld *loading) validateInstall(e *InstallEntry, n *yaml.Node) {
 		ld.validateItems(at("services", key), "services."+key, "unit", unitPattern, units, value(services, key))
 	}
 	for i, role := range e.Roles {
-		ld.validateRole(role, value(n, "roles").Content[i])
+		item := value(n, "roles").Content[i]
+		ld.validateRole(role.Name, item)
+		if !slices.Equal(role.Tags, e.Roles[0].Tags) {
+			ld.report(ld.places[item], "roles: tags are those of all roles of an entry", "give the role an entry of its own")
+		}
+	}
+	for i, playbook := range e.Playbooks {
+		ld.validatePlaybook(playbook, value(n, "playbooks").Content[i])
 	}
 }
 
@@ -290,7 +297,7 @@ func (ld *loading) validateRole(role string, n *yaml.Node) {
 		return // from a collection, or known only at run time
 	}
 	in := ld.library.roots[ld.roots[at.file]]
-	folder := path.Join("roles", role)
+	folder := path.Join(rolesFolder, role)
 	switch info, err := fs.Stat(in.files, folder); {
 	case err != nil && isThere(in.files, folder):
 		what, mend := because(in.files, folder, err)
@@ -299,6 +306,39 @@ func (ld *loading) validateRole(role string, n *yaml.Node) {
 		ld.report(at, fmt.Sprintf("roles: there is no role %q", role), "put it into the folder roles, beside install.d")
 	default:
 		ld.checkRole(at, in.files, folder)
+	}
+}
+
+// validatePlaybook reads a playbook as far as it must be known: whether it has the image
+// among its hosts.
+func (ld *loading) validatePlaybook(name string, n *yaml.Node) {
+	at := ld.places[n]
+	in := ld.library.roots[ld.roots[at.file]]
+	file := path.Join(playbooksFolder, name)
+	if !fs.ValidPath(file) || !isThere(in.files, file) {
+		ld.report(at, fmt.Sprintf("playbooks: there is no %s", file), "put it into the folder playbooks, beside install.d")
+		return
+	}
+	content, err := readFile(in.files, file, largestTemplate)
+	if err != nil {
+		what, mend := because(in.files, file, err)
+		ld.report(at, "playbooks: "+file+" "+what, mend)
+		return
+	}
+	shown := in.prefix + file
+	var plays []yaml.Node
+	if err := yaml.Load(content, &plays); err != nil {
+		ld.report(place{shown, 0}, "the playbook is no list of plays", "see 'ansible-playbook --syntax-check'")
+		return
+	}
+	for i := range plays {
+		hosts := value(&plays[i], "hosts")
+		if hosts == nil || hosts.Kind != yaml.ScalarNode || isJinja(hosts.Value) {
+			continue
+		}
+		if hosts.Value != "all" && hosts.Value != "image" {
+			ld.report(place{shown, hosts.Line}, fmt.Sprintf("the play is for %q, and would do nothing", hosts.Value), "write 'hosts: all' or 'hosts: image': a build has one host")
+		}
 	}
 }
 

@@ -1,0 +1,72 @@
+package chroot
+
+import (
+	"embed"
+	"errors"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/btw-img/btw-img/orchestrator/host"
+)
+
+// StandIns is the folder of an entered tree with programs that take the place of those
+// which act on a running system, for whoever has it first in PATH.
+const StandIns = "/run/stand-ins"
+
+//go:embed standins
+var standInFiles embed.FS
+
+// later is the programs that do nothing but write down that they were called.
+var later = []string{"modprobe", "rmmod", "swapon", "swapoff"}
+
+const (
+	laterFile    = "later"
+	deferredFile = "deferred"
+)
+
+// makeStandIns makes the folder.
+func makeStandIns(tree host.Tree) error {
+	files, err := fs.Sub(standInFiles, "standins")
+	if err != nil {
+		return err
+	}
+	names, err := fs.Glob(files, "*")
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		content, err := fs.ReadFile(files, name)
+		if err == nil {
+			err = tree.Write(path.Join(StandIns, name), content, 0o755)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for _, name := range later {
+		if err := tree.Symlink(laterFile, path.Join(StandIns, name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Deferred is what programs of the entered tree at root were called for and did not do, each
+// once: it takes effect when the machine starts.
+func Deferred(root string) ([]string, error) {
+	content, err := os.ReadFile(filepath.Join(root, StandIns, deferredFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var calls []string
+	for line := range strings.Lines(string(content)) {
+		if call := strings.TrimSpace(line); call != "" && !slices.Contains(calls, call) {
+			calls = append(calls, call)
+		}
+	}
+	return calls, err
+}

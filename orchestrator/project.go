@@ -1,0 +1,84 @@
+package orchestrator
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/btw-img/btw-img/orchestrator/definition"
+)
+
+// A project is the folder that holds install.d. Ansible finds there what it finds beside a
+// playbook of the user's.
+
+// The folders of a project that Ansible reads.
+const (
+	rolesFolder       = "roles"
+	collectionsFolder = "collections"
+	playbooksFolder   = "playbooks"
+)
+
+// sharedFolders is those that any role or playbook may read, but for roles and collections.
+var sharedFolders = []string{
+	"group_vars", "host_vars", "library", "module_utils",
+	"action_plugins", "filter_plugins", "lookup_plugins", "test_plugins",
+}
+
+// rolesPath is the folder of the user's roles.
+func (p Plan) rolesPath() string { return filepath.Join(p.Project, rolesFolder) }
+
+// stageProject binds the folders of a project: roles one by one, since they are often links
+// to elsewhere.
+func (s *stager) project(path string) (string, error) {
+	if plain(path) {
+		return path, nil
+	}
+	target := filepath.Join(s.root, "project")
+	if err := errors.Join(os.MkdirAll(target, 0o755), s.roles(filepath.Join(path, rolesFolder))); err != nil {
+		return "", err
+	}
+	for _, name := range append([]string{collectionsFolder, playbooksFolder}, sharedFolders...) {
+		folder, err := filepath.EvalSymlinks(filepath.Join(path, name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			_, err = s.folder(folder, filepath.Join("project", name))
+		}
+		if err != nil {
+			return "", err
+		}
+	}
+	return target, nil
+}
+
+// project is the digest of what an entry's roles and playbooks read of the project, "" where
+// it has none.
+func (r *reading) project(entry definition.InstallEntry) (string, error) {
+	if len(entry.Roles)+len(entry.Playbooks) == 0 {
+		return "", nil
+	}
+	var names []string
+	for _, role := range entry.Roles {
+		names = append(names, role.Name)
+	}
+	digests, err := r.roles(names)
+	if err != nil {
+		return "", err
+	}
+	all := []string{digests}
+	folders := sharedFolders
+	if len(entry.Playbooks) > 0 { // which may apply any role
+		folders = append([]string{playbooksFolder, rolesFolder}, folders...)
+	}
+	for _, name := range folders {
+		digest, err := r.folder(filepath.Join(r.plan.Project, name))
+		if err != nil {
+			return "", err
+		}
+		all = append(all, digest)
+	}
+	collections, err := installedCollections(r.ctx, filepath.Join(r.plan.Project, collectionsFolder))
+	return digestOf(all, collections), err
+}
