@@ -101,6 +101,8 @@ func (r Run) Apply(ctx context.Context) error {
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
+	case runner.last != nil && runner.last.failed() == nil: // a failure was rescued, where there was one
+		return execution
 	case events.failure != nil:
 		return events.failure
 	case errors.Is(runner.last.failed(), exec.ErrNotFound):

@@ -37,7 +37,7 @@ type stream struct {
 	project string   // folder that holds the user's roles and playbooks
 	origins []string // of the entries
 	origin  string   // of the last task that named one, for tasks of roles
-	failure error    // first task that failed
+	failure error    // last task that failed: one before it was rescued
 	lines   []string
 }
 
@@ -189,7 +189,7 @@ func (s *stream) outcome(event, task string, o outcome) {
 		return // not a task of the user's
 	}
 	s.onEvent(Event{Origin: s.origin, Task: task, Status: status})
-	if status == "failed" && !o.IgnoreErrors && s.failure == nil {
+	if status == "failed" && !o.IgnoreErrors {
 		s.failure = taskFailure(s.origin, task, o)
 		fmt.Fprintln(s.log, s.failure)
 	}

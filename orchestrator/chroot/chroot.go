@@ -63,7 +63,7 @@ func Enter(h host.Host, root, devices, hostname string, endProcesses func() erro
 			return nil, err
 		}
 	}
-	if err := makeStandIns(tree); err != nil {
+	if err := errors.Join(makeStandIns(tree), makeRuntime(root)); err != nil {
 		return nil, err
 	}
 	if err := makeTemporary(root); err != nil {
@@ -109,6 +109,14 @@ func mounts(root, devices string) []host.Mount {
 		{Source: devices, Target: at("dev"), Flags: unix.MS_BIND | unix.MS_REC},
 		{Source: "tmpfs", Target: at("run"), Type: "tmpfs", Flags: unix.MS_NOSUID | unix.MS_NODEV, Data: "mode=0755"},
 	}
+}
+
+// makeRuntime makes what programs expect in /run although they are not started: sshd does so
+// to check its settings.
+func makeRuntime(root string) error {
+	run := filepath.Join(root, "run")
+	lock := filepath.Join(run, "lock")
+	return errors.Join(os.MkdirAll(filepath.Join(run, "sshd"), 0o755), os.MkdirAll(lock, 0o755), os.Chmod(lock, os.ModeSticky|0o777))
 }
 
 // makeTemporary makes the tree's /tmp where there is none. It belongs to the tree, so that

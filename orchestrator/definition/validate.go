@@ -315,7 +315,7 @@ func (ld *loading) validatePlaybook(name string, n *yaml.Node) {
 	at := ld.places[n]
 	in := ld.library.roots[ld.roots[at.file]]
 	file := path.Join(playbooksFolder, name)
-	if !fs.ValidPath(file) || !isThere(in.files, file) {
+	if !fs.ValidPath(name) || !isThere(in.files, file) {
 		ld.report(at, fmt.Sprintf("playbooks: there is no %s", file), "put it into the folder playbooks, beside install.d")
 		return
 	}
