@@ -190,5 +190,6 @@ func (r Run) environment() []string {
 		"ANSIBLE_RETRY_FILES_ENABLED=0",
 		"ANSIBLE_DEPRECATION_WARNINGS=0",
 		"SYSTEMD_OFFLINE=1",
+		"PYTHONDONTWRITEBYTECODE=1", // beside the plugins of the user, too
 	)
 }

@@ -314,7 +314,7 @@ func (d *folderDigest) walk(ctx context.Context, path, name string, above []fs.F
 		}
 		d.lines, d.exact = append(d.lines, fmt.Sprintf("%q/", name)), append(d.exact, info.Mode().String())
 		for _, entry := range entries {
-			if entry.Name() == ".git" {
+			if entry.Name() == ".git" || entry.Name() == "__pycache__" {
 				continue
 			}
 			if err := d.walk(ctx, filepath.Join(path, entry.Name()), filepath.Join(name, entry.Name()), append(above[:len(above):len(above)], info)); err != nil {
