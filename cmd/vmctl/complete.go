@@ -77,6 +77,7 @@ func addCompletions(root *cobra.Command, defs *definitions) {
 		"rebuild": {both(paths(diskformat.Suffixes()...), references)},
 		"serve":   {paths()},
 		"cache":   {func(*cobra.Command, string) []string { return cacheActions }, storedKeys},
+		"convert": {both(builtNames, paths(diskformat.Suffixes()...)), func(*cobra.Command, string) []string { return diskformat.Written() }},
 		"diff":    {images, images},
 		"launch":  {images},
 		"ssh":     {machineNames}, "console": {machineNames}, "logs": {machineNames}, "screenshot": {machineNames, paths()},

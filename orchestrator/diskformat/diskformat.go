@@ -40,7 +40,12 @@ var table = []Format{
 	},
 	{Name: "vhdx", QEMU: "vhdx", Written: true, magics: []magic{{text: "vhdxfile"}}, identify: identifyVHDX},                    // Hyper-V
 	{Name: "vdi", QEMU: "vdi", Written: true, magics: []magic{{text: "\x7f\x10\xda\xbe", offset: 0x40}}, identify: identifyVDI}, // VirtualBox
-	{Name: "vhd", QEMU: "vpc", magics: []magic{{text: "conectix"}}},                                                             // Hyper-V of old and Azure
+	{
+		// Hyper-V of old and Azure, which takes the fixed kind alone, in whole MiB. That
+		// kind is a raw disk with a footer; the others begin with a copy of it.
+		Name: "vhd", QEMU: "vpc", Written: true, Options: []string{"-o", "subformat=fixed,force_size=on"},
+		magics: []magic{{text: vhdCookie}}, identify: identifyVHD,
+	},
 }
 
 // Named is the format of that name, the zero value where there is none.

@@ -30,9 +30,11 @@ func Convert(raw, format, out string) host.Command {
 // Unpack is the command that writes an image of the format as a raw disk, with holes.
 // QEMU opens what an image names, so it is for images that Open has passed.
 func Unpack(file *os.File, format, out string) host.Command {
-	name := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), file.Fd())
-	return host.Cmd("qemu-img", "convert", "-f", diskformat.Named(format).QEMU, "-O", diskformat.Raw, "-m", "16", "-W", "-S", "64k", "-t", "unsafe", name, out)
+	return host.Cmd("qemu-img", "convert", "-f", diskformat.Named(format).QEMU, "-O", diskformat.Raw, "-m", "16", "-W", "-S", "64k", "-t", "unsafe", Name(file), out)
 }
+
+// Name is a name of an open file in which QEMU expands nothing, for as long as it is open.
+func Name(file *os.File) string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), file.Fd()) }
 
 // Compare is the command that fails unless both images hold the same disk.
 // qemu-img check does not notice a half-written file; this does.
