@@ -26,20 +26,21 @@ import (
 
 // Run is one run of the playbook, over entries of one layer of a build.
 type Run struct {
-	Root      string         // the tree, ready to run programs in whenever Begin has returned
-	Scratch   string         // folder for inventory, variables and Ansible's own files
-	Playbooks fs.FS          // holds layer.yml and what it includes
-	Project   Project        // of the user; its roles and playbooks follow the layer
-	Machine   map[string]any // facts of the machine that is being built, without ansible_
-	Epoch     time.Time      // what facts tell of the time
-	Layer     any            // what is applied; layer.yml says how it is read
-	Origins   []string       // file:line of the entries; the layer names them by their number
-	Variables map[string]any // of the play: a role's vars beat them, they beat its defaults
-	Command   Commander      // makes the process of ansible-playbook
-	Env       []string       // KEY=VALUE, the environment of ansible-playbook
-	Log       io.Writer      // gets everything that Ansible prints
-	OnEvent   func(Event)    // is told what happens, as it happens
-	Facts     bool           // gather Ansible's facts of the tree for each entry
+	Root      string            // the tree, ready to run programs in whenever Begin has returned
+	Scratch   string            // folder for inventory, variables and Ansible's own files
+	Playbooks fs.FS             // holds layer.yml and what it includes
+	Project   Project           // of the user; its roles and playbooks follow the layer
+	Machine   map[string]any    // facts of the machine that is being built, without ansible_
+	Epoch     time.Time         // what facts tell of the time
+	Secrets   map[string]string // variables that are never rendered
+	Layer     any               // what is applied; layer.yml says how it is read
+	Origins   []string          // file:line of the entries; the layer names them by their number
+	Variables map[string]any    // of the play: a role's vars beat them, they beat its defaults
+	Command   Commander         // makes the process of ansible-playbook
+	Env       []string          // KEY=VALUE, the environment of ansible-playbook
+	Log       io.Writer         // gets everything that Ansible prints
+	OnEvent   func(Event)       // is told what happens, as it happens
+	Facts     bool              // gather Ansible's facts of the tree for each entry
 	// Begin is called before each entry, by its number, while nothing else happens; nil
 	// for an entry that need not wait.
 	Begin func(ctx context.Context, entry int) error
@@ -54,6 +55,7 @@ const (
 	inventoryFile = "inventory.yml"
 	layerFile     = "layer.json"
 	variablesFile = "playbooks/variables.json" // where layer.yml names it
+	secretsFile   = "secrets.yml"
 	layerVariable = "vmctl_layer"
 	gatesVariable = "vmctl_gates"
 	factsVariable = "vmctl_facts"
@@ -73,6 +75,7 @@ func (r Run) Apply(ctx context.Context) error {
 	defer os.Remove(filepath.Join(r.Scratch, layerFile))
 	defer os.Remove(filepath.Join(r.Scratch, inventoryFile))
 	defer os.Remove(filepath.Join(r.Scratch, rolesFile))
+	defer os.Remove(filepath.Join(r.Scratch, secretsFile))
 
 	inner, cancel := context.WithCancel(ctx)
 	opened := make(chan error, 1)
@@ -119,7 +122,7 @@ func (r Run) command() *playbook.AnsiblePlaybookCmd {
 		playbook.WithPlaybookOptions(&playbook.AnsiblePlaybookOptions{
 			Tags:          strings.Join(r.Project.Tags, ","),
 			Inventory:     filepath.Join(r.Scratch, inventoryFile),
-			ExtraVarsFile: []string{"@" + filepath.Join(r.Scratch, layerFile)},
+			ExtraVarsFile: []string{"@" + filepath.Join(r.Scratch, layerFile), "@" + filepath.Join(r.Scratch, secretsFile)},
 		}),
 	)
 }
@@ -152,7 +155,7 @@ func (r Run) prepare() error {
 		return fmt.Errorf("write the layer for Ansible: %w", err)
 	}
 	return errors.Join(
-		r.prepareProject(), r.prepareFacts(),
+		r.prepareProject(), r.prepareFacts(), r.prepareSecrets(),
 		os.WriteFile(filepath.Join(r.Scratch, configFile), []byte("[defaults]\n"), 0o600),
 		os.WriteFile(filepath.Join(r.Scratch, inventoryFile), inventory, 0o600),
 		os.WriteFile(filepath.Join(r.Scratch, variablesFile), variables, 0o600),

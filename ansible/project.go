@@ -3,8 +3,10 @@ package ansible
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -66,6 +68,24 @@ func (r Run) prepareProject() error {
 // prepareFacts writes what the cache plugin tells in place of the builder's facts.
 func (r Run) prepareFacts() error {
 	return writeJSON(filepath.Join(r.Scratch, factsFile), map[string]any{"root": r.Root, "facts": r.Machine, "date_time": dateFacts(r.Epoch)})
+}
+
+// prepareSecrets writes the secrets as variables that Ansible takes as they are, whatever
+// they hold.
+func (r Run) prepareSecrets() error {
+	var text strings.Builder
+	text.WriteString("{}\n")
+	if len(r.Secrets) > 0 {
+		text.Reset()
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.Secrets)) {
+		quoted, err := json.Marshal(r.Secrets[name]) // which is YAML, too
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(&text, "%s: !unsafe %s\n", name, quoted)
+	}
+	return os.WriteFile(filepath.Join(r.Scratch, secretsFile), []byte(text.String()), 0o600)
 }
 
 // dateFacts is the time that Ansible tells.

@@ -122,3 +122,75 @@ func onTheDisk(t *testing.T, image string) {
 		t.Errorf("on the disk are %q, not %q", found, want)
 	}
 }
+
+// TestSecretsReachTheTasksThatUseThem searches every byte that a build leaves for the values,
+// one of which would be rendered if Ansible took it for a template.
+func TestSecretsReachTheTasksThatUseThem(t *testing.T) {
+	folder := smallBuild(t)
+	cache := filepath.Join(folder, "cache")
+	const value, line = "{{ WELLENSITTICH }}-value", "WELLENSITTICH-second-line"
+	write(t, filepath.Join(folder, "install.d/token"), "WELLENSITTICH-first-line\n"+line+"\n")
+	write(t, filepath.Join(folder, "install.d/small/secrets.yml"), `secrets:
+  from_env: {env: E2E_SECRET}
+  from_file: {file: token}
+  from_command: {command: [printf, WELLENSITTICH-command]}
+install: [{playbooks: [use.yml]}]
+`)
+	write(t, filepath.Join(folder, "playbooks/use.yml"), `- hosts: all
+  gather_facts: false
+  tasks:
+    - copy: {dest: /etc/of-playbook, content: "{{ from_command | hash('sha256') }}"}
+`)
+	write(t, filepath.Join(folder, "commands.d/small.yml"), `commands:
+  - run: echo "{{ from_env }}"; echo "{{ from_env }}" >&2; printf %s "{{ from_env }}" | sha256sum >/etc/of-env
+  - argv: [sh, -c, 'printf "%s" "$1" | sha256sum >/etc/of-file; echo "$1"', sh, "{{ from_file }}"]
+  - run: true
+`)
+	t.Setenv("E2E_SECRET", value)
+	build := func(args ...string) result {
+		return run(t, folder, append([]string{"build", "small", "--no-test", "--format", "raw", "--cache", cache}, args...)...)
+	}
+	search := func(r result) {
+		t.Helper()
+		if strings.Contains(r.stdout+r.stderr, "WELLENSITTICH") {
+			t.Errorf("told:\n%s", r.stderr)
+		}
+		for _, place := range []string{cache, filepath.Join(folder, "images")} {
+			out, err := exec.Command("grep", "--recursive", "--text", "--files-with-matches", "WELLENSITTICH", place).Output()
+			if err == nil {
+				t.Errorf("left in %s", out)
+			}
+		}
+	}
+	r := build()
+	if r.code != 0 {
+		t.Fatal(r.stderr)
+	}
+	search(r)
+	for path, secret := range map[string]string{"/etc/of-env": value, "/etc/of-file": "WELLENSITTICH-first-line\n" + line, "/etc/of-playbook": "WELLENSITTICH-command"} {
+		want := tool(t, "sh", "-c", `printf %s "$0" | sha256sum`, secret)[:64]
+		if got := good(t, folder, "shell", "small", "--cache", cache, "--", "cat", path).stdout; !strings.HasPrefix(got, want) {
+			t.Errorf("%s: %q, want %q", path, got, want)
+		}
+	}
+	if r := build(); !strings.Contains(r.stderr, "unchanged") {
+		t.Errorf("built again with the same secrets:\n%s", r.stderr)
+	}
+	t.Setenv("E2E_SECRET", "WELLENSITTICH-changed")
+	r = build()
+	search(r)
+	if !strings.Contains(r.stderr, "cached   install.d/small/secrets.yml:5 Install") || !strings.Contains(r.stderr, "changed  commands.d/small.yml:2 Command") {
+		t.Errorf("another secret:\n%s", r.stderr)
+	}
+	write(t, filepath.Join(folder, "commands.d/small.yml"), "commands: [{run: 'echo \"{{ from_env }}\" >&2; exit 3'}]\n")
+	if r = build(); r.code != 4 || !strings.Contains(r.stderr, "(secret)") {
+		t.Errorf("a command that fails: %d\n%s", r.code, r.stderr)
+	}
+	search(r)
+	if err := os.Unsetenv("E2E_SECRET"); err != nil {
+		t.Fatal(err)
+	}
+	if r = build(); r.code != 2 || !strings.Contains(r.stderr, "E2E_SECRET is not set") {
+		t.Errorf("without the variable: %d\n%s", r.code, r.stderr)
+	}
+}

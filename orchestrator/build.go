@@ -83,12 +83,16 @@ func (b Builder) build(ctx context.Context, plan Plan, space *workspace) (manife
 	started := time.Now()
 	h := &host.Local{Log: space.log}
 	tools := toolVersions(ctx, h)
+	secret, err := plan.takeSecrets(ctx, b.Store)
+	if err != nil {
+		return Manifest{}, err
+	}
 	parts, err := plan.keyParts(ctx, b.Maker, tools)
 	if err != nil {
 		return Manifest{}, err
 	}
 	before := b.before(space)
-	order := job{Plan: plan, Parts: parts, Work: space.work, Store: b.Store, How: b.How.of(plan), Before: before.Outcome}
+	order := job{Plan: plan, Secrets: secret, Parts: parts, Work: space.work, Store: b.Store, How: b.How.of(plan), Before: before.Outcome}
 	if b.Terminal != nil {
 		order.Rescue = &visit{Terminal: b.Terminal.Kind()}
 	}

@@ -21,11 +21,12 @@ type Provision struct {
 	Root       string // the tree
 	Scratch    string // folder for files in passing
 	Definition *definition.Definition
-	Layer      definition.Layer // with those entries
-	Facts      bool             // find out what Ansible tells of the image
-	Machine    map[string]any   // facts of the machine that is being built, in place of the builder's
-	Project    string           // the folder with the user's roles and all else that Ansible finds
-	Epoch      time.Time        // what the machine takes for now
+	Layer      definition.Layer  // with those entries
+	Secrets    map[string]string // values of the secrets that they use
+	Facts      bool              // find out what Ansible tells of the image
+	Machine    map[string]any    // facts of the machine that is being built, in place of the builder's
+	Project    string            // the folder with the user's roles and all else that Ansible finds
+	Epoch      time.Time         // what the machine takes for now
 	Env        []string
 	// AllowLocalhost lets tasks act on the machine that builds.
 	AllowLocalhost bool

@@ -28,12 +28,13 @@ type request struct {
 
 // job is to build the disk of a plan, or to visit its tree.
 type job struct {
-	Plan    Plan   `json:"plan"`
-	Parts   parts  `json:"parts"`
-	Work    string `json:"work"`  // the build's work folder; "" for a visit
-	Store   string `json:"store"` // folder of the store
-	How     How    `json:"how"`
-	Errands bool   `json:"errands"` // somebody does errands
+	Plan    Plan    `json:"plan"`
+	Secrets secrets `json:"secrets,omitempty"` // their values
+	Parts   parts   `json:"parts"`
+	Work    string  `json:"work"`  // the build's work folder; "" for a visit
+	Store   string  `json:"store"` // folder of the store
+	How     How     `json:"how"`
+	Errands bool    `json:"errands"` // somebody does errands
 	// Before is the outcome of the build before, "" where there is none that could stay.
 	Before string `json:"before,omitempty"`
 	Visit  *visit `json:"visit,omitempty"`  // what to do in the tree, instead of building
@@ -138,7 +139,7 @@ func (j *job) run(jail *host.Jail, h host.Host, provisioner Provisioner) (result
 	layers.Note = func(text string) { fmt.Fprintln(jail.Log, text) }
 	s := &stages{ctx: jail.Context, tell: func(e Event) { _ = jail.Send(message{Event: &e}) }}
 	w := &workshop{
-		plan: j.Plan, project: inputs.Project, parts: j.Parts, store: layers, host: h, provisioner: provisioner, outside: j.outside(jail, h), assembler: disk.Assemble, log: jail.Log,
+		plan: j.Plan, secrets: j.Secrets, project: inputs.Project, parts: j.Parts, store: layers, host: h, provisioner: provisioner, outside: j.outside(jail, h), assembler: disk.Assemble, log: jail.Log,
 		stage: stageFolder, work: j.Work, results: results, before: j.Before, fresh: j.How.Fresh, since: j.How.Since, offline: j.How.Offline,
 		entryPart: func(ctx context.Context, layer, entry int) (entryPart, error) {
 			return inputs.entryPart(ctx, j.Parts.Ansible, layer, entry)
@@ -284,7 +285,11 @@ func (c caller) jailed(ctx context.Context, verb string, j job) (result ending, 
 		return name, nil
 	}
 	j.Errands = host.CanMountDisks() == nil
-	result, err = converse(ctx, host.JailOptions{Args: []string{verb}, Offline: j.How.Offline && j.Visit == nil, Request: request{Job: &j}, Log: c.log, Files: c.files}, func(m message, jail host.Event) error {
+	hide := j.Secrets.hider()
+	log := &hidingWriter{to: c.log, hide: hide}
+	defer func() { err = errors.Join(hiding(err, hide), log.Close()) }()
+	result, err = converse(ctx, host.JailOptions{Args: []string{verb}, Offline: j.How.Offline && j.Visit == nil, Request: request{Job: &j}, Log: log, Files: c.files}, func(m message, jail host.Event) error {
+		m = m.hidden(hide)
 		switch {
 		case m.Event != nil:
 			c.tell(*m.Event)
@@ -318,6 +323,8 @@ func converse(ctx context.Context, o host.JailOptions, told func(message, host.E
 		}
 		if m.Ended != nil {
 			result, ended = *m.Ended, true
+		}
+		if told == nil {
 			return nil
 		}
 		return told(m, e)

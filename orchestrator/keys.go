@@ -11,6 +11,7 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/btw-img/btw-img/orchestrator/arch"
 	"github.com/btw-img/btw-img/orchestrator/definition"
@@ -39,6 +40,8 @@ type entryPart struct {
 	// Alone says that the entry reads or leaves what others could see of it: roles,
 	// playbooks and facts. It gets a run of Ansible to itself.
 	Alone bool `json:"alone,omitempty"`
+	// Secrets is the names of those that it reads, with spaces between them.
+	Secrets string `json:"secrets,omitempty"`
 }
 
 // digestOf is the digest of values as JSON, each by itself.
@@ -244,11 +247,19 @@ func (p Plan) entryPart(ctx context.Context, ansible string, number, entry int) 
 	if read.build() {
 		part["build"] = []string{d.Name, d.Hostname}
 	}
+	names := read.secrets(d.Secrets)
+	sums := map[string]string{}
+	for _, name := range names {
+		sums[name] = p.SecretSums[name]
+	}
+	if len(sums) > 0 {
+		part["secrets"] = sums
+	}
 	alone = alone || read.opaque || readsFacts.MatchString(read.text.String())
 	if alone {
 		part["facts"] = read.facts(p.facts(number))
 	}
-	return entryPart{digestOf(ansible, part), alone}, nil
+	return entryPart{digestOf(ansible, part), alone, strings.Join(names, " ")}, nil
 }
 
 // hostnameIn is the machine's name while a layer is applied: the build's own in the last

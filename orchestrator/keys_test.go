@@ -81,8 +81,8 @@ func (p project) write(t *testing.T) (folder string) {
 
 var someTools = map[string]string{"mmdebstrap": "1.5", "ansible": "11", "ansible-core": "2.18", "apt": "3", "e2fsprogs": "1.47", "ovmf": "2025", "btrfs-progs": "6"}
 
-// partsIn is the parts of a build of the definitions in a folder.
-func partsIn(t *testing.T, folder, name string, tools map[string]string, settings ...string) parts {
+// planIn is the plan of a build of the definitions in a folder.
+func planIn(t *testing.T, folder, name string, settings ...string) Plan {
 	t.Helper()
 	library, err := definition.NewLibrary(definition.Folder(folder), "", btwimg.Files)
 	if err != nil {
@@ -107,6 +107,13 @@ func partsIn(t *testing.T, folder, name string, tools map[string]string, setting
 			t.Fatal(err)
 		}
 	}
+	return p
+}
+
+// partsIn is the parts of such a build.
+func partsIn(t *testing.T, folder, name string, tools map[string]string, settings ...string) parts {
+	t.Helper()
+	p := planIn(t, folder, name, settings...)
 	all, err := p.keyParts(t.Context(), "maker", tools)
 	if err != nil {
 		t.Fatal(err)

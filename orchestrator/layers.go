@@ -212,8 +212,15 @@ func (g *growing) provision(root string, from int, epoch time.Time, env []string
 	for _, entry := range g.entries[from:to] {
 		layer.Install, layer.Commands = append(layer.Install, entry.Install...), append(layer.Commands, entry.Commands...)
 	}
+	used := map[string]string{}
+	for _, part := range parts[from:to] {
+		for name := range strings.FieldsSeq(part.Secrets) {
+			used[name] = g.secrets[name]
+		}
+	}
 	return Provision{
-		Root: root, Scratch: g.scratch("ansible"), Definition: &g.plan.Definition, Layer: layer, Facts: parts[from].Alone,
+		Secrets: used,
+		Root:    root, Scratch: g.scratch("ansible"), Definition: &g.plan.Definition, Layer: layer, Facts: parts[from].Alone,
 		Machine: g.plan.facts(g.layer), Project: g.plan.Project, Epoch: epoch, Env: slices.Concat(env, epochEnv(epoch), []string{"PATH=" + chroot.StandIns + ":" + pathIn(env)}), Log: g.log,
 		AllowLocalhost: g.plan.AllowLocalhost,
 		Task:           func(status, text string) { g.task(status, "%s", text) },

@@ -29,6 +29,8 @@ type Plan struct {
 	Project    string                `json:"project"` // the folder that holds install.d, and what Ansible finds beside it
 	// AllowLocalhost lets Ansible act on the machine that builds.
 	AllowLocalhost bool `json:"allow_localhost,omitempty"`
+	// SecretSums is a digest of each secret's value, of this store alone.
+	SecretSums map[string]string `json:"secret_sums,omitempty"`
 	// Assets is where the files lie that the definition names.
 	Assets map[string]string `json:"assets,omitempty"`
 	// Lock is what archives are to give; nil for what they have.

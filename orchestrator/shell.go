@@ -41,6 +41,10 @@ type Shell struct {
 // has it, and returns its exit code. What it does to the tree is thrown away. The error
 // is wrong usage where the store has nothing of the build.
 func (s Shell) Open(ctx context.Context, plan Plan) (code int, err error) {
+	secret, err := plan.takeSecrets(ctx, s.Store)
+	if err != nil {
+		return 0, err
+	}
 	parts, err := plan.keyParts(ctx, s.Maker, toolVersions(ctx, &host.Local{}))
 	if err != nil {
 		return 0, err
@@ -53,7 +57,7 @@ func (s Shell) Open(ctx context.Context, plan Plan) (code int, err error) {
 		}
 	}
 	// The tree is what a build has made, whatever has become of the archive since.
-	result, err := c.jailed(ctx, s.JailVerb, job{Plan: plan, Parts: parts, Store: s.Store, How: How{Offline: true}, Visit: &v})
+	result, err := c.jailed(ctx, s.JailVerb, job{Plan: plan, Secrets: secret, Parts: parts, Store: s.Store, How: How{Offline: true}, Visit: &v})
 	return result.Code, err
 }
 

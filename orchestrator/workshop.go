@@ -31,6 +31,7 @@ import (
 // workshop is the jail in which trees grow and a disk is made of them.
 type workshop struct {
 	plan        Plan
+	secrets     secrets
 	parts       parts
 	store       *store.Store
 	host        host.Host

@@ -2,18 +2,19 @@ package definition
 
 // InstallFile is what install.d/NAME.yml and its drop-ins may hold.
 type InstallFile struct {
-	Description string         `yaml:"description,omitempty" jsonschema_description:"One line that says what the image is for"`
-	Extends     string         `yaml:"extends,omitempty" jsonschema_description:"Name of the build whose layers come first"`
-	Source      Source         `yaml:"source,omitempty" jsonschema_description:"Where the first files of the image come from: exactly one of the keys"`
-	Disk        Disk           `yaml:"disk,omitempty" jsonschema_description:"The disk and its partitions"`
-	Firmware    []string       `yaml:"firmware,omitempty" jsonschema_description:"What the image must boot on; each is boot-tested. Default: all that the disk layout can boot on"`
-	Hostname    string         `yaml:"hostname,omitempty" jsonschema_description:"Host name of the image. Default: the build's own name"`
-	Vars        map[string]any `yaml:"vars,omitempty" jsonschema_description:"Ansible variables: {{ NAME }} is the value in every text and template. A role's vars beat them, its defaults do not"`
-	Facts       map[string]any `yaml:"facts,omitempty" jsonschema_description:"Facts of the machine that Ansible is to be told otherwise, by their names without ansible_"`
-	Boot        Boot           `yaml:"boot,omitempty" jsonschema_description:"Boot loader settings"`
-	Test        Test           `yaml:"test,omitempty" jsonschema_description:"The machine of the boot test"`
-	Install     []InstallEntry `yaml:"install,omitempty" jsonschema_description:"What gets installed, in order"`
-	Outputs     []string       `yaml:"outputs,omitempty" jsonschema_description:"Image formats to write"`
+	Description string            `yaml:"description,omitempty" jsonschema_description:"One line that says what the image is for"`
+	Extends     string            `yaml:"extends,omitempty" jsonschema_description:"Name of the build whose layers come first"`
+	Source      Source            `yaml:"source,omitempty" jsonschema_description:"Where the first files of the image come from: exactly one of the keys"`
+	Disk        Disk              `yaml:"disk,omitempty" jsonschema_description:"The disk and its partitions"`
+	Firmware    []string          `yaml:"firmware,omitempty" jsonschema_description:"What the image must boot on; each is boot-tested. Default: all that the disk layout can boot on"`
+	Hostname    string            `yaml:"hostname,omitempty" jsonschema_description:"Host name of the image. Default: the build's own name"`
+	Vars        map[string]any    `yaml:"vars,omitempty" jsonschema_description:"Ansible variables: {{ NAME }} is the value in every text and template. A role's vars beat them, its defaults do not"`
+	Secrets     map[string]Secret `yaml:"secrets,omitempty" jsonschema_description:"Ansible variables whose values are known on this machine alone"`
+	Facts       map[string]any    `yaml:"facts,omitempty" jsonschema_description:"Facts of the machine that Ansible is to be told otherwise, by their names without ansible_"`
+	Boot        Boot              `yaml:"boot,omitempty" jsonschema_description:"Boot loader settings"`
+	Test        Test              `yaml:"test,omitempty" jsonschema_description:"The machine of the boot test"`
+	Install     []InstallEntry    `yaml:"install,omitempty" jsonschema_description:"What gets installed, in order"`
+	Outputs     []string          `yaml:"outputs,omitempty" jsonschema_description:"Image formats to write"`
 }
 
 // CommandsFile is what commands.d/NAME.yml and its drop-ins may hold.
@@ -24,18 +25,19 @@ type CommandsFile struct {
 // Definition is the effective definition of a build, after extends, drop-ins,
 // --set and defaults.
 type Definition struct {
-	Name        string         `yaml:"name" json:"name"`
-	Description string         `yaml:"description,omitempty" json:"description,omitempty"`
-	Source      Source         `yaml:"source" json:"source"`
-	Disk        Disk           `yaml:"disk" json:"disk"`
-	Firmware    []string       `yaml:"firmware" json:"firmware"`
-	Hostname    string         `yaml:"hostname" json:"hostname"`
-	Vars        map[string]any `yaml:"vars,omitempty" json:"vars,omitempty"`
-	Facts       map[string]any `yaml:"facts,omitempty" json:"facts,omitempty"`
-	Boot        Boot           `yaml:"boot" json:"boot"`
-	Test        Test           `yaml:"test" json:"test"`
-	Outputs     []string       `yaml:"outputs" json:"outputs"`
-	Layers      []Layer        `yaml:"layers" json:"layers"`
+	Name        string            `yaml:"name" json:"name"`
+	Description string            `yaml:"description,omitempty" json:"description,omitempty"`
+	Source      Source            `yaml:"source" json:"source"`
+	Disk        Disk              `yaml:"disk" json:"disk"`
+	Firmware    []string          `yaml:"firmware" json:"firmware"`
+	Hostname    string            `yaml:"hostname" json:"hostname"`
+	Vars        map[string]any    `yaml:"vars,omitempty" json:"vars,omitempty"`
+	Secrets     map[string]Secret `yaml:"secrets,omitempty" json:"secrets,omitempty"`
+	Facts       map[string]any    `yaml:"facts,omitempty" json:"facts,omitempty"`
+	Boot        Boot              `yaml:"boot" json:"boot"`
+	Test        Test              `yaml:"test" json:"test"`
+	Outputs     []string          `yaml:"outputs" json:"outputs"`
+	Layers      []Layer           `yaml:"layers" json:"layers"`
 }
 
 // Layer is what one build of an extends chain adds; the farthest ancestor
@@ -157,6 +159,13 @@ type User struct {
 	PasswordHash string   `yaml:"password_hash,omitempty" json:"password_hash,omitempty" jsonschema_description:"Hash as in /etc/shadow (mkpasswd). Default: no password"`
 	SSHKeys      []string `yaml:"ssh_keys,omitempty" json:"ssh_keys,omitempty" jsonschema_description:"Public keys for authorized_keys"`
 	Sudo         bool     `yaml:"sudo,omitempty" json:"sudo,omitempty" jsonschema_description:"May become root without a password; needs the package sudo"`
+}
+
+// Secret says where the value of a secret comes from: exactly one field is set.
+type Secret struct {
+	Env     string   `yaml:"env,omitempty" json:"env,omitempty" jsonschema_description:"Name of an environment variable of vmctl"`
+	File    string   `yaml:"file,omitempty" json:"file,omitempty" jsonschema_description:"File beside this one, or by its absolute path; a newline at its end is left out"`
+	Command []string `yaml:"command,omitempty" json:"command,omitempty" jsonschema_description:"Program and arguments that print it, run by you on this machine; a newline at its end is left out"`
 }
 
 // Role is an Ansible role, written as its name where it needs nothing else.

@@ -76,6 +76,12 @@ func (d Definition) Redacted() Definition {
 		Hostname: d.Hostname, Boot: d.Boot, Test: d.Test, Outputs: d.Outputs, Layers: make([]Layer, len(d.Layers)),
 	}
 	shown.Vars, shown.Facts = hiddenValues(d.Vars), hiddenValues(d.Facts)
+	for name := range d.Secrets {
+		if shown.Secrets == nil {
+			shown.Secrets = map[string]Secret{}
+		}
+		shown.Secrets[name] = Secret{Env: hidden}
+	}
 	for i, layer := range d.Layers {
 		shown.Layers[i] = Layer{
 			Name:     layer.Name,

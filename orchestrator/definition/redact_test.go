@@ -98,7 +98,13 @@ func fill(v reflect.Value, path string) {
 		fill(v.Index(0), path)
 	case reflect.Map:
 		v.Set(reflect.MakeMap(v.Type()))
-		v.SetMapIndex(reflect.ValueOf("name-in-"+path), reflect.ValueOf("value-in-"+path))
+		value := reflect.New(v.Type().Elem()).Elem()
+		if value.Kind() == reflect.Interface {
+			value.Set(reflect.ValueOf("value-in-" + path))
+		} else {
+			fill(value, "value-in-"+path)
+		}
+		v.SetMapIndex(reflect.ValueOf("name-in-"+path), value)
 	case reflect.String:
 		v.SetString(path)
 	case reflect.Bool:

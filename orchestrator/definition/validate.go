@@ -62,6 +62,9 @@ func (ld *loading) validate(d *Definition, merged *yaml.Node) {
 	if value(merged, "hostname") != nil && (!hostPattern.MatchString(d.Hostname) || len(d.Hostname) > 64) {
 		ld.report(at("hostname"), fmt.Sprintf("hostname: %q is no host name", d.Hostname), "use letters, digits and hyphens, 64 at most")
 	}
+	for _, name := range sortedKeys(d.Secrets) {
+		d.Secrets[name] = ld.validateSecret(at("secrets", name), name, d, value(value(merged, "secrets"), name))
+	}
 	ld.validateChoice(at("firmware"), "firmware", d.Firmware, arch.Target.FirmwareNames())
 	ld.validateChoice(at("outputs"), "outputs", d.Outputs, diskformat.Written())
 	if *d.Boot.Timeout < 0 {
@@ -76,6 +79,31 @@ func (ld *loading) validate(d *Definition, merged *yaml.Node) {
 	if d.Test.Memory < 256*MiB {
 		ld.report(at("test", "memory"), fmt.Sprintf("test.memory: %s is too little to boot Debian", d.Test.Memory), "give 256M or more")
 	}
+}
+
+// validateSecret returns the secret with the file's path from the definitions' folder. It
+// need not be there to look at the definition.
+func (ld *loading) validateSecret(at place, name string, d *Definition, n *yaml.Node) Secret {
+	s := d.Secrets[name]
+	if mend, err := checkVariable(name); err != nil {
+		ld.report(at, "secrets: "+err.Error(), mend)
+	}
+	if _, twice := d.Vars[name]; twice {
+		ld.report(at, fmt.Sprintf("secrets: vars has a %q, too", name), "keep one")
+	}
+	sources := 0
+	for _, given := range []bool{s.Env != "", s.File != "", len(s.Command) > 0} {
+		if given {
+			sources++
+		}
+	}
+	if sources != 1 && !ld.isMisspelt(n) {
+		ld.report(at, fmt.Sprintf("secrets: %s comes from %d places", name, sources), "give one of env, file and command")
+	}
+	if s.File != "" {
+		s.File = ld.locate(value(n, "file")).resolved
+	}
+	return s
 }
 
 func (ld *loading) validateChoice(at place, key string, given, known []string) {

@@ -2,10 +2,12 @@ package host
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"runtime"
 	"strings"
@@ -192,4 +194,16 @@ func (t *tail) String() string {
 		lines = append(lines[:len(lines):len(lines)], string(t.part))
 	}
 	return strings.Join(lines, "\n")
+}
+
+// Quietly runs a program of the caller's with its own environment, and returns what it
+// prints; nothing of that is in an error.
+func Quietly(ctx context.Context, name string, args ...string) ([]byte, error) {
+	cmd := Grouped(ctx, name, args...)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, cmp.Or(ctx.Err(), err))
+	}
+	return out, nil
 }

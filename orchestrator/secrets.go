@@ -1,0 +1,187 @@
+package orchestrator
+
+import (
+	"bytes"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/btw-img/btw-img/orchestrator/definition"
+	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/host"
+	"github.com/btw-img/btw-img/orchestrator/store"
+)
+
+// secrets is the values of a definition's secrets, by their names. They go to the runs of
+// Ansible whose entries use them, and nowhere else; of keys they are a part by digests that
+// only this store can make.
+type secrets map[string]string
+
+// largestSecret is how long one may be, in bytes.
+const largestSecret = 64 << 10
+
+// takeSecrets gets the values, and makes them a part of the plan's keys.
+func (p *Plan) takeSecrets(ctx context.Context, folder string) (secrets, error) {
+	if len(p.Definition.Secrets) == 0 {
+		return nil, nil
+	}
+	values, err := p.resolveSecrets(ctx)
+	if err != nil {
+		return nil, err
+	}
+	layers, err := store.Open(folder)
+	if err != nil {
+		return nil, err
+	}
+	key, err := layers.Secret()
+	p.SecretSums = values.keyed(key)
+	return values, err
+}
+
+// resolveSecrets gets the values from where the definition says that they are.
+func (p Plan) resolveSecrets(ctx context.Context) (secrets, error) {
+	values := secrets{}
+	for _, name := range slices.Sorted(maps.Keys(p.Definition.Secrets)) {
+		value, err := p.resolveSecret(ctx, p.Definition.Secrets[name])
+		if err == nil && len(value) > largestSecret {
+			err = fmt.Errorf("it is longer than %d bytes", largestSecret)
+		}
+		if err != nil {
+			return nil, fail.Wrap(fail.Usage, "secrets: "+name, err)
+		}
+		values[name] = value
+	}
+	return values, nil
+}
+
+func (p Plan) resolveSecret(ctx context.Context, s definition.Secret) (string, error) {
+	switch {
+	case s.Env != "":
+		value, set := os.LookupEnv(s.Env)
+		if !set {
+			return "", fail.New(fail.Usage, "", "export it, or let sudo keep it with --preserve-env="+s.Env, "the environment variable %s is not set", s.Env)
+		}
+		return value, nil
+	case s.File != "":
+		path := s.File
+		if !filepath.IsAbs(path) {
+			path = filepath.Join(p.Project, path)
+		}
+		content, err := os.ReadFile(path)
+		return strings.TrimSuffix(string(content), "\n"), err
+	default:
+		content, err := host.Quietly(ctx, s.Command[0], s.Command[1:]...)
+		return strings.TrimSuffix(string(content), "\n"), err
+	}
+}
+
+// keyed is a digest of each value, which says nothing to whoever lacks the key.
+func (s secrets) keyed(key []byte) map[string]string {
+	sums := map[string]string{}
+	for name, value := range s {
+		mac := hmac.New(sha256.New, key)
+		fmt.Fprintf(mac, "secret %q %s", name, value)
+		sums[name] = hex.EncodeToString(mac.Sum(nil))
+	}
+	return sums
+}
+
+// secrets is the names of those that are read.
+func (r *reading) secrets(all map[string]definition.Secret) (names []string) {
+	text := r.text.String()
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		if r.opaque || readsAnyVariable.MatchString(text) || strings.Contains(text, name) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+const (
+	hiddenSecret = "(secret)"
+	// shortestHidden is the length from which on a value is hidden where it is printed: a
+	// shorter one is part of too much else.
+	shortestHidden = 4
+)
+
+// hider replaces the values, and each of their lines, in what is printed.
+func (s secrets) hider() *strings.Replacer {
+	var values []string
+	for _, value := range s {
+		values = append(values, value, asJSON(value))
+		values = append(values, strings.Split(value, "\n")...)
+	}
+	values = slices.DeleteFunc(values, func(value string) bool { return len(value) < shortestHidden })
+	slices.SortFunc(values, func(a, b string) int { return len(b) - len(a) }) // the longest first
+	var pairs []string
+	for _, value := range slices.Compact(values) {
+		pairs = append(pairs, value, hiddenSecret)
+	}
+	return strings.NewReplacer(pairs...)
+}
+
+// asJSON is a text as JSON has it, without the quotes.
+func asJSON(text string) string {
+	encoded, _ := json.Marshal(text) // strings always encode
+	return string(encoded[1 : len(encoded)-1])
+}
+
+// hidingWriter hides values in lines.
+type hidingWriter struct {
+	to   io.Writer
+	hide *strings.Replacer
+	rest []byte // of a line
+}
+
+// Write implements io.Writer. What is no whole line yet waits for its end.
+func (w *hidingWriter) Write(p []byte) (int, error) {
+	w.rest = append(w.rest, p...)
+	end := bytes.LastIndexByte(w.rest, '\n') + 1
+	if end == 0 {
+		return len(p), nil
+	}
+	_, err := w.hide.WriteString(w.to, string(w.rest[:end]))
+	w.rest = append(w.rest[:0], w.rest[end:]...)
+	return len(p), err
+}
+
+// Close writes what is left of a line.
+func (w *hidingWriter) Close() error {
+	_, err := w.hide.WriteString(w.to, string(w.rest))
+	w.rest = nil
+	return err
+}
+
+// hidden is a message of a jail as it may be shown.
+func (m message) hidden(hide *strings.Replacer) message {
+	if m.Event != nil {
+		m.Event.Text = hide.Replace(m.Event.Text)
+	}
+	if m.Ended != nil {
+		if f := m.Ended.Failure; f != nil {
+			f.Text, f.Hint, f.Tail = hide.Replace(f.Text), hide.Replace(f.Hint), hide.Replace(f.Tail)
+		}
+		for i, call := range m.Ended.Facts.Deferred {
+			m.Ended.Facts.Deferred[i] = hide.Replace(call)
+		}
+	}
+	return m
+}
+
+// hiding is how a jail ended, as it may be shown.
+func hiding(err error, hide *strings.Replacer) error {
+	if e, ok := errors.AsType[*fail.Error](err); ok {
+		e.Tail = hide.Replace(e.Tail)
+	}
+	return err
+}
