@@ -15,6 +15,9 @@ from ansible.plugins.action.template import ActionModule as Template
 # How much of a file goes along with the call, in bytes. What is larger goes ahead of it.
 LARGEST = 64 << 10
 
+# What tree.py calls the work of each part.
+WORK = {'files': 'files', 'templates': 'files', 'users': 'users', 'services': 'services', 'command': 'command'}
+
 with open(os.path.join(os.path.dirname(os.path.dirname(__file__)), 'tree.py'), encoding='utf-8') as program:
     PROGRAM = program.read()
 
@@ -47,7 +50,7 @@ class ActionModule(ActionBase):
     def _in_tree(self, part, items, task_vars):
         done = self._low_level_execute_command(
             'exec %s -ISB -c %s' % (task_vars['ansible_python_interpreter'], shlex.quote(PROGRAM)),
-            in_data=marshal.dumps(('files' if part == 'templates' else part, items), 2), sudoable=False)
+            in_data=marshal.dumps((WORK[part], items), 2), sudoable=False)
         if done['rc']:
             return [{'failed': True, 'msg': 'MODULE FAILURE', 'module_stdout': done['stdout'], 'module_stderr': done['stderr'], 'rc': done['rc']}]
         return ast.literal_eval(done['stdout'].strip())
@@ -122,8 +125,8 @@ class Rendering(Template):
     TRANSFERS_FILES = False
 
     def __init__(self, action):
-        self.action_loader = self
-        super().__init__(action._task.copy(), action._connection, action._play_context, action._loader, action._templar, self)
+        super().__init__(action._task.copy(), action._connection, action._play_context, action._loader, action._templar, None)
+        self._shared_loader_obj = self.action_loader = self
 
     def of(self, file, task_vars):
         self._task.args = {'src': file['source'], 'dest': file['path'], 'mode': file['mode']}
