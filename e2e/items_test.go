@@ -40,6 +40,7 @@ install:
       - {path: /srv/large, source: items/large, mode: "0600", owner: alice, group: staff}
       - {path: /srv/zeros, source: items/zeros}
       - {path: /srv/empty, source: items/empty}
+      - {path: /srv/none, content: ""}
       - {path: /srv/json, content: '{"who": "{{ who }}"}'}
       - {path: /srv/list, content: "{{ things }}"}
       - {path: "/srv/a b's \"ü\" $HOME/c", content: "x\n\n y \n", mode: "0750", owner: "{{ nobody | default(omit) }}"}
@@ -89,7 +90,7 @@ commands:
 	if strings.Contains(string(content), "$6$salt$hash") {
 		t.Error("the log holds a password's hash")
 	}
-	script := `cd /srv && stat -c '%n %a %U:%G %F' large zeros empty "a b's \"ü\" \$HOME/c" setuid above link/below replaced json homes/alice /home/bob/.ssh /home/bob/.ssh/authorized_keys /etc/sudoers.d /etc/sudoers.d/bob "it's \$HOME"
+	script := `cd /srv && stat -c '%n %a %U:%G %F' large zeros empty none "a b's \"ü\" \$HOME/c" setuid above link/below replaced json homes/alice /home/bob/.ssh /home/bob/.ssh/authorized_keys /etc/sudoers.d /etc/sudoers.d/bob "it's \$HOME"
 tail -n +1 json list page "a b's \"ü\" \$HOME/c" target/below replaced /home/bob/.ssh/authorized_keys /etc/sudoers.d/bob
 grep -e alice -e bob /etc/passwd; id alice; id bob; grep bob /etc/shadow | cut -d : -f 2; sha256sum <large; od -c zeros
 readlink /etc/systemd/system/apt-daily.timer; systemctl is-enabled ssh; find / -xdev '(' -name '.vmctl*' -o -name '*.ansible*' ')'; ls not`
@@ -97,6 +98,7 @@ readlink /etc/systemd/system/apt-daily.timer; systemctl is-enabled ssh; find / -
 	const want = `large 600 alice:staff regular file
 zeros 644 root:root regular file
 empty 644 root:root regular empty file
+none 644 root:root regular empty file
 a b's "ü" $HOME/c 750 root:root regular file
 setuid 755 root:root regular file
 above 755 root:root directory

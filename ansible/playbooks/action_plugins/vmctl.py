@@ -59,8 +59,8 @@ class ActionModule(ActionBase):
 
     def _files(self, item, task_vars):
         file = self._file(item, task_vars)
-        if 'content' in item:
-            return dict(file, content=self._text(item['content']).encode('utf-8', 'surrogateescape'))
+        if 'source' not in item:
+            return dict(file, content=self._text(item.get('content', '')).encode('utf-8', 'surrogateescape'))
         path = self._loader.get_real_file(self._find_needle('files', file['source']), decrypt=True)
         file['name'] = os.path.basename(file['source'])
         if os.path.getsize(path) > LARGEST:
