@@ -2,6 +2,7 @@
 # Compares vmctl with vmdb2 on the same packages, in one run, and prints ratios;
 # absolute times mean little across machines. Needs root; make bench runs it.
 set -euo pipefail
+shopt -s inherit_errexit
 
 vmctl=$(realpath "${VMCTL:-./vmctl}")
 here=$(realpath "$(dirname "$0")")
@@ -122,11 +123,20 @@ layer() { # builds a definition, prints the time of its own layer
 above() { awk -v a="$1" -v b="$2" 'BEGIN { printf "%.1f", a - b }'; }
 peer() { # runs a playbook by vmdb2, prints the time above that without it
   { cat peer.vmdb; printf '  - {ansible: root, playbook: %s}\n' "$1"; } >with.vmdb
-  above "$(seconds vmdb2 with.vmdb --output peer.img --rootfs-tarball peer.tar.gz --log peer.log)" "$rebuild"
+  local t
+  t=$(seconds vmdb2 with.vmdb --output peer.img --rootfs-tarball peer.tar.gz --log peer.log)
   rm -f peer.img
+  above "$t" "$rebuild"
 }
-row() { # a row of the table: what it is, its definition, what is to be taken off
-  printf '%s: %s s above an empty layer%s\n' "$1" "$(above "$(layer "$2")" "$empty")" "${3:-}"
+row() { # a row: what it is, its definition, the playbook that a peer does it with
+  local t
+  t=$(layer "$2")
+  printf '%s: %s s above an empty layer' "$1" "$(above "$t" "$empty")"
+  if [ -n "${3:-}" ]; then
+    t=$(peer "$3")
+    printf ', vmdb2 %s s' "$t"
+  fi
+  echo
 }
 key='ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIE2eqqFVuNxmEuAyFpHPKUkOGyMSW0ZZtEIXqkKOsJYz'
 mkdir -p roles/bench/tasks
@@ -143,6 +153,7 @@ cat >roles/bench/tasks/main.yml <<'EOF'
 - ansible.builtin.lineinfile: {path: /srv/a, line: b}
 - ansible.builtin.file: {path: /srv/folder, state: directory}
 - ansible.builtin.command: touch /srv/b
+EOF
 printf -- '- hosts: image\n  tasks:\n  - copy: {content: "{{ item }}", dest: "/srv/{{ item }}"}\n    loop: "{{ range(100) }}"\n' >files.yml
 cat >users.yml <<EOF
 - hosts: image
@@ -157,11 +168,12 @@ mkdir hand
 tar -xf peer.tar.gz -C hand
 hand=$(seconds ansible-playbook --connection community.general.chroot --inventory "$dir/hand," role.yml)
 empty=$(layer empty)
-row "1,000 files in one entry" files "; vmdb2 $(peer files.yml) s for 100"
+row "1,000 files in one entry (vmdb2: 100)" files files.yml
 row "200 entries of one file each" entries
 row "100 commands" commands
-row "50 users with keys" users "; vmdb2 $(peer users.yml) s"
-echo "a role: $(above "$(layer role)" "$hand") s above ansible-playbook by hand, $hand s"
+row "50 users with keys" users users.yml
+t=$(layer role)
+echo "a role: $(above "$t" "$hand") s above ansible-playbook by hand, $hand s"
 row "facts, and a command that reads one" facts
 rm -rf hand
 
