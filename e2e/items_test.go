@@ -82,7 +82,7 @@ commands:
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"All kinds: files => /srv/a b's \"ü\" $HOME/c\n", "Once more: users => bob\n", "items in /srv\n", "ok: [install.d/items.yml:23] Once more: files => /srv/list\n"} {
+	for _, want := range []string{"All kinds: files => /srv/a b's \"ü\" $HOME/c\n", "Once more: users => bob\n", "items in /srv\n", "ok: [install.d/items.yml:24] Once more: files => /srv/list\n"} {
 		if !strings.Contains(string(content), want) {
 			t.Errorf("the log lacks %q", want)
 		}
