@@ -7,12 +7,12 @@ import (
 
 func TestWhatCountsAsTheMaker(t *testing.T) {
 	code := fstest.MapFS{
-		"ansible/playbooks/layer.yml": {Data: []byte("a")}, "orchestrator/seal/seal.go": {Data: []byte("b")},
+		"ansible/playbooks/packages.yml": {Data: []byte("a")}, "orchestrator/seal/seal.go": {Data: []byte("b")},
 		"orchestrator/seal/seal_test.go": {Data: []byte("c")}, "orchestrator/vm/guest.go": {Data: []byte("d")}, "orchestrator/disk/testdata/x.golden": {Data: []byte("e")},
 	}
 	before := makerOf(code)
 	for path, counts := range map[string]bool{
-		"ansible/playbooks/layer.yml": true, "orchestrator/seal/seal.go": true, "orchestrator/new/new.go": true,
+		"ansible/playbooks/packages.yml": true, "orchestrator/seal/seal.go": true, "orchestrator/new/new.go": true,
 		"orchestrator/seal/seal_test.go": false, "orchestrator/vm/guest.go": false, "orchestrator/disk/testdata/x.golden": false,
 	} {
 		kept := code[path]

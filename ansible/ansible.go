@@ -28,13 +28,12 @@ import (
 type Run struct {
 	Root      string            // the tree, ready to run programs in whenever Begin has returned
 	Scratch   string            // folder for inventory, variables and Ansible's own files
-	Playbooks fs.FS             // holds layer.yml and what it includes
-	Project   Project           // of the user; its roles and playbooks follow the layer
+	Playbooks fs.FS             // holds the plugins, and the tasks that they do not do
+	Project   Project           // of the user; its roles and playbooks follow the entries
 	Machine   map[string]any    // facts of the machine that is being built, without ansible_
 	Epoch     time.Time         // what facts tell of the time
 	Secrets   map[string]string // variables that are never rendered
-	Layer     any               // what is applied; layer.yml says how it is read
-	Origins   []string          // file:line of the entries; the layer names them by their number
+	Entries   []Entry           // what is applied, in order
 	Variables map[string]any    // of the play: a role's vars beat them, they beat its defaults
 	Command   Commander         // makes the process of ansible-playbook
 	Env       []string          // KEY=VALUE, the environment of ansible-playbook
@@ -51,18 +50,17 @@ type Run struct {
 type Commander func(ctx context.Context, name string, args ...string) *exec.Cmd
 
 const (
-	playbookFile  = "layer.yml"
-	inventoryFile = "inventory.yml"
-	layerFile     = "layer.json"
-	variablesFile = "playbooks/variables.json" // where layer.yml names it
-	secretsFile   = "secrets.yml"
-	layerVariable = "vmctl_layer"
-	gatesVariable = "vmctl_gates"
-	factsVariable = "vmctl_facts"
-	configFile    = "ansible.cfg"
-	callback      = "ansible.posix.jsonl" // prints one JSON document per event
-	plugin        = "community.general.chroot"
-	host          = "image"
+	playbooksFolder = "playbooks"
+	playFile        = "layer.yml"      // in playbooksFolder, as
+	variablesFile   = "variables.json" // are the play's variables
+	inventoryFile   = "inventory.yml"
+	secretsFile     = "secrets.yml"
+	configFile      = "ansible.cfg"
+	callback        = "ansible.posix.jsonl" // prints one JSON document per event
+	plugin          = "community.general.chroot"
+	pluginAction    = "vmctl"       // of ours: applies a part of an entry in one call
+	pluginGates     = "vmctl_gates" // of ours: waits before each entry
+	host            = "image"
 )
 
 // Apply runs the playbook. A task that fails is a *fail.Error that names the
@@ -71,10 +69,8 @@ func (r Run) Apply(ctx context.Context) error {
 	if err := r.prepare(); err != nil {
 		return err
 	}
-	defer os.Remove(filepath.Join(r.Scratch, variablesFile))
-	defer os.Remove(filepath.Join(r.Scratch, layerFile))
+	defer os.RemoveAll(filepath.Join(r.Scratch, playbooksFolder))
 	defer os.Remove(filepath.Join(r.Scratch, inventoryFile))
-	defer os.Remove(filepath.Join(r.Scratch, rolesFile))
 	defer os.Remove(filepath.Join(r.Scratch, secretsFile))
 
 	inner, cancel := context.WithCancel(ctx)
@@ -87,7 +83,10 @@ func (r Run) Apply(ctx context.Context) error {
 		opened <- err
 	}()
 	events := newStream(r.Log, r.OnEvent)
-	events.project, events.origins = r.Project.Folder, r.Origins
+	events.project = r.Project.Folder
+	for _, entry := range r.Entries {
+		events.origins = append(events.origins, entry.Origin)
+	}
 	runner := &processes{start: r.Command, env: r.environment(), dir: r.Scratch}
 	executor := execute.NewDefaultExecute(
 		execute.WithCmd(r.command()),
@@ -122,7 +121,7 @@ func (r Run) command() *playbook.AnsiblePlaybookCmd {
 		playbook.WithPlaybookOptions(&playbook.AnsiblePlaybookOptions{
 			Tags:          strings.Join(r.Project.Tags, ","),
 			Inventory:     filepath.Join(r.Scratch, inventoryFile),
-			ExtraVarsFile: []string{"@" + filepath.Join(r.Scratch, layerFile), "@" + filepath.Join(r.Scratch, secretsFile)},
+			ExtraVarsFile: []string{"@" + filepath.Join(r.Scratch, secretsFile)},
 		}),
 	)
 }
@@ -132,7 +131,7 @@ func (r Run) prepare() error {
 	if err := os.MkdirAll(r.Scratch, 0o700); err != nil {
 		return err
 	}
-	playbooks := filepath.Join(r.Scratch, "playbooks")
+	playbooks := filepath.Join(r.Scratch, playbooksFolder)
 	if err := os.RemoveAll(playbooks); err != nil {
 		return err
 	}
@@ -150,16 +149,16 @@ func (r Run) prepare() error {
 	if err := r.makeGates(); err != nil {
 		return fmt.Errorf("make the gates before the entries: %w", err)
 	}
-	layer, err := json.Marshal(map[string]any{layerVariable: r.Layer, gatesVariable: r.gates(), factsVariable: r.Facts})
+	play, err := r.play()
 	if err != nil {
-		return fmt.Errorf("write the layer for Ansible: %w", err)
+		return fmt.Errorf("write the entries for Ansible: %w", err)
 	}
 	return errors.Join(
 		r.prepareProject(), r.prepareFacts(), r.prepareSecrets(),
 		os.WriteFile(filepath.Join(r.Scratch, configFile), []byte("[defaults]\n"), 0o600),
 		os.WriteFile(filepath.Join(r.Scratch, inventoryFile), inventory, 0o600),
-		os.WriteFile(filepath.Join(r.Scratch, variablesFile), variables, 0o600),
-		os.WriteFile(filepath.Join(r.Scratch, layerFile), layer, 0o600),
+		os.WriteFile(filepath.Join(playbooks, variablesFile), variables, 0o600),
+		os.WriteFile(filepath.Join(playbooks, playFile), play, 0o600),
 	)
 }
 
@@ -189,6 +188,10 @@ func (r Run) environment() []string {
 		"ANSIBLE_LOCAL_TEMP="+filepath.Join(r.Scratch, "tmp"),
 		"ANSIBLE_REMOTE_TEMP=/run/.ansible",
 		"ANSIBLE_STDOUT_CALLBACK="+callback,
+		"ANSIBLE_CALLBACKS_ENABLED="+pluginGates,
+		"VMCTL_GATES="+r.gates(),
+		"VMCTL_CONNECTION="+plugin,
+		"ANSIBLE_PIPELINING=1",
 		"ANSIBLE_NOCOLOR=1",
 		"ANSIBLE_RETRY_FILES_ENABLED=0",
 		"ANSIBLE_DEPRECATION_WARNINGS=0",

@@ -3,6 +3,7 @@ package ansible_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"os"
 	"os/exec"
@@ -26,6 +27,45 @@ func TestInventory(t *testing.T) {
 	golden.Equal(t, "inventory.golden", string(inventory))
 }
 
+// Each entry has the tasks that it needs, and no others.
+func TestPlay(t *testing.T) {
+	kept := filepath.Join(t.TempDir(), "play")
+	r := fakeAnsible(t, `cp playbooks/layer.yml `+kept)
+	if err := r.Apply(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	content, err := os.ReadFile(kept)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var play bytes.Buffer
+	if err := json.Indent(&play, content, "", "  "); err != nil {
+		t.Fatal(err)
+	}
+	golden.Equal(t, "play.golden", play.String()+"\n")
+}
+
+// What became of each item is for the log, but not where no_log hides it.
+func TestItemsAreLogged(t *testing.T) {
+	r := fakeAnsible(t, `cat <<'EOF'
+{"_event":"v2_runner_on_ok","hosts":{"image":{"action":"vmctl","changed":true,"results":[{"item":"/a","changed":true},{"item":"/b"}]}},"task":{"name":"[1] Web: files"}}
+{"_event":"v2_runner_on_ok","hosts":{"image":{"action":"vmctl","changed":true,"censored":"the output has been hidden"}},"task":{"name":"[1] Web: files"}}
+EOF`)
+	var log bytes.Buffer
+	r.Log = &log
+	if err := r.Apply(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	const want = `changed: [install.d/x.yml:9] Web: files
+changed: [install.d/x.yml:9] Web: files => /a
+ok: [install.d/x.yml:9] Web: files => /b
+changed: [install.d/x.yml:9] Web: files
+`
+	if log.String() != want {
+		t.Errorf("the log is %s", &log)
+	}
+}
+
 // fakeAnsible is a script on PATH in place of ansible-playbook.
 func fakeAnsible(t *testing.T, script string) ansible.Run {
 	t.Helper()
@@ -36,10 +76,14 @@ func fakeAnsible(t *testing.T, script string) ansible.Run {
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
 	return ansible.Run{
 		Root: "/tree", Scratch: filepath.Join(t.TempDir(), "scratch"), Env: []string{"PATH=" + os.Getenv("PATH")},
-		Playbooks: fstest.MapFS{"layer.yml": {Data: []byte("[]")}},
-		Layer:     map[string]any{"name": "x", "secret": "hunter2"},
+		Playbooks: fstest.MapFS{"packages.yml": {Data: []byte("[]")}},
+		Entries: []ansible.Entry{
+			{Origin: "install.d/x.yml:7", Name: "Web", Parts: map[string]any{"packages": []string{"nginx"}, "recommends": true}},
+			{Origin: "install.d/x.yml:9", Name: "{{ name }}", NoLog: true, Parts: map[string]any{"files": []map[string]string{{"path": "/a", "content": "hunter2"}}, "services": map[string]any{}}},
+			{Origin: "commands.d/x.yml:2", Name: "Command", Parts: map[string]any{"run": "true\n"}},
+			{Origin: "install.d/x.yml:12", Name: "Nothing", Parts: map[string]any{"templates": []any{}}},
+		},
 		Variables: map[string]any{"password": "hunter2"},
-		Origins:   []string{"install.d/x.yml:7", "install.d/x.yml:9"},
 		Command:   host.Grouped,
 	}
 }
@@ -192,8 +236,7 @@ func TestVariablesStayOffTheCommandLine(t *testing.T) {
 	seen := filepath.Join(t.TempDir(), "seen")
 	r := fakeAnsible(t, `printf '%s\n' "$@" >`+seen+`
 env >>`+seen+`
-for a; do case $a in @*) stat -c %a "${a#@}" >>`+seen+`;; *=@*) stat -c %a "${a#*@}" >>`+seen+`;; esac; done
-stat -c %a playbooks/variables.json >>`+seen)
+stat -c %a playbooks/layer.yml playbooks/variables.json secrets.yml inventory.yml >>`+seen)
 	if err := r.Apply(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -204,7 +247,7 @@ stat -c %a playbooks/variables.json >>`+seen)
 	if strings.Contains(string(content), "hunter2") {
 		t.Error("a value is on the command line or in the environment")
 	}
-	if !strings.HasSuffix(string(content), "\n600\n600\n600\n") {
+	if !strings.HasSuffix(string(content), "\n600\n600\n600\n600\n") {
 		t.Errorf("the files of values are not private: %s", content)
 	}
 	if out, err := exec.Command("grep", "-r", "hunter2", r.Scratch).Output(); err == nil {

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A gate is a FIFO from which the playbook reads before it begins an entry: it waits there
+// A gate is a FIFO from which Ansible reads before it begins an entry: it waits there
 // until somebody writes.
 
 // gates is the folder of the gates, each by its entry's number.
@@ -21,7 +21,7 @@ func (r Run) makeGates() error {
 	if err := errors.Join(os.RemoveAll(r.gates()), os.Mkdir(r.gates(), 0o700)); err != nil {
 		return err
 	}
-	for entry := range r.Origins {
+	for entry := range r.Entries {
 		if err := unix.Mkfifo(r.gate(entry), 0o600); err != nil {
 			return err
 		}
@@ -33,7 +33,7 @@ func (r Run) gate(entry int) string { return filepath.Join(r.gates(), strconv.It
 
 // openGates opens one gate after the other, when Begin says so, until ctx ends.
 func (r Run) openGates(ctx context.Context) error {
-	for entry := range r.Origins {
+	for entry := range r.Entries {
 		gate, err := arrival(ctx, r.gate(entry))
 		if err != nil {
 			return err

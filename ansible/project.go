@@ -25,15 +25,15 @@ type Project struct {
 
 // A run ends with the entry's roles, which get a play to themselves, and its playbooks.
 const (
-	rolesFile = "playbooks/roles.json"
+	rolesFile = "roles.json" // in playbooksFolder
 	factsFile = "facts.json"
 )
 
 // playbooks is the paths of what a run plays, in order.
 func (r Run) playbooks() []string {
-	paths := []string{filepath.Join(r.Scratch, "playbooks", playbookFile)}
+	paths := []string{filepath.Join(r.Scratch, playbooksFolder, playFile)}
 	if r.Project.Roles != nil {
-		paths = append(paths, filepath.Join(r.Scratch, rolesFile))
+		paths = append(paths, filepath.Join(r.Scratch, playbooksFolder, rolesFile))
 	}
 	for _, name := range r.Project.Playbooks {
 		paths = append(paths, filepath.Join(r.Project.Folder, "playbooks", name))
@@ -59,9 +59,9 @@ func (r Run) prepareProject() error {
 	if r.Project.Roles == nil {
 		return nil
 	}
-	return writeJSON(filepath.Join(r.Scratch, rolesFile), []any{map[string]any{
+	return writeJSON(filepath.Join(r.Scratch, playbooksFolder, rolesFile), []any{map[string]any{
 		"name": "Roles", "hosts": host, "gather_facts": false, "no_log": r.Project.NoLog,
-		"vars_files": []string{filepath.Base(variablesFile)}, "roles": r.Project.Roles,
+		"vars_files": []string{variablesFile}, "roles": r.Project.Roles,
 	}})
 }
 
@@ -114,11 +114,11 @@ func (r Run) projectEnvironment() []string {
 		"ANSIBLE_ROLES_PATH=" + in("roles"),
 		"ANSIBLE_COLLECTIONS_PATH=" + strings.Join([]string{in("collections"), "/usr/share/ansible/collections"}, ":"),
 		"ANSIBLE_CACHE_PLUGIN=machine",
-		"ANSIBLE_CACHE_PLUGINS=" + filepath.Join(r.Scratch, "playbooks", "cache_plugins"),
+		"ANSIBLE_CACHE_PLUGINS=" + filepath.Join(r.Scratch, playbooksFolder, "cache_plugins"),
 		"ANSIBLE_CACHE_PLUGIN_CONNECTION=" + filepath.Join(r.Scratch, factsFile),
 	}
 	if !r.Project.AllowLocalhost {
-		env = append(env, "ANSIBLE_CONNECTION_PLUGINS="+filepath.Join(r.Scratch, "playbooks", "guards"))
+		env = append(env, "ANSIBLE_CONNECTION_PLUGINS="+filepath.Join(r.Scratch, playbooksFolder, "guards"))
 	}
 	for _, folder := range []struct{ variable, name string }{
 		{"LIBRARY", "library"}, {"MODULE_UTILS", "module_utils"}, {"ACTION_PLUGINS", "action_plugins"},

@@ -109,6 +109,7 @@ type outcome struct {
 	Results      []outcome       `json:"results"`
 	Censored     string          `json:"censored"`
 	Return       *int            `json:"rc"`
+	Item         json.RawMessage `json:"item"`
 }
 
 func (s *stream) line(line []byte) {
@@ -130,11 +131,8 @@ func (s *stream) line(line []byte) {
 // file and line would be rendered as a template there.
 var originPattern = regexp.MustCompile(`^(?:.* : )?\[([0-9]+)\] (.*)$`)
 
-// What comes before an entry: the wait until it may begin, and Ansible's own facts.
-const (
-	gateTask  = "gate"
-	factsTask = "facts"
-)
+// factsTask comes before an entry: Ansible finds out about the image.
+const factsTask = "facts"
 
 // document turns an event of Ansible into one of ours.
 func (s *stream) document(d document) {
@@ -144,7 +142,7 @@ func (s *stream) document(d document) {
 	} else if place, err := filepath.Rel(s.project, d.Task.Path); err == nil && filepath.IsLocal(place) {
 		task += " (" + place + ")" // of a role or playbook
 	}
-	if (task == gateTask || task == factsTask) && !strings.HasSuffix(d.Event, "failed") {
+	if task == factsTask && !strings.HasSuffix(d.Event, "failed") {
 		return
 	}
 	switch d.Event {
@@ -177,6 +175,9 @@ func (s *stream) outcome(event, task string, o outcome) {
 		status = "changed"
 	}
 	fmt.Fprintf(s.log, "%s: [%s] %s\n", status, s.origin, task)
+	if o.Action == pluginAction {
+		s.items(task, o.Results)
+	}
 	for _, text := range []string{o.Stdout, o.Stderr, o.ModuleStdout, o.ModuleStderr, withoutTemplates(o.Exception)} {
 		if text != "" {
 			fmt.Fprintln(s.log, strings.TrimRight(text, "\n"))
@@ -192,6 +193,20 @@ func (s *stream) outcome(event, task string, o outcome) {
 	if status == "failed" && !o.IgnoreErrors {
 		s.failure = taskFailure(s.origin, task, o)
 		fmt.Fprintln(s.log, s.failure)
+	}
+}
+
+// items writes into the log what became of each item of a part of an entry.
+func (s *stream) items(task string, items []outcome) {
+	for _, item := range items {
+		status := "ok"
+		switch {
+		case item.Failed:
+			status = "failed"
+		case item.Changed:
+			status = "changed"
+		}
+		fmt.Fprintf(s.log, "%s: [%s] %s => %s\n", status, s.origin, task, text(item.Item))
 	}
 }
 

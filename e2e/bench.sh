@@ -2,6 +2,7 @@
 # Compares vmctl with vmdb2 on the same packages, in one run, and prints ratios;
 # absolute times mean little across machines. Needs root; make bench runs it.
 set -euo pipefail
+shopt -s inherit_errexit
 
 vmctl=$(realpath "${VMCTL:-./vmctl}")
 here=$(realpath "$(dirname "$0")")
@@ -110,6 +111,71 @@ after=$(du -s --block-size=1 "$VMCTL_CACHE" | cut -f 1)
 echo "store after ten builds that extend debian by a file: $(ratio "$after" "$before") of debian alone"
 rm -rf small alone both store-*
 VMCTL_CACHE=$dir/cache
+
+# What entries cost above a layer with one empty file, and the same work by vmdb2's step
+# ansible, for files a tenth of it.
+layer() { # builds a definition, prints the time of its own layer
+  "$vmctl" build "$1" --no-test --format raw -o raw >>log 2>&1
+  awk -F': |,$' -v layer="\"Layer $1\"" '
+    /"stage"/ { stage = $2 }
+    /"seconds"/ && stage == layer { printf "%.2f", $2 }' "raw/$1/build.json"
+}
+above() { awk -v a="$1" -v b="$2" 'BEGIN { printf "%.1f", a - b }'; }
+peer() { # runs a playbook by vmdb2, prints the time above that without it
+  { cat peer.vmdb; printf '  - {ansible: root, playbook: %s}\n' "$1"; } >with.vmdb
+  local t
+  t=$(seconds vmdb2 with.vmdb --output peer.img --rootfs-tarball peer.tar.gz --log peer.log)
+  rm -f peer.img
+  above "$t" "$rebuild"
+}
+row() { # a row: what it is, its definition, the playbook that a peer does it with
+  local t
+  t=$(layer "$2")
+  printf '%s: %s s above an empty layer' "$1" "$(above "$t" "$empty")"
+  if [ -n "${3:-}" ]; then
+    t=$(peer "$3")
+    printf ', vmdb2 %s s' "$t"
+  fi
+  echo
+}
+key='ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIE2eqqFVuNxmEuAyFpHPKUkOGyMSW0ZZtEIXqkKOsJYz'
+mkdir -p roles/bench/tasks
+for name in empty files entries commands users role facts; do printf 'extends: debian\n' >"install.d/$name.yml"; done
+printf 'install: [{files: [{path: /srv/empty, content: ""}]}]\n' >>install.d/empty.yml
+{ printf 'install:\n- files:\n' && for i in {1..1000}; do printf '  - {path: /srv/%s, content: "%s"}\n' "$i" "$i"; done; } >>install.d/files.yml
+{ printf 'install:\n' && for i in {1..200}; do printf -- '- {files: [{path: /srv/%s, content: "%s"}]}\n' "$i" "$i"; done; } >>install.d/entries.yml
+{ printf 'commands:\n' && for i in {1..100}; do printf -- '- {run: touch /srv/%s}\n' "$i"; done; } >commands.d/commands.yml
+{ printf 'install:\n- users:\n' && for i in {1..50}; do printf '  - {name: user%s, ssh_keys: ["%s user%s"]}\n' "$i" "$key" "$i"; done; } >>install.d/users.yml
+printf 'install: [{roles: [bench]}]\n' >>install.d/role.yml
+printf 'commands: [{run: "touch /srv/{{ ansible_machine }}"}]\n' >commands.d/facts.yml
+cat >roles/bench/tasks/main.yml <<'EOF'
+- ansible.builtin.copy: {content: "a\n", dest: /srv/a}
+- ansible.builtin.lineinfile: {path: /srv/a, line: b}
+- ansible.builtin.file: {path: /srv/folder, state: directory}
+- ansible.builtin.command: touch /srv/b
+EOF
+printf -- '- hosts: image\n  tasks:\n  - copy: {content: "{{ item }}", dest: "/srv/{{ item }}"}\n    loop: "{{ range(100) }}"\n' >files.yml
+cat >users.yml <<EOF
+- hosts: image
+  tasks:
+  - user: {name: "user{{ item }}"}
+    loop: "{{ range(50) }}"
+  - authorized_key: {user: "user{{ item }}", key: "$key"}
+    loop: "{{ range(50) }}"
+EOF
+printf -- '- {hosts: all, roles: [bench]}\n' >role.yml
+mkdir hand
+tar -xf peer.tar.gz -C hand
+hand=$(seconds ansible-playbook --connection community.general.chroot --inventory "$dir/hand," role.yml)
+empty=$(layer empty)
+row "1,000 files in one entry (vmdb2: 100)" files files.yml
+row "200 entries of one file each" entries
+row "100 commands" commands
+row "50 users with keys" users users.yml
+t=$(layer role)
+echo "a role: $(above "$t" "$hand") s above ansible-playbook by hand, $hand s"
+row "facts, and a command that reads one" facts
+rm -rf hand
 
 # What of the build is spent outside mmdebstrap, dpkg, initramfs and Ansible.
 awk -F'[:,]' '

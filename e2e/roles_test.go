@@ -38,7 +38,7 @@ func TestRolesForRunningMachines(t *testing.T) {
 	}
 	var m orchestrator.Manifest
 	readJSON(t, filepath.Join(folder, "images/site/build.json"), &m)
-	for _, call := range []string{"systemctl start nginx", "systemctl start worker@one", "systemctl start ask", "sysctl -p /etc/sysctl.d/90-hardening.conf"} {
+	for _, call := range []string{"systemctl start nginx", "systemctl start worker@one", "systemctl start ask", "reboot", "sysctl -p /etc/sysctl.d/90-hardening.conf"} {
 		if !slices.Contains(m.Deferred, call) || !strings.Contains(r.stderr, "deferred "+call) {
 			t.Errorf("not deferred: %s\n%v\n%s", call, m.Deferred, r.stderr)
 		}

@@ -151,7 +151,7 @@ func (g *growing) recipe(below tree, from, to int) recipe {
 					return err
 				}
 			}
-			return cmp.Or(seal.DropCaches(root), seal.Clamp(root, epoch))
+			return cmp.Or(seal.DropCaches(root), seal.ClampChanged(root, g.changed, epoch))
 		},
 		finished: func(string) (store.Key, any, error) { return g.keys[to], layerFacts{g.deferred}, nil },
 	}

@@ -52,6 +52,7 @@ type workshop struct {
 	stage   string              // folder in memory that all of the jail's own mounts are below
 	work    string              // folder for large files, which end with the build
 	results string              // what the folder is called outside that work lies in
+	changed string              // folder with the names that differ from the tree below, and maybe others
 	running *run                // of the provisioner, which waits before an entry; nil for none
 	ahead   *ahead              // an initramfs that is being made; nil for none
 	known   []*store.Layer      // in use until the build ends
@@ -220,6 +221,7 @@ func (w *workshop) make(ctx context.Context, r recipe) (made tree, err error) {
 		return tree{}, err
 	}
 	defer func() { err = scope.Join(err, begun.Discard()) }()
+	w.changed = begun.Changed()
 	if err := r.work(ctx, begun.Root()); err != nil {
 		return tree{}, w.rescueAsIs(ctx, begun.Root(), w.explainFull(err))
 	}

@@ -1,13 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
 	"os"
-	"slices"
-	"strconv"
 
 	btwimg "github.com/btw-img/btw-img"
 	"github.com/btw-img/btw-img/ansible"
@@ -57,10 +58,13 @@ func (provisioner) Provision(ctx context.Context, p orchestrator.Provision) erro
 		build["suite"] = b.Suite
 	}
 	variables["build"] = build
-	layer, origins := numbered(p.Layer)
+	entries, err := entriesOf(p.Layer)
+	if err != nil {
+		return err
+	}
 	err = ansible.Run{
 		Root: p.Root, Scratch: p.Scratch, Playbooks: playbooks, Project: projectOf(p), Machine: p.Machine, Secrets: p.Secrets, Epoch: p.Epoch,
-		Layer: layer, Origins: origins, Variables: variables, Command: host.Grouped, Env: p.Env, Log: p.Log,
+		Entries: entries, Variables: variables, Command: host.Grouped, Env: p.Env, Log: p.Log,
 		OnEvent: func(e ansible.Event) { p.Task(e.Status, e.Origin+" "+e.Task) },
 		Facts:   p.Facts, Begin: p.Begin,
 	}.Apply(ctx)
@@ -93,20 +97,20 @@ func playRoles(roles []definition.Role) []any {
 	return all
 }
 
-// numbered is the layer with a number in place of each entry's origin, which may hold
-// the name of any folder and must not be rendered.
-func numbered(layer definition.Layer) (definition.Layer, []string) {
-	var origins []string
-	number := func(origin *string) {
-		origins = append(origins, *origin)
-		*origin = strconv.Itoa(len(origins) - 1)
+// entriesOf is the entries of a layer, as Ansible applies them. Where they come from may be
+// the name of any folder, and must not be rendered.
+func entriesOf(layer definition.Layer) (entries []ansible.Entry, err error) {
+	add := func(entry ansible.Entry, parts any) {
+		content, problem := json.Marshal(parts)
+		err = errors.Join(err, problem, json.Unmarshal(content, &entry.Parts))
+		delete(entry.Parts, "origin")
+		entries = append(entries, entry)
 	}
-	layer.Install, layer.Commands = slices.Clone(layer.Install), slices.Clone(layer.Commands)
-	for i := range layer.Install {
-		number(&layer.Install[i].Origin)
+	for _, e := range layer.Install {
+		add(ansible.Entry{Origin: e.Origin, Name: cmp.Or(e.Name, "Install"), NoLog: e.NoLog}, e)
 	}
-	for i := range layer.Commands {
-		number(&layer.Commands[i].Origin)
+	for _, e := range layer.Commands {
+		add(ansible.Entry{Origin: e.Origin, Name: cmp.Or(e.Name, "Command"), NoLog: e.NoLog}, e)
 	}
-	return layer, origins
+	return entries, err
 }

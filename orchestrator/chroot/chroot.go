@@ -25,6 +25,9 @@ dpkg-divert --quiet --local --rename --divert /usr/sbin/update-initramfs.deferre
 printf '#!/bin/sh\n# The initramfs is made once, at the end of the build.\nexit 0\n' >/usr/sbin/update-initramfs
 chmod 755 /usr/sbin/update-initramfs`
 
+// deferred is how dpkg lists the diversion.
+const deferred = "\n/usr/sbin/update-initramfs\n/usr/sbin/update-initramfs.deferred\n:\n"
+
 const restoreInitramfs = `set -e
 command -v dpkg-divert >/dev/null || exit 0
 [ "$(dpkg-divert --truename /usr/sbin/update-initramfs)" = /usr/sbin/update-initramfs.deferred ] || exit 0
@@ -84,6 +87,10 @@ func Enter(h host.Host, root, devices, hostname string, endProcesses func() erro
 // DeferInitramfs keeps update-initramfs from doing anything in the tree, which is
 // entered, and in all trees that are made of it, until RestoreInitramfs.
 func DeferInitramfs(ctx context.Context, h host.Host, root string) error {
+	diversions, err := host.Tree(root).Read("/var/lib/dpkg/diversions")
+	if err == nil && strings.Contains("\n"+string(diversions), deferred) {
+		return nil
+	}
 	return h.Run(ctx, shell(root, deferInitramfs))
 }
 

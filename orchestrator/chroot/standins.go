@@ -4,9 +4,7 @@ import (
 	"embed"
 	"errors"
 	"io/fs"
-	"os"
 	"path"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -21,7 +19,7 @@ const StandIns = "/run/stand-ins"
 var standInFiles embed.FS
 
 // later is the programs that do nothing but write down that they were called.
-var later = []string{"modprobe", "rmmod", "swapon", "swapoff"}
+var later = []string{"modprobe", "rmmod", "swapon", "swapoff", "reboot", "shutdown", "poweroff", "halt"}
 
 const (
 	laterFile    = "later"
@@ -58,7 +56,7 @@ func makeStandIns(tree host.Tree) error {
 // Deferred is what programs of the entered tree at root were called for and did not do, each
 // once: it takes effect when the machine starts.
 func Deferred(root string) ([]string, error) {
-	content, err := os.ReadFile(filepath.Join(root, StandIns, deferredFile))
+	content, err := host.Tree(root).Read(path.Join(StandIns, deferredFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

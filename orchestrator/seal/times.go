@@ -22,29 +22,37 @@ var shadowFiles = []string{"/etc/shadow"}
 // Clamp takes the day of the build out of the tree at root: what was changed after the
 // epoch was so at the epoch. What packages brought keeps its times. It may be repeated,
 // and a tree that was clamped in between is the same.
-func Clamp(root string, epoch time.Time) error {
+func Clamp(root string, epoch time.Time) error { return ClampChanged(root, root, epoch) }
+
+// ClampChanged does the same for a tree of which all was clamped but for the names that
+// are in the folder changed.
+func ClampChanged(root, changed string, epoch time.Time) error {
 	tree := host.Tree(root)
 	for _, name := range shadowFiles {
 		if err := clampShadow(tree, name, epoch); err != nil {
 			return err
 		}
 	}
-	return clampBelow(root, unix.NsecToTimespec(epoch.UnixNano()))
+	return clampBelow(root, changed, unix.NsecToTimespec(epoch.UnixNano()))
 }
 
-// clampBelow clamps the modification times of a file, of a folder after what is in it.
-func clampBelow(path string, epoch unix.Timespec) error {
+// clampBelow clamps the modification times of a file, of a folder after what is in it as
+// far as changed has that, too.
+func clampBelow(path, changed string, epoch unix.Timespec) error {
 	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) && path != changed {
+		return nil // that it is gone is what changed
+	}
 	if err != nil {
 		return err
 	}
 	if info.IsDir() {
-		entries, err := os.ReadDir(path)
+		entries, err := os.ReadDir(changed)
 		if err != nil {
 			return err
 		}
 		for _, entry := range entries {
-			if err := clampBelow(filepath.Join(path, entry.Name()), epoch); err != nil {
+			if err := clampBelow(filepath.Join(path, entry.Name()), filepath.Join(changed, entry.Name()), epoch); err != nil {
 				return err
 			}
 		}
@@ -52,8 +60,8 @@ func clampBelow(path string, epoch unix.Timespec) error {
 			return err
 		}
 	}
-	changed := info.Sys().(*syscall.Stat_t).Mtim
-	if changed.Sec < epoch.Sec || changed.Sec == epoch.Sec && changed.Nsec <= epoch.Nsec {
+	at := info.Sys().(*syscall.Stat_t).Mtim
+	if at.Sec < epoch.Sec || at.Sec == epoch.Sec && at.Nsec <= epoch.Nsec {
 		return nil
 	}
 	if err := unix.UtimesNanoAt(unix.AT_FDCWD, path, []unix.Timespec{epoch, epoch}, unix.AT_SYMLINK_NOFOLLOW); err != nil {

@@ -46,6 +46,32 @@ func TestNothingTellsTheDayOfTheBuild(t *testing.T) {
 	}
 }
 
+func TestOnlyWhatChangedIsLookedAt(t *testing.T) {
+	tree, changed := t.TempDir(), t.TempDir()
+	for _, name := range []string{"old/package", "new/file", "new/other"} {
+		for _, root := range []string{tree, changed} {
+			if root == changed && filepath.Dir(name) == "old" {
+				continue
+			}
+			if err := host.Tree(root).Write(name, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := os.Remove(filepath.Join(tree, "new/other")); err != nil { // an overlay has a mark for it
+		t.Fatal(err)
+	}
+	if err := ClampChanged(tree, changed, epoch); err != nil {
+		t.Fatal(err)
+	}
+	for name, clamped := range map[string]bool{"": true, "new": true, "new/file": true, "old": false, "old/package": false} {
+		info, err := os.Lstat(filepath.Join(tree, name))
+		if err != nil || info.ModTime().Equal(epoch) != clamped {
+			t.Errorf("/%s has the time %v, %v", name, info.ModTime(), err)
+		}
+	}
+}
+
 func TestNewestIsOfFilesAlone(t *testing.T) {
 	root := t.TempDir() // made now
 	for name, at := range map[string]time.Time{"a": epoch.Add(-time.Hour), "b": epoch.Add(-time.Millisecond)} {

@@ -112,6 +112,15 @@ func makeFolder(path string) error {
 // Root is the folder that is to be filled.
 func (w *Work) Root() string { return w.at }
 
+// Changed is a folder with all names that the work has changed so far, and maybe others. It
+// is to be read alone.
+func (w *Work) Changed() string {
+	if w.whole || w.piece {
+		return w.at
+	}
+	return w.made
+}
+
 // Commit unmounts the tree and makes it the layer of the key, which is in use by then.
 // Where that layer has come into being meanwhile, it is returned and this one is
 // discarded. After an error the work is to be discarded.
