@@ -121,11 +121,14 @@ func RunInJail(provisioner Provisioner, verbs Verbs) error {
 	return jail.Send(message{Ended: &result})
 }
 
-func (j *job) run(jail *host.Jail, h host.Host, provisioner Provisioner) (result ending) {
+func (j *job) run(jail *host.Jail, h *host.Local, provisioner Provisioner) (result ending) {
 	results := filepath.Dir(j.Work)
 	inputs, err := j.inputs()
 	if err == nil {
 		err = j.stage(h)
+	}
+	if err == nil {
+		err = h.MakeCells(filepath.Join(stageFolder, "cells"))
 	}
 	if err != nil {
 		result.Failure = newFailure(fail.Wrap(fail.Host, "enter the jail", err))

@@ -59,7 +59,7 @@ func (provisioner) Provision(ctx context.Context, p orchestrator.Provision) erro
 	variables["build"] = build
 	layer, origins := numbered(p.Layer)
 	err = ansible.Run{
-		Root: p.Root, Scratch: p.Scratch, Playbooks: playbooks, Project: projectOf(p), Machine: p.Machine, Secrets: p.Secrets, Epoch: p.Epoch,
+		Root: p.Root, Chroot: p.Chroot, Scratch: p.Scratch, Playbooks: playbooks, Project: projectOf(p), Machine: p.Machine, Secrets: p.Secrets, Epoch: p.Epoch,
 		Layer: layer, Origins: origins, Variables: variables, Command: host.Grouped, Env: p.Env, Log: p.Log,
 		OnEvent: func(e ansible.Event) { p.Task(e.Status, e.Origin+" "+e.Task) },
 		Facts:   p.Facts, Begin: p.Begin,
