@@ -2,17 +2,57 @@ package host
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
-// mmdebstrap calls the builder's apt-get for packages of the tree. That one would chroot
-// by itself to run dpkg, and obey settings that lie in the tree, by which a package could
-// have it run programs outside.
+// mmdebstrap and the apt-get that it calls are the builder's, and work on a tree in which
+// packages have run programs already: it may have links where they write, and settings by
+// which apt runs programs. apt would also chroot by itself to run dpkg.
+
+// standInBootstrap is mmdebstrap(1) with all of the builder's files read-only, but for the
+// folder around that of the stand-ins, which has the tree.
+func standInBootstrap(folder string, args, env []string) error {
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("make a mount namespace: %w", err)
+	}
+	if err := readOnlyBut(filepath.Dir(folder), "/dev", "/proc"); err != nil {
+		return err
+	}
+	path := value(env, "PATH")
+	return execute(path, append([]string{bootstrapName}, args...), with(env, "PATH", folder+":"+path))
+}
+
+// readOnlyBut makes all mounts read-only but those at some folders, and below.
+func readOnlyBut(folders ...string) error {
+	var kept []int
+	for _, folder := range folders {
+		mount, err := unix.OpenTree(unix.AT_FDCWD, folder, unix.OPEN_TREE_CLONE|unix.AT_RECURSIVE|unix.OPEN_TREE_CLOEXEC)
+		if err != nil {
+			return &fs.PathError{Op: "open the tree", Path: folder, Err: err}
+		}
+		kept = append(kept, mount)
+	}
+	err := unix.MountSetattr(unix.AT_FDCWD, "/", unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+	if errors.Is(err, unix.ENOSYS) { // before Linux 5.12
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("make the builder's files read-only: %w", err)
+	}
+	for i, folder := range folders {
+		if err := unix.MoveMount(kept[i], "", unix.AT_FDCWD, folder, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+			return &fs.PathError{Op: "mount on", Path: folder, Err: err}
+		}
+	}
+	return nil
+}
 
 // standInApt is apt-get(8), but that it has dpkg run in a cell, and obeys the settings of
 // the time at which it got its lists, when the tree had no package yet.
@@ -21,7 +61,7 @@ func standInApt(folder string, args, env []string) error {
 	if err != nil {
 		return err
 	}
-	return execute(append([]string{aptName}, inCells(args, filepath.Join(folder, dpkgName))...), env)
+	return execute(value(env, "PATH"), append([]string{aptName}, inCells(args, filepath.Join(folder, dpkgName))...), env)
 }
 
 // treeSetting is where mmdebstrap's settings for apt tell the tree.
@@ -53,7 +93,7 @@ func earlySettings(folder string, args, env []string) ([]string, error) {
 	} else if err != nil {
 		return nil, err
 	}
-	return append(slices.DeleteFunc(env, func(setting string) bool { return strings.HasPrefix(setting, variable+"=") }), variable+"="+config), nil
+	return with(env, variable, config), nil
 }
 
 // inCells is the arguments of an apt-get that was to run dpkg in a tree by chroot(2): it

@@ -24,10 +24,13 @@ import (
 // a cell of its own; they share the jail's process numbers.
 
 const (
-	cellName = "chroot"  // chroot(8): ROOT COMMAND [ARGUMENT…]
-	aptName  = "apt-get" // apt-get(8), which has dpkg run in a cell where it was to chroot
-	dpkgName = "dpkg-in" // what that apt-get calls for dpkg: ROOT COMMAND [ARGUMENT…]
+	cellName      = "chroot"     // chroot(8): ROOT COMMAND [ARGUMENT…]
+	bootstrapName = "mmdebstrap" // mmdebstrap(1), which can write to the stage alone
+	aptName       = "apt-get"    // apt-get(8), which has dpkg run in a cell where it was to chroot
+	dpkgName      = "dpkg-in"    // what that apt-get calls for dpkg: ROOT COMMAND [ARGUMENT…]
 )
+
+var standIns = []string{cellName, bootstrapName, aptName, dpkgName}
 
 // MakeCells makes the folder of the programs that make cells, and has this host use them:
 // for commands In a tree, and for what its other commands call by these names.
@@ -39,7 +42,7 @@ func (l *Local) MakeCells(folder string) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{cellName, aptName, dpkgName} {
+	for _, name := range standIns {
 		if err := os.Symlink(filepath.Join("/proc", self, "exe"), filepath.Join(folder, name)); err != nil {
 			return err
 		}
@@ -64,13 +67,16 @@ func (l *Local) locate(c Command) (path string, env []string) {
 	}
 	if l.Cells != "" {
 		env = append(env, "PATH="+l.Cells+":"+adminPath)
+		if c.Path == bootstrapName && Find(bootstrapName) != "" {
+			return filepath.Join(l.Cells, bootstrapName), env
+		}
 	}
 	return Find(c.Path), env
 }
 
 // standsFor is the program that this process was called as, "" for vmctl itself.
 func standsFor() string {
-	if name := filepath.Base(os.Args[0]); slices.Contains([]string{cellName, aptName, dpkgName}, name) {
+	if name := filepath.Base(os.Args[0]); slices.Contains(standIns, name) {
 		return name
 	}
 	return ""
@@ -101,6 +107,8 @@ func StandIn() {
 	env, folder := outsideCells(os.Environ())
 	var err error
 	switch {
+	case name == bootstrapName:
+		err = standInBootstrap(folder, os.Args[1:], env)
 	case name == aptName:
 		err = standInApt(folder, os.Args[1:], env)
 	case name == dpkgName:
@@ -163,7 +171,7 @@ func enterCell(root string, argv, env []string) error {
 	if err := raiseWall(left); err != nil {
 		return err
 	}
-	return execute(argv, env)
+	return execute(value(env, "PATH"), argv, env)
 }
 
 // furnishings is what a cell has of the jail, whatever its tree has mounted there.
@@ -290,12 +298,12 @@ func (e *notStarted) exitCode() int {
 	return exitCannot
 }
 
-// execute is execvp(3).
-func execute(argv, env []string) error {
+// execute is execvpe(3) with a PATH to search.
+func execute(path string, argv, env []string) error {
 	paths := []string{argv[0]}
 	if !strings.Contains(argv[0], "/") {
 		paths = nil
-		for _, folder := range filepath.SplitList(value(env, "PATH")) {
+		for _, folder := range filepath.SplitList(path) {
 			paths = append(paths, filepath.Join(folder, argv[0]))
 		}
 	}
@@ -310,6 +318,12 @@ func execute(argv, env []string) error {
 		}
 	}
 	return &notStarted{argv[0], failure}
+}
+
+// with is the environment with another value of a variable.
+func with(env []string, name, value string) []string {
+	others := slices.DeleteFunc(slices.Clone(env), func(setting string) bool { return strings.HasPrefix(setting, name+"=") })
+	return append(others, name+"="+value)
 }
 
 // value is that of a variable of an environment, "" for none.
