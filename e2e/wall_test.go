@@ -22,6 +22,9 @@ import (
 //go:embed testdata/escape.py
 var escapes string
 
+//go:embed testdata/nouserns.py
+var noUserNamespaces string
+
 // traps is what a layer of a build must not reach on the builder.
 type traps struct {
 	canary      string // file
@@ -201,28 +204,41 @@ func judge(t *testing.T, who, report string) {
 	t.Logf("%s:\n%s", who, report)
 }
 
-// TestWallHolds has a command and a package of a layer try to reach the builder.
+// TestWallHolds has a command and a package of a layer try to reach the builder, from each
+// kind of jail.
 func TestWallHolds(t *testing.T) {
+	judgeAll := func(t *testing.T, folder string, trap *traps, vmctl func(args ...string) string) {
+		hostile(t, folder, trap)
+		vmctl("build", "hostile", "--no-test", "--format", "raw")
+		for _, who := range []string{"command", "package"} {
+			judge(t, who, vmctl("shell", "hostile", "--", "cat", "/srv/by-"+who))
+		}
+		judge(t, "shell", vmctl("shell", "hostile", "--", "sh", "-c", "python3 /srv/escape.py "+trap.arguments(t)))
+		trap.unsprung(t)
+	}
 	t.Run("root", func(t *testing.T) {
 		folder := t.TempDir()
-		trap := setTraps(t, folder, 0, 0)
-		hostile(t, folder, trap)
-		good(t, folder, "build", "hostile", "--no-test", "--format", "raw")
-		for _, who := range []string{"command", "package"} {
-			judge(t, who, good(t, folder, "shell", "hostile", "--", "cat", "/srv/by-"+who).stdout)
-		}
-		judge(t, "shell", good(t, folder, "shell", "hostile", "--", "sh", "-c", "python3 /srv/escape.py "+trap.arguments(t)).stdout)
-		trap.unsprung(t)
+		judgeAll(t, folder, setTraps(t, folder, 0, 0), func(args ...string) string { return good(t, folder, args...).stdout })
+	})
+	t.Run("root without user namespaces", func(t *testing.T) {
+		folder := t.TempDir()
+		without := filepath.Join(t.TempDir(), "nouserns.py")
+		write(t, without, noUserNamespaces)
+		judgeAll(t, folder, setTraps(t, folder, 0, 0), func(args ...string) string {
+			cmd := exec.Command("python3", append([]string{without, vmctl}, args...)...)
+			var stderr strings.Builder
+			cmd.Dir, cmd.Stderr = folder, &stderr
+			out, err := cmd.Output()
+			if err != nil {
+				t.Fatalf("vmctl %s: %v\n%s", strings.Join(args, " "), err, stderr.String())
+			}
+			return string(out)
+		})
 	})
 	t.Run("user", func(t *testing.T) {
 		a := newAccount(t)
-		trap := setTraps(t, filepath.Join(filepath.Dir(a.home), "traps"), a.uid, a.gid)
-		hostile(t, a.home, trap)
-		a.good(t, "build", "hostile", "--no-test", "--format", "raw")
-		for _, who := range []string{"command", "package"} {
-			judge(t, who, a.good(t, "shell", "hostile", "--", "cat", "/srv/by-"+who).stdout)
-		}
-		trap.unsprung(t)
+		traps := setTraps(t, filepath.Join(filepath.Dir(a.home), "traps"), a.uid, a.gid) // a name that shells leave alone
+		judgeAll(t, a.home, traps, func(args ...string) string { return a.good(t, args...).stdout })
 	})
 }
 
