@@ -315,3 +315,34 @@ func look(pid int, inCells, chrooted map[string]bool) {
 		inCells[command] = true
 	}
 }
+
+// TestLayersWithoutNetwork has a layer look for the builder's network.
+func TestLayersWithoutNetwork(t *testing.T) {
+	folder := t.TempDir()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = listener.Close() })
+	port := listener.Addr().(*net.TCPAddr).Port
+	write(t, filepath.Join(folder, "install.d/alone.yml"), "extends: debian\nfirmware: [bios]\n")
+	write(t, filepath.Join(folder, "commands.d/alone.yml"), fmt.Sprintf(`
+commands:
+  - run: |
+      python3 - >/srv/report <<'END'
+      import os, socket
+      print(sorted(line.split(":")[0].strip() for line in open("/proc/net/dev") if ":" in line))
+      try:
+          print(socket.create_connection(("127.0.0.1", %d), 5))
+      except OSError as e:
+          print(e.strerror)
+      own = socket.create_server(("127.0.0.1", 0))
+      print(socket.create_connection(own.getsockname(), 5) and "itself")
+      print([name for name in os.environ if name.startswith("VMCTL")])
+      END
+`, port))
+	good(t, folder, "build", "alone", "--no-test", "--format", "raw", "--network", "none")
+	if report := good(t, folder, "shell", "alone", "--", "cat", "/srv/report").stdout; report != "['lo']\nConnection refused\nitself\n[]\n" {
+		t.Error(report)
+	}
+}

@@ -12,6 +12,7 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/chroot"
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/host"
 	"github.com/btw-img/btw-img/orchestrator/scope"
 	"github.com/btw-img/btw-img/orchestrator/seal"
 	"github.com/btw-img/btw-img/orchestrator/store"
@@ -217,6 +218,9 @@ func (g *growing) provision(root string, from int, epoch time.Time, env []string
 		for name := range strings.FieldsSeq(part.Secrets) {
 			used[name] = g.secrets[name]
 		}
+	}
+	if g.alone {
+		env = append(slices.Clone(env), host.WithoutNetwork)
 	}
 	return Provision{
 		Secrets: used,

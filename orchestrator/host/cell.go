@@ -30,6 +30,12 @@ const (
 	dpkgName      = "dpkg-in"    // what that apt-get calls for dpkg: ROOT COMMAND [ARGUMENT…]
 )
 
+// WithoutNetwork is what a stand-in finds in its environment for a cell that has no network.
+// The cell's programs do not see it.
+const WithoutNetwork = networkVariable + "=none"
+
+const networkVariable = "VMCTL_NETWORK"
+
 var standIns = []string{cellName, bootstrapName, aptName, dpkgName}
 
 // MakeCells makes the folder of the programs that make cells, and has this host use them:
@@ -158,8 +164,17 @@ func enterCell(root string, argv, env []string) error {
 	if err := readOnlyInput(); err != nil {
 		return fmt.Errorf("make the input read-only: %w", err)
 	}
-	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-		return fmt.Errorf("make a mount namespace: %w", err)
+	namespaces := unix.CLONE_NEWNS
+	if slices.Contains(env, WithoutNetwork) {
+		namespaces |= unix.CLONE_NEWNET
+	}
+	if err := unix.Unshare(namespaces); err != nil {
+		return fmt.Errorf("make namespaces: %w", err)
+	}
+	if namespaces&unix.CLONE_NEWNET != 0 {
+		if err := raiseLoopback(); err != nil {
+			return fmt.Errorf("raise the loopback interface: %w", err)
+		}
 	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make the mounts private: %w", err)
@@ -171,7 +186,22 @@ func enterCell(root string, argv, env []string) error {
 	if err := raiseWall(left); err != nil {
 		return err
 	}
-	return execute(value(env, "PATH"), argv, env)
+	return execute(value(env, "PATH"), argv, without(env, networkVariable))
+}
+
+// raiseLoopback lets a new network reach itself.
+func raiseLoopback() error {
+	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(socket) }()
+	request, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	request.SetUint16(unix.IFF_UP)
+	return unix.IoctlIfreq(socket, unix.SIOCSIFFLAGS, request)
 }
 
 // furnishings is what a cell has of the jail, whatever its tree has mounted there.
@@ -269,7 +299,10 @@ func readOnlyInput() error {
 		return err
 	}
 	defer func() { _ = unix.Close(mount) }()
-	if err := unix.MountSetattr(mount, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
+	err = unix.MountSetattr(mount, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+	if errors.Is(err, unix.ENOSYS) { // before Linux 5.12
+		return nil
+	} else if err != nil {
 		return err
 	}
 	file, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", mount), unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -322,8 +355,12 @@ func execute(path string, argv, env []string) error {
 
 // with is the environment with another value of a variable.
 func with(env []string, name, value string) []string {
-	others := slices.DeleteFunc(slices.Clone(env), func(setting string) bool { return strings.HasPrefix(setting, name+"=") })
-	return append(others, name+"="+value)
+	return append(without(env, name), name+"="+value)
+}
+
+// without is the environment without a variable.
+func without(env []string, name string) []string {
+	return slices.DeleteFunc(slices.Clone(env), func(setting string) bool { return strings.HasPrefix(setting, name+"=") })
 }
 
 // value is that of a variable of an environment, "" for none.
