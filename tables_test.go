@@ -22,7 +22,7 @@ var tables = map[string]struct {
 	"architectures": {
 		regexp.MustCompile(`\bamd64\b|x86[_-]64|\bx64\b|X64|i386-pc|\bq35\b|OVMF|\bovmf\b|qemu-system-x86|grub-(pc|efi|cloud)|shim-signed|isa-debugcon|4F68BCE3`),
 		"orchestrator/arch",
-		[]string{"orchestrator/host/seccomp.go"}, // of the builder's kernel
+		[]string{"orchestrator/host/seccomp.go", "orchestrator/host/calls.go"}, // of the builder's kernel
 	},
 	"formats": {regexp.MustCompile(`\b(qcow2|vmdk|vhdx?|vdi|vpc)\b|QFI|KDMV|vhdxfile|conectix`), "orchestrator/diskformat", nil},
 }

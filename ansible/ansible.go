@@ -27,6 +27,7 @@ import (
 // Run is one run of the playbook, over entries of one layer of a build.
 type Run struct {
 	Root      string            // the tree, ready to run programs in whenever Begin has returned
+	Chroot    string            // what runs programs in it as chroot(8) does
 	Scratch   string            // folder for inventory, variables and Ansible's own files
 	Playbooks fs.FS             // holds the plugins, and the tasks that they do not do
 	Project   Project           // of the user; its roles and playbooks follow the entries
@@ -183,6 +184,7 @@ func Inventory(root string, variables map[string]any) ([]byte, error) {
 // environment makes Ansible independent of the user's own configuration.
 func (r Run) environment() []string {
 	return append(append(r.Env, r.projectEnvironment()...),
+		"ANSIBLE_CHROOT_EXE="+r.Chroot,
 		"ANSIBLE_CONFIG="+filepath.Join(r.Scratch, configFile),
 		"ANSIBLE_HOME="+filepath.Join(r.Scratch, "home"),
 		"ANSIBLE_LOCAL_TEMP="+filepath.Join(r.Scratch, "tmp"),

@@ -44,10 +44,11 @@ type Builder struct {
 	Tell       func(Event)
 }
 
-// How says what of former builds a build may use.
+// How says what of former builds and of the network a build may use.
 type How struct {
 	Fresh   string `json:"fresh,omitempty"`   // what is made anew: a layer by its build's name, and what stands on it; Everything; "" for what has changed
 	Offline bool   `json:"offline,omitempty"` // without network
+	Alone   bool   `json:"alone,omitempty"`   // programs of layers have no network
 	// Since is when it was decided so: what was made after that is fresh.
 	Since time.Time `json:"since"`
 }

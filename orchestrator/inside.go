@@ -19,6 +19,7 @@ type Provisioner interface {
 // Provision is entries of one layer, and the tree to apply them to.
 type Provision struct {
 	Root       string // the tree
+	Chroot     string // what runs programs in it as chroot(8) does
 	Scratch    string // folder for files in passing
 	Definition *definition.Definition
 	Layer      definition.Layer  // with those entries

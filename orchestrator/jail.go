@@ -121,11 +121,14 @@ func RunInJail(provisioner Provisioner, verbs Verbs) error {
 	return jail.Send(message{Ended: &result})
 }
 
-func (j *job) run(jail *host.Jail, h host.Host, provisioner Provisioner) (result ending) {
+func (j *job) run(jail *host.Jail, h *host.Local, provisioner Provisioner) (result ending) {
 	results := filepath.Dir(j.Work)
 	inputs, err := j.inputs()
 	if err == nil {
 		err = j.stage(h)
+	}
+	if err == nil {
+		err = h.MakeCells(filepath.Join(stageFolder, "cells"))
 	}
 	if err != nil {
 		result.Failure = newFailure(fail.Wrap(fail.Host, "enter the jail", err))
@@ -140,7 +143,7 @@ func (j *job) run(jail *host.Jail, h host.Host, provisioner Provisioner) (result
 	s := &stages{ctx: jail.Context, tell: func(e Event) { _ = jail.Send(message{Event: &e}) }}
 	w := &workshop{
 		plan: j.Plan, secrets: j.Secrets, project: inputs.Project, parts: j.Parts, store: layers, host: h, provisioner: provisioner, outside: j.outside(jail, h), assembler: disk.Assemble, log: jail.Log,
-		stage: stageFolder, work: j.Work, results: results, before: j.Before, fresh: j.How.Fresh, since: j.How.Since, offline: j.How.Offline,
+		stage: stageFolder, work: j.Work, results: results, before: j.Before, fresh: j.How.Fresh, since: j.How.Since, offline: j.How.Offline, alone: j.How.Alone,
 		entryPart: func(ctx context.Context, layer, entry int) (entryPart, error) {
 			return inputs.entryPart(ctx, j.Parts.Ansible, layer, entry)
 		},

@@ -12,6 +12,7 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/chroot"
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/host"
 	"github.com/btw-img/btw-img/orchestrator/scope"
 	"github.com/btw-img/btw-img/orchestrator/seal"
 	"github.com/btw-img/btw-img/orchestrator/store"
@@ -218,9 +219,12 @@ func (g *growing) provision(root string, from int, epoch time.Time, env []string
 			used[name] = g.secrets[name]
 		}
 	}
+	if g.alone {
+		env = append(slices.Clone(env), host.WithoutNetwork)
+	}
 	return Provision{
 		Secrets: used,
-		Root:    root, Scratch: g.scratch("ansible"), Definition: &g.plan.Definition, Layer: layer, Facts: parts[from].Alone,
+		Root:    root, Chroot: g.host.Chroot(), Scratch: g.scratch("ansible"), Definition: &g.plan.Definition, Layer: layer, Facts: parts[from].Alone,
 		Machine: g.plan.facts(g.layer), Project: g.plan.Project, Epoch: epoch, Env: slices.Concat(env, epochEnv(epoch), []string{"PATH=" + chroot.StandIns + ":" + pathIn(env)}), Log: g.log,
 		AllowLocalhost: g.plan.AllowLocalhost,
 		Task:           func(status, text string) { g.task(status, "%s", text) },

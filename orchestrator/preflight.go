@@ -196,6 +196,8 @@ func checkJail() Check {
 		}
 	case why != nil:
 		check.Better = fmt.Sprintf("%v; %s", why, fail.Hint(why))
+	case !host.CanScopeSockets():
+		check.Better = "layers can reach abstract sockets of this machine: Linux 6.12 with Landlock keeps them away, or build with --network none"
 	}
 	return check
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -51,6 +52,11 @@ func (s Shell) Open(ctx context.Context, plan Plan) (code int, err error) {
 	}
 	v := visit{Command: s.Command, Terminal: kind(s.Terminal)}
 	c := caller{log: io.Discard, tell: s.Tell, terminal: s.Terminal}
+	input, err := throughPipe(s.Files[0])
+	if err != nil {
+		return 0, err
+	}
+	s.Files[0] = input
 	for i, file := range s.Files {
 		if file != nil {
 			v.Files, c.files = append(v.Files, i), append(c.files, file)
@@ -59,6 +65,27 @@ func (s Shell) Open(ctx context.Context, plan Plan) (code int, err error) {
 	// The tree is what a build has made, whatever has become of the archive since.
 	result, err := c.jailed(ctx, s.JailVerb, job{Plan: plan, Secrets: secret, Parts: parts, Store: s.Store, How: How{Offline: true}, Visit: &v})
 	return result.Code, err
+}
+
+// throughPipe is what reads a file of the caller's, or a disk: one that programs of the tree
+// had themselves could be opened again, for writing. Other inputs are what they are.
+func throughPipe(file *os.File) (*os.File, error) {
+	if file == nil {
+		return nil, nil
+	}
+	info, err := file.Stat()
+	if err != nil || !info.Mode().IsRegular() && info.Mode()&(fs.ModeDevice|fs.ModeCharDevice) != fs.ModeDevice {
+		return file, err
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	go func() {
+		_, _ = io.Copy(w, file) // who no longer reads wants no more
+		w.Close()
+	}()
+	return r, nil
 }
 
 func kind(t Terminal) string {

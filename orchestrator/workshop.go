@@ -46,6 +46,7 @@ type workshop struct {
 	fresh   string              // the layer from which on nothing of the store is used: everything, or a layer's name
 	since   time.Time           // what was made after it is fresh
 	offline bool                // the archives are as they were
+	alone   bool                // programs of layers have no network
 	fetched []aptmethod.Fetched // by the stage that runs
 	onlyOld bool                // what the store lacks ends the build, as notStored
 	visit   visitAfter          // of the tree of a stage that fails; nil for none

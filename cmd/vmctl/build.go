@@ -20,6 +20,7 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/host"
+	"github.com/btw-img/btw-img/orchestrator/machine"
 	"github.com/btw-img/btw-img/orchestrator/vm"
 )
 
@@ -57,6 +58,7 @@ const (
 
 func newBuild(defs *definitions) *cobra.Command {
 	var o buildOptions
+	var network string
 	cmd := &cobra.Command{
 		Use:   "build NAME…",
 		Short: "Build images and prove that they boot",
@@ -71,6 +73,7 @@ of its name below the output folder; it appears whole or not at all.
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.defs, o.names = *defs, args
 			o.how.Since = time.Now()
+			o.how.Alone = network == machine.NetworkIsolated
 			if o.noCache {
 				o.how.Fresh = orchestrator.Everything
 			}
@@ -92,6 +95,7 @@ of its name below the output folder; it appears whole or not at all.
 	flags.BoolVar(&o.noCache, "no-cache", false, "make everything anew; later builds use that")
 	flags.StringVar(&o.how.Fresh, "refresh", "", "make the layer of this build anew, and those after it")
 	flags.BoolVar(&o.how.Offline, "offline", false, "use no network and take the archives for what they were; layers and packages that are not in the store then fail")
+	flags.StringVar(&network, "network", machine.NetworkOpen, "network of what the layers run: "+machine.NetworkOpen+" for this machine's, or "+machine.NetworkIsolated+"; the source has it")
 	flags.BoolVar(&o.allowLocalhost, "allow-localhost", false, "let Ansible's tasks act on the machine that builds, by delegate_to: localhost and the like")
 	flags.BoolVar(&o.noLock, "no-lock", false, "install what the archives have, whatever locks/NAME.json says")
 	snapshotFlag(cmd, &o.snapshot)

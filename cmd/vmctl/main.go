@@ -20,6 +20,7 @@ import (
 )
 
 func main() {
+	host.StandIn()
 	if len(os.Args) == 2 && os.Args[1] == jailVerb {
 		os.Exit(runJail())
 	}

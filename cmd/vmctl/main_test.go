@@ -7,9 +7,12 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/btw-img/btw-img/orchestrator/host"
 )
 
 func TestMain(m *testing.M) {
+	host.StandIn()
 	if len(os.Args) == 2 && os.Args[1] == jailVerb { // under the name that a jail is started by
 		os.Exit(runJail())
 	}

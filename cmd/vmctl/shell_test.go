@@ -207,6 +207,26 @@ func TestShellRunsACommandOnTheCallersStreams(t *testing.T) {
 }
 
 // TestShellHasTheTerminal uses what only a terminal of one's own has.
+// TestShellOnlyReadsItsInput has a program of the tree open it again, for writing.
+func TestShellOnlyReadsItsInput(t *testing.T) {
+	w := newWorkplace(t)
+	w.build()
+	w.write("input", "as it was\n")
+	input, err := os.Open(filepath.Join(w.folder, "input"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer input.Close()
+	cmd := exec.Command("vmctl", w.args("shell", "tiny", "--", "sh", "-c", "cat; echo changed >/proc/self/fd/0")...)
+	cmd.Dir, cmd.Stdin = w.folder, input
+	if out, _ := cmd.Output(); string(out) != "as it was\n" {
+		t.Errorf("it reads %q", out)
+	}
+	if content, err := os.ReadFile(input.Name()); string(content) != "as it was\n" {
+		t.Errorf("its input is %q, %v", content, err)
+	}
+}
+
 func TestShellHasTheTerminal(t *testing.T) {
 	w := newWorkplace(t)
 	w.build()

@@ -27,8 +27,9 @@ const signalled = 128
 func (l *Local) Interact(ctx context.Context, c Command, s Streams) (code int, err error) {
 	fmt.Fprintf(l.log(), "+ %s\n", c)
 	argv := c.Argv()
-	cmd := exec.CommandContext(ctx, Find(argv[0]), argv[1:]...)
-	cmd.Dir, cmd.Env = c.Dir, append(CleanEnv(), c.Env...)
+	path, env := l.locate(c)
+	cmd := exec.CommandContext(ctx, path, argv[1:]...)
+	cmd.Dir, cmd.Env = c.Dir, env
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = s.In, s.Out, s.Err
 	// A session of its own: the keys that interrupt reach what runs on its terminal. On
 	// one that it does not control it is never stopped for being in the background.

@@ -379,8 +379,11 @@ var settings = []string{
 	"/proc/mtrr", "/proc/scsi", "/proc/sys", "/proc/sysrq-trigger",
 }
 
+// secrets is what of /proc tells of the machine's memory, keys and timers.
+var secrets = []string{"/proc/kcore", "/proc/keys", "/proc/key-users", "/proc/timer_list", "/proc/sched_debug", "/proc/latency_stats"}
+
 // shieldKernel gives the jail a /proc of its own and makes the kernel's settings, there
-// and in /sys, read-only. Where parts of /proc are masked, a user namespace may have no
+// and in /sys, read-only, and hides what it tells of the machine. Where parts of /proc are masked, a user namespace may have no
 // other one: then the jail sees the processes around it, over which it has no power.
 func (j *Jail) shieldKernel() error {
 	err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
@@ -395,6 +398,14 @@ func (j *Jail) shieldKernel() error {
 			continue // not every kernel has all
 		}
 		if _, err := h.Mount(BindAll(path, path)); err != nil {
+			return err
+		}
+	}
+	for _, path := range secrets {
+		if _, err := os.Stat(path); err != nil {
+			continue
+		}
+		if _, err := h.Mount(Bind(os.DevNull, path, true)); err != nil {
 			return err
 		}
 	}

@@ -30,6 +30,8 @@ type Host interface {
 	// the command's own. It returns the command's exit code, 128+N where signal N ended
 	// it; all that remains of the session is then up to KillOthers.
 	Interact(ctx context.Context, c Command, s Streams) (code int, err error)
+	// Chroot is the program that runs others in a tree, as chroot(8) does.
+	Chroot() string
 	// AttachLoop makes size bytes of file, from offset on, a block device and
 	// returns its node. The device is gone once released and unmounted.
 	AttachLoop(file string, offset, size int64) (device string, release func() error, err error)
@@ -49,6 +51,7 @@ type Host interface {
 type Local struct {
 	Log     io.Writer // gets each command and all it prints; nil for none
 	Devices string    // folder for the loop devices' nodes; "" means /dev
+	Cells   string    // that MakeCells has made; "" runs the programs of trees by chroot(8)
 }
 
 const (
@@ -75,7 +78,7 @@ func (l *Local) run(ctx context.Context, c Command, stdout io.Writer) error {
 	both := &lockedWriter{w: io.MultiWriter(log, last)}
 
 	argv := c.Argv()
-	path := Find(argv[0])
+	path, env := l.locate(c)
 	if path == "" {
 		return &fail.Error{
 			Kind: fail.Host, Op: c.Name(), Hint: "run 'vmctl doctor --install-missing'",
@@ -84,7 +87,7 @@ func (l *Local) run(ctx context.Context, c Command, stdout io.Writer) error {
 	}
 	cmd := Tied(ctx, path, argv[1:]...)
 	cmd.Dir = c.Dir
-	cmd.Env = append(CleanEnv(), c.Env...)
+	cmd.Env = env
 	if c.Stdin != "" {
 		cmd.Stdin = strings.NewReader(c.Stdin)
 	}

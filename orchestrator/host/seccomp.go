@@ -18,9 +18,14 @@ func suppressSync() error {
 	if !ok {
 		return fmt.Errorf("no system call numbers for %s", runtime.GOARCH)
 	}
+	return install(filter, unix.SECCOMP_FILTER_FLAG_TSYNC)
+}
+
+// install has the kernel ask the filter about each call of this thread and of all that it
+// starts.
+func install(filter []unix.SockFilter, flags uintptr) error {
 	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
-	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER,
-		unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&program)))
+	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, uintptr(unsafe.Pointer(&program)))
 	if errno != 0 {
 		return fmt.Errorf("seccomp: %w", errno)
 	}

@@ -168,7 +168,7 @@ func ownIDs(file string) ([]syscall.SysProcIDMap, error) {
 var overMachine = []uintptr{
 	unix.CAP_MKNOD, unix.CAP_SYS_MODULE, unix.CAP_SYS_RAWIO, unix.CAP_SYS_TIME, unix.CAP_SYS_BOOT,
 	unix.CAP_SYSLOG, unix.CAP_WAKE_ALARM, unix.CAP_BLOCK_SUSPEND, unix.CAP_MAC_ADMIN, unix.CAP_MAC_OVERRIDE,
-	unix.CAP_AUDIT_CONTROL, unix.CAP_NET_ADMIN, unix.CAP_BPF, unix.CAP_PERFMON, unix.CAP_SYS_PACCT, unix.CAP_SYS_TTY_CONFIG,
+	unix.CAP_AUDIT_CONTROL, unix.CAP_NET_ADMIN, unix.CAP_NET_RAW, unix.CAP_BPF, unix.CAP_PERFMON, unix.CAP_SYS_PACCT, unix.CAP_SYS_TTY_CONFIG,
 }
 
 // dropCapabilities takes them from all that this process starts.

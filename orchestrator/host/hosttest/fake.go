@@ -52,6 +52,9 @@ func (f *Fake) Interact(ctx context.Context, c host.Command, _ host.Streams) (in
 	return 0, errors.Join(f.call("interact %s", c), ctx.Err())
 }
 
+// Chroot implements host.Host.
+func (f *Fake) Chroot() string { return "chroot" }
+
 // AttachLoop implements host.Host.
 func (f *Fake) AttachLoop(file string, offset, size int64) (string, func() error, error) {
 	device := fmt.Sprintf("/dev/loop%03d", f.loops)
