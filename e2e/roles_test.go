@@ -54,23 +54,28 @@ func TestRolesForRunningMachines(t *testing.T) {
 
 	t.Run("what acts on the builder is refused", func(t *testing.T) {
 		escaped := filepath.Join(t.TempDir(), "escaped")
-		for name, task := range map[string]string{
-			"delegated": "- {command: touch " + escaped + ", delegate_to: localhost}", "local": "- {local_action: command touch " + escaped + "}",
-			"connection": "- {command: touch " + escaped + ", connection: local}",
-		} {
-			write(t, filepath.Join(folder, "playbooks/site.yml"), "- hosts: all\n  gather_facts: false\n  tasks:\n    "+task+"\n")
+		playbook := func(task string) {
+			write(t, filepath.Join(folder, "playbooks/site.yml"), "- hosts: all\n  gather_facts: false\n  tasks:\n    - "+task+"\n")
+		}
+		delegated := "{command: touch " + escaped + ", delegate_to: localhost}"
+		for name, task := range map[string]string{"delegated": delegated, "local": "{local_action: command touch " + escaped + "}"} {
+			playbook(task)
 			r := run(t, folder, "build", "site", "--no-test")
-			if r.code != 4 || !strings.Contains(r.stderr, "--allow-localhost") || !strings.Contains(r.stderr, "install.d/site.yml:16") || !strings.Contains(r.stderr, "playbooks/site.yml:4") {
+			if r.code != 4 || !strings.Contains(r.stderr, "--allow-localhost") || !strings.Contains(r.stderr, "install.d/site.yml:15") || !strings.Contains(r.stderr, "playbooks/site.yml:4") {
 				t.Errorf("%s: %d\n%s", name, r.code, r.stderr)
 			}
 			if _, err := os.Lstat(escaped); err == nil {
 				t.Errorf("%s: it was done", name)
 			}
 		}
+		playbook(delegated)
 		good(t, folder, "build", "site", "--no-test", "--allow-localhost")
 		if _, err := os.Lstat(escaped); err != nil {
 			t.Error(err)
 		}
+		playbook("{command: touch /etc/in-the-image, connection: local}") // which is that of the one host
+		good(t, folder, "build", "site", "--no-test")
+		good(t, folder, "shell", "site", "--", "test", "-e", "/etc/in-the-image")
 	})
 
 	t.Run("what counts as changed", func(t *testing.T) {
