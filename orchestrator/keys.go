@@ -40,6 +40,8 @@ type entryPart struct {
 	// Alone says that the entry reads or leaves what others could see of it: roles,
 	// playbooks and facts. It gets a run of Ansible to itself.
 	Alone bool `json:"alone,omitempty"`
+	// Facts says that it reads facts, or may do so.
+	Facts bool `json:"facts,omitempty"`
 	// Secrets is the names of those that it reads, with spaces between them.
 	Secrets string `json:"secrets,omitempty"`
 }
@@ -255,11 +257,11 @@ func (p Plan) entryPart(ctx context.Context, ansible string, number, entry int) 
 	if len(sums) > 0 {
 		part["secrets"] = sums
 	}
-	alone = alone || read.opaque || readsFacts.MatchString(read.text.String())
-	if alone {
+	facts := read.opaque || readsFacts.MatchString(read.text.String())
+	if facts {
 		part["facts"] = read.facts(p.facts(number))
 	}
-	return entryPart{digestOf(ansible, part), alone, strings.Join(names, " ")}, nil
+	return entryPart{digestOf(ansible, part), alone || facts, facts, strings.Join(names, " ")}, nil
 }
 
 // hostnameIn is the machine's name while a layer is applied: the build's own in the last

@@ -105,7 +105,7 @@ func TestARunThatNobodyNeedsEnds(t *testing.T) {
 
 func TestWhichEntriesShareARun(t *testing.T) {
 	layer := commands("a", "b", "c", "d")
-	w := &workshop{host: &hosttest.Fake{}, plan: plan(t, "debian"), parts: parts{Layers: [][]entryPart{{{Digest: "1"}, {Digest: "2"}, {Digest: "3", Alone: true}, {Digest: "4"}}}}}
+	w := &workshop{host: &hosttest.Fake{}, plan: plan(t, "debian"), parts: parts{Layers: [][]entryPart{{{Digest: "1"}, {Digest: "2"}, {Digest: "3", Alone: true, Facts: true}, {Digest: "4"}}}}}
 	g := growing{workshop: w, entries: entriesOf(layer)}
 	for from, want := range map[int][]string{0: {"a", "b"}, 1: {"b"}, 2: {"c"}, 3: {"d"}} {
 		p := g.provision("root", from, time.Unix(0, 0), nil)

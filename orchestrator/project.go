@@ -69,7 +69,8 @@ func (r *reading) project(entry definition.InstallEntry) (string, error) {
 	}
 	all := []string{digests}
 	folders := sharedFolders
-	if len(entry.Playbooks) > 0 { // which may apply any role
+	if len(entry.Playbooks) > 0 { // which may apply any role, also of collections
+		r.opaque = true
 		folders = append([]string{playbooksFolder, rolesFolder}, folders...)
 	}
 	for _, name := range folders {

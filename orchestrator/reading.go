@@ -193,7 +193,8 @@ func (r *reading) roles(names []string) (string, error) {
 		path := filepath.Join(r.plan.rolesPath(), name)
 		info, err := os.Stat(path)
 		if !filepath.IsLocal(name) || err != nil || !info.IsDir() {
-			return r.folder(r.plan.rolesPath()) // of a collection, or known only when it runs
+			r.opaque = true // of a collection, or known only when it runs
+			return r.folder(r.plan.rolesPath())
 		}
 		from := r.text.Len()
 		digest, err := r.folder(path)
@@ -201,6 +202,7 @@ func (r *reading) roles(names []string) (string, error) {
 			return "", err
 		}
 		if leavesRole.MatchString(r.text.String()[from:]) {
+			r.opaque = true // the other role may be of a collection
 			return r.folder(r.plan.rolesPath())
 		}
 		digests = append(digests, name, digest)
