@@ -38,7 +38,7 @@ func InstallScaffold(name, extends string) string {
 extends: %[2]s
 
 # What gets installed, in order. An entry may hold packages, repositories,
-# debconf, files, templates, users, services and roles.
+# debconf, files, templates, users, services, roles and playbooks.
 install:
   - name: Tools
     packages: [less]
