@@ -129,10 +129,12 @@ func tailOf(file *os.File, begun int64) []byte {
 }
 
 // A guest that has no network yet keeps nobody from connecting, since QEMU takes the
-// connection: each try has its own, so that none waits for a packet to be sent again.
+// connection: each try has its own, so that none waits for a packet to be sent again. All
+// that are open reach the server once it listens, which adds up who does not log in: with
+// 15 of them sshd(8) refuses us for a while (PerSourcePenalties).
 const (
-	greetingEvery = 200 * time.Millisecond
-	greetingLimit = 5 * time.Second
+	greetingEvery = 500 * time.Millisecond
+	greetingLimit = 3 * time.Second
 )
 
 // greetings is closed once a server of ssh greets at the port.

@@ -19,11 +19,13 @@ class CallbackModule(CallbackBase):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.entry = None
+        # Programs of the tree need not know.
+        self.gates, self.connection = os.environ.pop('VMCTL_GATES'), os.environ.pop('VMCTL_CONNECTION')
 
     def v2_playbook_on_start(self, playbook):
         # Each task has a process of its own, a fork of this one. What is loaded here it need
         # not load again.
-        connection_loader.get(os.environ['VMCTL_CONNECTION'], class_only=True)
+        connection_loader.get(self.connection, class_only=True)
         shell_loader.get('sh', class_only=True)
         action_loader.get('vmctl', class_only=True)
         action_loader.get('ansible.legacy.copy', class_only=True)
@@ -33,7 +35,7 @@ class CallbackModule(CallbackBase):
         entry = task.get_vars().get('vmctl_number', self.entry)
         if entry != self.entry:
             self.entry = entry
-            with open(os.path.join(os.environ['VMCTL_GATES'], str(entry)), 'rb') as gate:
+            with open(os.path.join(self.gates, str(entry)), 'rb') as gate:
                 gate.read()
         if task.action in REBOOT:
             task.action, task.args = 'ansible.builtin.command', {'argv': ['reboot']}

@@ -1,0 +1,82 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/btw-img/btw-img/orchestrator/machine"
+)
+
+// TestLaunch has the life of a test machine: it comes up, is logged in to, keeps what is
+// copied to it over a restart, survives a QEMU that is killed, and leaves nothing.
+func TestLaunch(t *testing.T) {
+	b := debian(t)
+	folder, state := t.TempDir(), t.TempDir()
+	t.Setenv("XDG_STATE_HOME", state)
+	image := b.image("qcow2")
+	before := digest(t, image)
+	clean := func() { run(t, folder, "clean", "trial") }
+	t.Cleanup(clean)
+	list := func() machine.Status {
+		t.Helper()
+		var all []machine.Status
+		good(t, folder, "ps", "--json").read(t, &all)
+		if len(all) != 1 || all[0].Name != "trial" {
+			t.Fatalf("machines: %+v", all)
+		}
+		return all[0]
+	}
+
+	good(t, folder, "launch", image, "--name", "trial", "--timeout", "10m")
+	if got := list(); got.State != "running" || got.Run == nil {
+		t.Errorf("%+v", got)
+	}
+	if told := good(t, folder, "ssh", "trial", "--", "systemctl is-system-running; hostname; id -u; findmnt --noheadings --output FSTYPE /").stdout; told != "running\ntrial\n0\next4\n" && told != "running\ndebian\n0\next4\n" {
+		t.Errorf("the machine says %q", told)
+	}
+	write(t, filepath.Join(folder, "a file"), "kept\n")
+	good(t, folder, "cp", "a file", "trial:/root/kept")
+	good(t, folder, "screenshot", "trial", "screen.png")
+	if content, err := os.ReadFile(filepath.Join(folder, "screen.png")); err != nil || !bytes.HasPrefix(content, []byte("\x89PNG")) {
+		t.Errorf("the screenshot begins with %q, %v", content[:min(len(content), 8)], err)
+	}
+	if r := run(t, folder, "launch", image, "--name", "trial"); r.code != 2 {
+		t.Errorf("launched twice: %d %s", r.code, r.stderr)
+	}
+	good(t, folder, "ssh", "trial", "--", "sync")
+
+	if err := syscall.Kill(list().Run.PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	for start := time.Now(); list().State == "running"; time.Sleep(100 * time.Millisecond) {
+		if time.Since(start) > 10*time.Second {
+			t.Fatal("a machine whose QEMU is gone is told to run")
+		}
+	}
+	good(t, folder, "start", "trial", "--timeout", "10m")
+	if told := good(t, folder, "ssh", "trial", "--", "cat", "/root/kept").stdout; told != "kept\n" {
+		t.Errorf("after a restart there is %q", told)
+	}
+	good(t, folder, "cp", "trial:/root/kept", "back")
+	if content, _ := os.ReadFile(filepath.Join(folder, "back")); string(content) != "kept\n" {
+		t.Errorf("copied back: %q", content)
+	}
+	good(t, folder, "stop", "trial")
+	if got := list(); got.State == "running" {
+		t.Errorf("stopped: %+v", got)
+	}
+	good(t, folder, "clean", "trial")
+	if left := strings.TrimSpace(tool(t, "find", state, "-type", "f", "-size", "+0")); left != "" {
+		t.Errorf("left: %s", left)
+	}
+	if digest(t, image) != before {
+		t.Error("the image was changed")
+	}
+}
