@@ -12,8 +12,6 @@ import (
 	"slices"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/btw-img/btw-img/orchestrator/boottest"
 	"github.com/btw-img/btw-img/orchestrator/budget"
 	"github.com/btw-img/btw-img/orchestrator/definition"
@@ -109,7 +107,7 @@ func (b Builder) build(ctx context.Context, plan Plan, space *workspace) (manife
 		return before, os.RemoveAll(space.failed) // which tells of a build in between
 	}
 	converted, err := step(s, "Convert", func(ctx context.Context) (conversion, error) {
-		return convert(ctx, h, plan, space)
+		return convert(ctx, h, plan, space, facts.Disk)
 	})
 	if err != nil {
 		return Manifest{}, err
@@ -159,27 +157,16 @@ type conversion struct {
 }
 
 // convert writes every output. The raw disk itself is one of them or goes.
-func convert(ctx context.Context, h host.Host, plan Plan, space *workspace) (conversion, error) {
+func convert(ctx context.Context, h host.Host, plan Plan, space *workspace, disk DiskContent) (conversion, error) {
 	raw := filepath.Join(space.work, rawDiskName)
-	group, together := errgroup.WithContext(ctx)
-	var c conversion
-	group.Go(func() (err error) {
-		c.disk.SHA256, c.disk.Size, err = image.Digest(together, raw)
-		return err
-	})
-	group.Go(func() error {
-		for _, format := range outputs(plan.Definition) {
-			if format == diskformat.Raw {
-				continue
-			}
-			if err := image.Write(together, h, raw, format, filepath.Join(space.out, plan.ImageName(format))); err != nil {
-				return err
-			}
+	c := conversion{disk: disk}
+	for _, format := range outputs(plan.Definition) {
+		if format == diskformat.Raw {
+			continue
 		}
-		return nil
-	})
-	if err := group.Wait(); err != nil {
-		return c, err
+		if err := image.Write(ctx, h, raw, format, filepath.Join(space.out, plan.ImageName(format))); err != nil {
+			return c, err
+		}
 	}
 	for _, format := range outputs(plan.Definition) {
 		path := filepath.Join(space.out, plan.ImageName(format))

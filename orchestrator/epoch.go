@@ -83,8 +83,8 @@ func (h datedHost) Output(ctx context.Context, c host.Command) ([]byte, error) {
 // contentSeed identifies a tree that is about to be made bootable, by what an image of
 // it holds: what sealing removes goes first, since it may be secret, and short enough to be
 // found by trying, where a published disk tells what comes of it.
-func contentSeed(root string, epoch time.Time) (string, error) {
-	if err := cmp.Or(seal.Clean(root), seal.Clamp(root, epoch)); err != nil {
+func contentSeed(root, changed string, epoch time.Time) (string, error) {
+	if err := cmp.Or(seal.Clean(root), seal.ClampChanged(root, changed, epoch)); err != nil {
 		return "", err
 	}
 	return seal.Digest(root)

@@ -41,6 +41,8 @@ type Provision struct {
 // DiskFacts is what is known of a disk once it is made.
 type DiskFacts struct {
 	Packages []debian.Package `json:"packages"`
+	// Disk is what it holds.
+	Disk DiskContent `json:"disk"`
 	// Outcome is the digest of all that the disk was made of, and of what is made of it.
 	Outcome string `json:"outcome,omitempty"`
 	// Materials is what archives gave for it.
@@ -81,7 +83,7 @@ func buildDisk(s *stages, w *workshop) (facts DiskFacts, err error) {
 	if err != nil {
 		return facts, err
 	}
-	_, err = step(s, "Check", func(ctx context.Context) (struct{}, error) { return struct{}{}, w.compare(ctx, raw) })
+	facts.Disk, err = step(s, "Check", func(ctx context.Context) (DiskContent, error) { return w.compare(ctx, raw) })
 	return facts, err
 }
 

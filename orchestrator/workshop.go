@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/btw-img/btw-img/orchestrator/aptmethod"
 	"github.com/btw-img/btw-img/orchestrator/bootloader"
@@ -22,6 +23,7 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/debian"
 	"github.com/btw-img/btw-img/orchestrator/disk"
 	"github.com/btw-img/btw-img/orchestrator/host"
+	"github.com/btw-img/btw-img/orchestrator/image"
 	"github.com/btw-img/btw-img/orchestrator/scope"
 	"github.com/btw-img/btw-img/orchestrator/seal"
 	"github.com/btw-img/btw-img/orchestrator/source"
@@ -372,7 +374,7 @@ func (w *workshop) boot(below tree, key store.Key) recipe {
 			if err != nil {
 				return err
 			}
-			seed, err := contentSeed(root, epoch)
+			seed, err := contentSeed(root, w.changed, epoch)
 			if err != nil {
 				return err
 			}
@@ -383,7 +385,7 @@ func (w *workshop) boot(below tree, key store.Key) recipe {
 				return err
 			}
 			facts.Seed, facts.Epoch = seed, epoch.Unix()
-			return seal.Clamp(root, epoch)
+			return seal.ClampChanged(root, w.changed, epoch)
 		},
 		finished: func(string) (store.Key, any, error) {
 			return key, facts, nil
@@ -453,7 +455,7 @@ func (w *workshop) sealing(t bootableTree) recipe {
 			if err != nil {
 				return err
 			}
-			return cmp.Or(seal.Apply(root), seal.Clamp(root, epoch))
+			return cmp.Or(seal.Apply(root), seal.ClampChanged(root, w.changed, epoch))
 		},
 	}
 }
@@ -481,7 +483,13 @@ func (w *workshop) assemble(ctx context.Context, t sealedTree) (raw rawDisk, err
 	return rawDisk{w.disk(), t}, explainFull(err, resultsPlace(w.work, w.results))
 }
 
-// compare makes sure that the disk holds the tree.
-func (w *workshop) compare(ctx context.Context, raw rawDisk) error {
-	return w.outside.Compare(ctx, w.plan.Disk, raw.file, w.root())
+// compare makes sure that the disk holds the tree, and digests it meanwhile.
+func (w *workshop) compare(ctx context.Context, raw rawDisk) (content DiskContent, err error) {
+	both, together := errgroup.WithContext(ctx)
+	both.Go(func() error { return w.outside.Compare(together, w.plan.Disk, raw.file, w.root()) })
+	both.Go(func() (err error) {
+		content.SHA256, content.Size, err = image.Digest(together, raw.file)
+		return err
+	})
+	return content, both.Wait()
 }
