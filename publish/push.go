@@ -238,11 +238,7 @@ func (p *push) sendIndex(l artifact.Leaf, index ocispec.Descriptor, number int) 
 		}
 	}
 	if p.options.Signer != nil {
-		covered := []ocispec.Descriptor{l.Manifest}
-		for _, a := range attachments {
-			covered = append(covered, a.Manifest)
-		}
-		signature, err := p.bundle.Sign(p.options.Signer, p.release, covered...)
+		signature, err := p.sign(l, attachments)
 		if err != nil {
 			return err
 		}
@@ -272,9 +268,19 @@ func (p *push) sendIndex(l artifact.Leaf, index ocispec.Descriptor, number int) 
 	return p.tag(index, t.Immutable)
 }
 
+// sign makes the signature over a leaf and its attachments.
+func (p *push) sign(l artifact.Leaf, attachments []artifact.Attachment) (artifact.Attachment, error) {
+	covered := []ocispec.Descriptor{l.Manifest}
+	for _, a := range attachments {
+		covered = append(covered, a.Manifest)
+	}
+	return p.bundle.Sign(p.options.Signer, p.release, covered...)
+}
+
 // attachments is those of a leaf, and whether the repository has them already, by one of
 // the day's numbers: a rebuild has made the same image, and what proves the first one
-// proves it, too.
+// proves it, too. Who signs takes those alone that the same key has signed: others may be
+// anybody's.
 func (p *push) attachments(l artifact.Leaf, number int) (_ []artifact.Attachment, there bool, err error) {
 	for n := number; n > 0; n-- {
 		tag := p.tags(l, n).Leaf
@@ -294,11 +300,31 @@ func (p *push) attachments(l artifact.Leaf, number int) (_ []artifact.Attachment
 				return nil, false, err
 			}
 		}
-		if len(before) == len(l.Attachments) {
-			return before, true, nil
+		if len(before) != len(l.Attachments) {
+			continue
+		}
+		if signed, err := p.isSigned(l, before, tag); signed || err != nil {
+			return before, true, err
 		}
 	}
 	return l.Attachments, false, nil
+}
+
+// isSigned says whether the leaf's tag has the very signature that would be made over it
+// and the attachments, where one is to be made.
+func (p *push) isSigned(l artifact.Leaf, attachments []artifact.Attachment, tag string) (bool, error) {
+	if p.options.Signer == nil {
+		return true, nil
+	}
+	signature, err := p.sign(l, attachments)
+	if err != nil {
+		return false, err
+	}
+	there, err := p.resolve(artifact.SiblingTag(tag, signature.Kind))
+	if errors.Is(err, errdef.ErrNotFound) {
+		return false, nil
+	}
+	return there.Digest == signature.Manifest.Digest, err
 }
 
 // sendTagged sends an attachment of what has that tag.

@@ -165,6 +165,36 @@ func TestARebuildOfTheSameDisksSendsNothing(t *testing.T) {
 	}
 }
 
+// Somebody who may write to the repository, and has no key, puts other evidence there.
+func TestOnlyOwnEvidenceIsSigned(t *testing.T) {
+	t.Parallel()
+	ref := in(t, registrytest.Start(t, nil), "debian")
+	signer, verifier := readKeys(t, newKeys(t)["Ed25519"])
+	r := newRelease(t, 1)
+	mustPush(t, ref, r, PushOptions{Signer: signer})
+	dst, err := registry.Access{}.OpenDestination(t.Context(), ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	forged, err := dst.Resolve(t.Context(), artifact.SiblingTag("13-20260102.1-amd64", "boot"))
+	if err == nil {
+		err = dst.Tag(t.Context(), forged, artifact.SiblingTag("13-20260102.1-amd64", "sbom"))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustPush(t, ref, r, PushOptions{Signer: signer})
+	if now, err := dst.Resolve(t.Context(), artifact.SiblingTag("13-20260102.1-amd64", "sbom")); err != nil || now.Digest == forged.Digest {
+		t.Errorf("the forged evidence stays: %v", err)
+	}
+	if err := dst.Close(); err != nil {
+		t.Error(err)
+	}
+	if checks, err := Verify(t.Context(), place(t, ref), ref.With("13"), VerifyOptions{ReadOptions: amd64(), Key: verifier}); err != nil {
+		t.Errorf("%v\n%s", err, problems(checks))
+	}
+}
+
 func TestImmutableTagsStayAndMovingTagsMove(t *testing.T) {
 	t.Parallel()
 	ref := in(t, registrytest.Start(t, nil), "debian")
