@@ -195,7 +195,9 @@ func (g *growing) apply(ctx context.Context, root string, entry int, epoch time.
 // tellDeferred tells what an entry wanted of a running system, and remembers it.
 func (g *growing) tellDeferred(root string) error {
 	calls, err := chroot.Deferred(root)
+	hide := g.secrets.hider() // the store keeps them
 	for _, call := range calls {
+		call = hide.Replace(call)
 		g.task("deferred", "%s", call)
 		g.deferred = append(g.deferred, call)
 	}
@@ -225,20 +227,10 @@ func (g *growing) provision(root string, from int, epoch time.Time, env []string
 	return Provision{
 		Secrets: used,
 		Root:    root, Chroot: g.host.Chroot(), Scratch: g.scratch("ansible"), Definition: &g.plan.Definition, Layer: layer, Facts: parts[from].Facts,
-		Machine: g.plan.facts(g.layer), Project: g.plan.Project, Epoch: epoch, Env: slices.Concat(env, epochEnv(epoch), []string{"PATH=" + chroot.StandIns + ":" + pathIn(env)}), Log: g.log,
+		Machine: g.plan.facts(g.layer), Project: g.plan.Project, Epoch: epoch, Env: slices.Concat(env, epochEnv(epoch), []string{"PATH=" + chroot.StandIns + ":" + host.Variable(env, "PATH")}), Log: g.log,
 		AllowLocalhost: g.plan.AllowLocalhost,
 		Task:           func(status, text string) { g.task(status, "%s", text) },
 	}
-}
-
-// pathIn is the PATH of an environment.
-func pathIn(env []string) (path string) {
-	for _, variable := range env {
-		if value, found := strings.CutPrefix(variable, "PATH="); found {
-			path = value
-		}
-	}
-	return path
 }
 
 // settled refuses an entry whose files changed while they were used: nobody knows which

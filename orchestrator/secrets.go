@@ -124,7 +124,7 @@ func (s secrets) hider() *strings.Replacer {
 	values = slices.DeleteFunc(values, func(value string) bool { return len(value) < shortestHidden })
 	slices.SortFunc(values, func(a, b string) int { return len(b) - len(a) }) // the longest first
 	var pairs []string
-	for _, value := range slices.Compact(values) {
+	for _, value := range values {
 		pairs = append(pairs, value, hiddenSecret)
 	}
 	return strings.NewReplacer(pairs...)
@@ -143,12 +143,18 @@ type hidingWriter struct {
 	rest []byte // of a line
 }
 
+// longestLine is how much of a line is waited for, in bytes.
+const longestLine = 16 * largestSecret
+
 // Write implements io.Writer. What is no whole line yet waits for its end.
 func (w *hidingWriter) Write(p []byte) (int, error) {
 	w.rest = append(w.rest, p...)
 	end := bytes.LastIndexByte(w.rest, '\n') + 1
-	if end == 0 {
+	switch {
+	case end == 0 && len(w.rest) < longestLine:
 		return len(p), nil
+	case end == 0:
+		end = len(w.rest)
 	}
 	_, err := w.hide.WriteString(w.to, string(w.rest[:end]))
 	w.rest = append(w.rest[:0], w.rest[end:]...)
@@ -170,9 +176,6 @@ func (m message) hidden(hide *strings.Replacer) message {
 	if m.Ended != nil {
 		if f := m.Ended.Failure; f != nil {
 			f.Text, f.Hint, f.Tail = hide.Replace(f.Text), hide.Replace(f.Hint), hide.Replace(f.Tail)
-		}
-		for i, call := range m.Ended.Facts.Deferred {
-			m.Ended.Facts.Deferred[i] = hide.Replace(call)
 		}
 	}
 	return m

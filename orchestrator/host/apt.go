@@ -26,7 +26,7 @@ func standInBootstrap(folder string, args, env []string) error {
 	if err := readOnlyBut(filepath.Dir(folder), "/dev", "/proc"); err != nil {
 		return err
 	}
-	path := value(env, "PATH")
+	path := Variable(env, "PATH")
 	return execute(path, append([]string{bootstrapName}, args...), with(env, "PATH", folder+":"+path))
 }
 
@@ -61,7 +61,7 @@ func standInApt(folder string, args, env []string) error {
 	if err != nil {
 		return err
 	}
-	return execute(value(env, "PATH"), append([]string{aptName}, inCells(args, filepath.Join(folder, dpkgName))...), env)
+	return execute(Variable(env, "PATH"), append([]string{aptName}, inCells(args, filepath.Join(folder, dpkgName))...), env)
 }
 
 // treeSetting is where mmdebstrap's settings for apt tell the tree.
@@ -72,7 +72,7 @@ var treeSetting = regexp.MustCompile(`(?m)^Dir "(.*)";$`)
 func earlySettings(folder string, args, env []string) ([]string, error) {
 	const variable = "APT_CONFIG"
 	config, parts := filepath.Join(folder, "apt.conf"), filepath.Join(folder, "parts")
-	if given := value(env, variable); given != "" && slices.Contains(args, "update") {
+	if given := Variable(env, variable); given != "" && slices.Contains(args, "update") {
 		content, err := os.ReadFile(given)
 		if err != nil {
 			return nil, err

@@ -49,7 +49,7 @@ func TestAptObeysNoPackage(t *testing.T) {
 		put(filepath.Join(parts, "99evil"), "evil")
 		put(config, "evil")
 	}
-	content, err := os.ReadFile(value(env, "APT_CONFIG"))
+	content, err := os.ReadFile(Variable(env, "APT_CONFIG"))
 	if err != nil || !strings.HasPrefix(string(content), "Dir \""+tree+"\";\n") || !strings.Contains(string(content), "Dir::Etc::parts \""+folder+"/parts/\";") {
 		t.Errorf("%s, %v", content, err)
 	}

@@ -186,7 +186,7 @@ func enterCell(root string, argv, env []string) error {
 	if err := raiseWall(left); err != nil {
 		return err
 	}
-	return execute(value(env, "PATH"), argv, without(env, networkVariable))
+	return execute(Variable(env, "PATH"), argv, without(env, networkVariable))
 }
 
 // raiseLoopback lets a new network reach itself.
@@ -363,8 +363,8 @@ func without(env []string, name string) []string {
 	return slices.DeleteFunc(slices.Clone(env), func(setting string) bool { return strings.HasPrefix(setting, name+"=") })
 }
 
-// value is that of a variable of an environment, "" for none.
-func value(env []string, name string) (found string) {
+// Variable is the value of a variable of an environment, "" for none.
+func Variable(env []string, name string) (found string) {
 	for _, setting := range env {
 		if v, is := strings.CutPrefix(setting, name+"="); is {
 			found = v

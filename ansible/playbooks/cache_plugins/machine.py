@@ -45,7 +45,8 @@ class CacheModule(BaseCacheModule):
     def get(self, key):
         facts = self._facts[key]
         prefixed = any(name.startswith("ansible_") for name in facts)
-        image = dict(self._image["facts"], **self._kernel(), date_time=self._image["date_time"])
+        image = dict(self._kernel(), date_time=self._image["date_time"])
+        image.update(self._image["facts"])
         kept = {
             name: value
             for name, value in facts.items()
