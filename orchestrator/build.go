@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -106,23 +105,22 @@ func (b Builder) build(ctx context.Context, plan Plan, space *workspace) (manife
 		b.Tell(Event{Kind: Unchanged})
 		return before, os.RemoveAll(space.failed) // which tells of a build in between
 	}
-	converted, err := step(s, "Convert", func(ctx context.Context) (conversion, error) {
+	images, err := step(s, "Convert", func(ctx context.Context) ([]image.File, error) {
 		return convert(ctx, h, plan, space, facts.Disk)
 	})
 	if err != nil {
 		return Manifest{}, err
 	}
-	images := converted.images
 	var boots []boottest.Result
 	if b.Boot != nil {
 		boots, err = step(s, "Boot test", func(ctx context.Context) ([]boottest.Result, error) {
-			return b.boot(ctx, s, h, plan, facts, space, converted)
+			return b.boot(ctx, s, h, plan, facts, space, images)
 		})
 		if err != nil {
 			return Manifest{}, err
 		}
 	}
-	manifest = newManifest(ctx, plan, b, started, facts, converted.disk, images, boots, append(inside.Times, s.times...))
+	manifest = newManifest(ctx, plan, b, started, facts, images, boots, append(inside.Times, s.times...))
 	manifest.Tools = tools
 	if err := space.deliver(ctx, manifest, facts); err != nil {
 		return Manifest{}, fail.Wrap(fail.Build, "write the results", err)
@@ -150,51 +148,28 @@ func (b Builder) before(space *workspace) Manifest {
 	return built.Manifest
 }
 
-// conversion is the disk and the images made of it.
-type conversion struct {
-	disk   DiskContent
-	images []image.File
-}
-
 // convert writes every output. The raw disk itself is one of them or goes.
-func convert(ctx context.Context, h host.Host, plan Plan, space *workspace, disk DiskContent) (conversion, error) {
-	raw := filepath.Join(space.work, rawDiskName)
-	c := conversion{disk: disk}
-	for _, format := range outputs(plan.Definition) {
-		if format == diskformat.Raw {
-			continue
-		}
-		if err := image.Write(ctx, h, raw, format, filepath.Join(space.out, plan.ImageName(format))); err != nil {
-			return c, err
-		}
-	}
+func convert(ctx context.Context, h host.Host, plan Plan, space *workspace, disk DiskContent) (images []image.File, err error) {
+	raw, kept := filepath.Join(space.work, rawDiskName), ""
 	for _, format := range outputs(plan.Definition) {
 		path := filepath.Join(space.out, plan.ImageName(format))
+		made := image.File{Name: filepath.Base(path), Format: format, Size: disk.Size, VirtualSize: disk.Size, SHA256: disk.SHA256}
 		if format == diskformat.Raw {
-			if err := os.Rename(raw, path); err != nil {
-				return c, err
-			}
-			c.images = append(c.images, image.File{Name: filepath.Base(path), Format: format, Size: c.disk.Size, VirtualSize: c.disk.Size, SHA256: c.disk.SHA256})
-			continue
+			kept = path
+		} else if made, err = image.Make(ctx, h, raw, disk.SHA256, format, path); err != nil {
+			return images, err
 		}
-		if err := image.Identify(path, format, c.disk.SHA256); err != nil {
-			return c, err
-		}
-		file, err := image.Measure(ctx, h, path, format)
-		if err != nil {
-			return c, err
-		}
-		c.images = append(c.images, file)
+		images = append(images, made)
 	}
-	if err := os.Remove(raw); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return c, err
+	if kept != "" {
+		return images, os.Rename(raw, kept)
 	}
-	return c, nil
+	return images, os.Remove(raw)
 }
 
 // boot tests the image on every firmware and makes sure that it did not change.
-func (b Builder) boot(ctx context.Context, s *stages, h host.Host, plan Plan, facts DiskFacts, space *workspace, made conversion) ([]boottest.Result, error) {
-	proofs, err := b.proofs(h, made.disk)
+func (b Builder) boot(ctx context.Context, s *stages, h host.Host, plan Plan, facts DiskFacts, space *workspace, images []image.File) ([]boottest.Result, error) {
+	proofs, err := b.proofs(h, facts.Disk)
 	if err != nil {
 		return nil, err
 	}
@@ -217,7 +192,7 @@ func (b Builder) boot(ctx context.Context, s *stages, h host.Host, plan Plan, fa
 	if err != nil {
 		return results, err
 	}
-	for _, file := range made.images {
+	for _, file := range images {
 		if file.Format == format && file.SHA256 != sum {
 			return results, fmt.Errorf("the boot test changed %s", file.Name)
 		}

@@ -57,10 +57,10 @@ type DiskContent struct {
 	SHA256 string `json:"sha256"`
 }
 
-func newManifest(ctx context.Context, plan Plan, b Builder, started time.Time, facts DiskFacts, disk DiskContent, images []image.File, boots []boottest.Result, times []StageTime) Manifest {
+func newManifest(ctx context.Context, plan Plan, b Builder, started time.Time, facts DiskFacts, images []image.File, boots []boottest.Result, times []StageTime) Manifest {
 	m := Manifest{
 		Name: plan.Definition.Name, Version: plan.DebianRelease(), Architecture: arch.Target.OCI,
-		Repository: b.Repository, Revision: b.Revision, Vmctl: b.Version, Disk: disk,
+		Repository: b.Repository, Revision: b.Revision, Vmctl: b.Version, Disk: facts.Disk,
 		Built: started.UTC().Truncate(time.Second), Tested: len(boots) > 0, Outputs: images, Boot: boots, Stages: times,
 		Inputs: inputDigests(ctx, plan), Definition: plan.Definition.Redacted(), SourceDateEpoch: sourceDateEpoch(),
 		Materials: facts.Materials, Deferred: facts.Deferred, Outcome: facts.Outcome, Epoch: facts.Epoch, Created: time.Unix(facts.Epoch, 0).UTC(),

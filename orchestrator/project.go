@@ -28,7 +28,7 @@ var sharedFolders = []string{
 // rolesPath is the folder of the user's roles.
 func (p Plan) rolesPath() string { return filepath.Join(p.Project, rolesFolder) }
 
-// stageProject binds the folders of a project: roles one by one, since they are often links
+// project binds the folders of a project: roles one by one, since they are often links
 // to elsewhere.
 func (s *stager) project(path string) (string, error) {
 	if plain(path) {

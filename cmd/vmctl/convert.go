@@ -106,13 +106,7 @@ func writeImage(ctx context.Context, h host.Host, file *os.File, is, format, tar
 		return made, err
 	}
 	out := filepath.Join(folder, "image")
-	if err := image.Write(ctx, h, raw, format, out); err != nil {
-		return made, err
-	}
-	if err := image.Identify(out, format, sum); err != nil {
-		return made, err
-	}
-	if made, err = image.Measure(ctx, h, out, format); err != nil {
+	if made, err = image.Make(ctx, h, raw, sum, format, out); err != nil {
 		return made, err
 	}
 	made.Name = filepath.Base(target)

@@ -15,6 +15,7 @@ import (
 type ReadWriterAt interface {
 	io.ReaderAt
 	io.WriterAt
+	io.Seeker
 }
 
 // An identifier gives an image its identifiers, by what each is of.
@@ -208,7 +209,7 @@ const (
 
 // identifyVHD sets the identifier and the time of the one footer.
 func identifyVHD(image ReadWriterAt, id identifier) error {
-	at, err := vhdFooterAt(image)
+	at, err := image.Seek(-vhdFooter, io.SeekEnd)
 	if err != nil {
 		return err
 	}
@@ -230,17 +231,4 @@ func identifyVHD(image ReadWriterAt, id identifier) error {
 	binary.BigEndian.PutUint32(footer[vhdSum:], ^sum)
 	_, err = image.WriteAt(footer, at)
 	return err
-}
-
-// vhdFooterAt is where the footer begins.
-func vhdFooterAt(image ReadWriterAt) (int64, error) {
-	seeker, ok := image.(io.Seeker)
-	if !ok {
-		return 0, errors.New("its size is not known")
-	}
-	size, err := seeker.Seek(0, io.SeekEnd)
-	if err == nil && size < vhdFooter {
-		err = io.ErrUnexpectedEOF
-	}
-	return size - vhdFooter, err
 }

@@ -42,6 +42,17 @@ func Compare(raw, format, out string) host.Command {
 	return host.Cmd("qemu-img", "compare", "-q", "-f", diskformat.Raw, "-F", diskformat.Named(format).QEMU, raw, out)
 }
 
+// Make writes the raw disk with that SHA-256 as an image of the format, and compares them.
+func Make(ctx context.Context, h host.Host, raw, content, format, out string) (File, error) {
+	if err := Write(ctx, h, raw, format, out); err != nil {
+		return File{}, err
+	}
+	if err := Identify(out, format, content); err != nil {
+		return File{}, err
+	}
+	return Measure(ctx, h, out, format)
+}
+
 // Write makes out an image of the format from raw and checks it.
 func Write(ctx context.Context, h host.Host, raw, format, out string) error {
 	if err := h.Run(ctx, Convert(raw, format, out)); err != nil {
