@@ -72,14 +72,19 @@ func TestRoom(t *testing.T) {
 	}
 }
 
-// TestNoMoreThanMayRun lets many ask at the same time.
+// TestNoMoreThanMayRun lets many ask at the same time. Who runs gives nothing back before
+// somebody has been told to wait.
 func TestNoMoreThanMayRun(t *testing.T) {
 	b := In(t.TempDir())
-	var running, waited atomic.Int64
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	waited, someWait := context.WithCancel(ctx)
+	defer someWait()
+	var running atomic.Int64
 	var all sync.WaitGroup
 	for range 8 {
 		all.Go(func() {
-			release, err := b.Guest(t.Context(), 1, 2, func() { waited.Add(1) })
+			release, err := b.Guest(ctx, 1, 2, someWait)
 			if err != nil {
 				t.Error(err)
 				return
@@ -87,13 +92,13 @@ func TestNoMoreThanMayRun(t *testing.T) {
 			if n := running.Add(1); n > 2 {
 				t.Errorf("%d run at the same time", n)
 			}
-			time.Sleep(20 * time.Millisecond)
+			<-waited.Done()
 			running.Add(-1)
 			release()
 		})
 	}
 	all.Wait()
-	if waited.Load() == 0 {
+	if ctx.Err() != nil {
 		t.Error("none has waited")
 	}
 	if left, _ := filepath.Glob(filepath.Join(b.folder, "*")); len(left) != 1 {
