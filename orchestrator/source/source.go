@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -47,6 +48,18 @@ find "$1/usr/share/doc" -mindepth 1 ! -type d ! -name copyright -delete
 find "$1/usr/share/man" "$1/usr/share/info" "$1/usr/share/locale" -mindepth 1 ! -type d ! -name locale.alias -delete 2>/dev/null || true
 find "$1/usr/share/doc" "$1/usr/share/man" "$1/usr/share/locale" -mindepth 1 -type d -empty -delete`
 
+// prefetchHooks begin to download the packages while the essential ones are installed,
+// and wait for that before the others are. What does not come is asked for once more then.
+// mmdebstrap's dpkg holds the locks meanwhile, and apt changes nothing that they are for.
+func prefetchHooks(scratch string, packages []string) []string {
+	lock := text.Word(filepath.Join(scratch, "prefetch.lock"))
+	return []string{
+		`--extract-hook=exec 9>` + lock + ` && flock 9
+APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get --yes --download-only -oDebug::NoLocking=true install ` + strings.Join(packages, " ") + ` >/dev/null 2>&1 </dev/null &`,
+		"--essential-hook=flock " + lock + " true",
+	}
+}
+
 // Command is the call that fills root.
 func Command(s definition.Source, root string, o Options) host.Command {
 	if s.Tarball != nil {
@@ -56,10 +69,11 @@ func Command(s definition.Source, root string, o Options) host.Command {
 	b := s.Bootstrap
 	packages := slices.Concat(ansiblePackages, o.Packages, b.Packages)
 	slices.Sort(packages)
+	packages = slices.Compact(packages)
 	args := []string{
 		"--mode=root", "--format=directory", "--variant=" + b.Variant,
 		"--components=" + strings.Join(b.Components, ","),
-		"--include=" + strings.Join(slices.Compact(packages), ","),
+		"--include=" + strings.Join(packages, ","),
 		"--skip=check/empty,cleanup/apt/lists", // Ansible's apt runs use the lists
 	}
 	if !b.Docs {
@@ -71,6 +85,7 @@ func Command(s definition.Source, root string, o Options) host.Command {
 	if o.EssentialHook != "" {
 		args = append(args, "--essential-hook="+o.EssentialHook)
 	}
+	args = append(args, prefetchHooks(o.Scratch, packages)...)
 	if b.Keyring != "" {
 		args = append(args, "--keyring="+b.Keyring)
 	}
@@ -88,8 +103,11 @@ func Apply(ctx context.Context, h host.Host, s definition.Source, root string, o
 	if err := os.MkdirAll(o.Scratch, 0o755); err != nil {
 		return err
 	}
-	if err := h.Run(ctx, Command(s, root, o)); err != nil || s.Bootstrap == nil {
-		return err
+	if err := h.Run(ctx, Command(s, root, o)); err != nil {
+		return errors.Join(err, h.KillOthers()) // what it has begun
+	}
+	if s.Bootstrap == nil {
+		return nil
 	}
 	return errors.Join(host.Tree(root).Remove(aptSettings), writeSources(host.Tree(root), s.Bootstrap.Keyring))
 }

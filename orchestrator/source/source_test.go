@@ -1,11 +1,13 @@
 package source_test
 
 import (
+	"errors"
 	"slices"
 	"testing"
 
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/golden"
+	"github.com/btw-img/btw-img/orchestrator/host/hosttest"
 	"github.com/btw-img/btw-img/orchestrator/source"
 )
 
@@ -25,5 +27,18 @@ func TestCommands(t *testing.T) {
 			}
 			golden.Equal(t, name+".golden", c.String()+"\n")
 		})
+	}
+}
+
+// TestWhatAFailedBootstrapHasBegunEnds stands for a download in the background.
+func TestWhatAFailedBootstrapHasBegunEnds(t *testing.T) {
+	failure := errors.New("no such suite")
+	h := &hosttest.Fake{Failures: map[string]error{"mmdebstrap": failure}}
+	s := definition.Source{Bootstrap: &definition.Bootstrap{Suite: "trixie"}}
+	if err := source.Apply(t.Context(), h, s, t.TempDir(), source.Options{Scratch: t.TempDir()}); !errors.Is(err, failure) {
+		t.Errorf("error %v", err)
+	}
+	if last := h.Calls[len(h.Calls)-1]; last != "kill others" {
+		t.Errorf("last call: %s", last)
 	}
 }
