@@ -8,9 +8,11 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/btw-img/btw-img/orchestrator/diff"
 	"github.com/btw-img/btw-img/orchestrator/diskformat"
@@ -122,12 +124,12 @@ func runDiff(cmd *cobra.Command, o diffOptions, args []string) (result diffResul
 		return result, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(folder)) }()
-	var disks [2]*os.File
-	for i, image := range []*diffSide{&result.A, &result.B} {
-		if disks[i], err = o.open(cmd, image, filepath.Join(folder, fmt.Sprint(i))); err != nil {
-			return result, err
-		}
-		defer disks[i].Close()
+	disks, err := o.openBoth(cmd, [2]diffSide{result.A, result.B}, folder)
+	for _, disk := range disks {
+		defer disk.Close()
+	}
+	if err != nil {
+		return result, err
 	}
 	limit := keptDifferences
 	if o.all {
@@ -140,7 +142,7 @@ func runDiff(cmd *cobra.Command, o diffOptions, args []string) (result diffResul
 // find finds what an argument names, and of what is published its digest.
 func (o diffOptions) find(cmd *cobra.Command, arg string) (diffSide, error) {
 	c := diffSide{Name: arg}
-	if info, err := os.Stat(arg); (err != nil || info.IsDir()) && strings.ContainsAny(arg, "/:") {
+	if info, err := os.Stat(arg); (err != nil || info.IsDir() && !isBuild(arg)) && strings.ContainsAny(arg, "/:") {
 		return c, o.inspect(cmd, &c)
 	}
 	path, build, err := findImage(arg, o.folder)
@@ -188,29 +190,36 @@ func sameBytes(ctx context.Context, a, b diffSide) (bool, error) {
 	return "sha256:"+sum == cmp.Or(a.Digest, b.Digest), err
 }
 
-// open gives the image as a raw disk. What it writes is gone once that is closed.
-func (o diffOptions) open(cmd *cobra.Command, c *diffSide, folder string) (disk *os.File, err error) {
-	if err := os.Mkdir(folder, 0o700); err != nil {
-		return nil, err
-	}
-	defer func() {
-		if removing := os.RemoveAll(folder); removing != nil {
-			err = errors.Join(err, removing)
+// openBoth gives the images as raw disks, one of which may be nil after an error. Those that
+// have to be unpacked are, at the same time, into the folder.
+func (o diffOptions) openBoth(cmd *cobra.Command, images [2]diffSide, folder string) (disks [2]*os.File, err error) {
+	unpacking, ctx := errgroup.WithContext(cmd.Context())
+	for i, image := range images {
+		own := filepath.Join(folder, strconv.Itoa(i))
+		if err := os.Mkdir(own, 0o700); err != nil {
+			return disks, errors.Join(err, unpacking.Wait())
 		}
-	}()
-	path := c.Path
-	if path == "" {
-		if path, err = o.pull(cmd, *c, folder); err != nil {
-			return nil, err
+		if image.Path == "" {
+			if image.Path, err = o.pull(cmd, image, own); err != nil {
+				return disks, errors.Join(err, unpacking.Wait())
+			}
 		}
+		unpacking.Go(func() (err error) {
+			disks[i], err = image.open(ctx, filepath.Join(own, "disk"))
+			return err
+		})
 	}
-	file, format, err := image.Open(path, c.Format)
+	return disks, unpacking.Wait()
+}
+
+// open gives the image as a raw disk, which is unpacked into a file where it is none.
+func (c diffSide) open(ctx context.Context, unpacked string) (*os.File, error) {
+	file, format, err := image.Open(c.Path, c.Format)
 	if err != nil || format == diskformat.Raw {
 		return file, err
 	}
 	defer file.Close()
-	unpacked := filepath.Join(folder, "disk")
-	if err := (&host.Local{}).Run(cmd.Context(), image.Unpack(file, format, unpacked)); err != nil {
+	if err := (&host.Local{}).Run(ctx, image.Unpack(file, format, unpacked)); err != nil {
 		return nil, fail.Wrap(fail.Usage, c.Name, err)
 	}
 	return os.Open(unpacked)

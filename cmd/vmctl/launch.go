@@ -214,7 +214,7 @@ func findOrigin(o launchOptions, target string) (origin, error) {
 		from.ref = target
 		return from, nil
 	}
-	if err == nil && info.Mode().IsRegular() {
+	if err == nil && (info.Mode().IsRegular() || isBuild(target)) {
 		from.path, from.build, err = findImage(target, o.folder)
 		from.asBuilt()
 		return from, err

@@ -155,8 +155,8 @@ func bootImage(ctx context.Context, stderr io.Writer, o testOptions, accel vm.Ac
 	})
 }
 
-// findImage is the image file that the target names: a path, or a build in the
-// output folder. What is known of the build comes with it.
+// findImage is the image file that the target names: a path of it or of a build's folder,
+// or a build in the output folder. What is known of the build comes with it.
 func findImage(target, output string) (path string, build orchestrator.Built, err error) {
 	if info, err := os.Stat(target); err == nil && info.Mode().IsRegular() {
 		build, _ := orchestrator.ReadBuilt(filepath.Dir(target))
@@ -165,13 +165,22 @@ func findImage(target, output string) (path string, build orchestrator.Built, er
 		}
 		return target, build, nil
 	}
-	folder, err := orchestrator.ResultsFolder(output, target)
-	if err != nil {
-		return "", build, &fail.Error{Kind: fail.Usage, Err: err, Hint: "name a build or an image file; there is no file of that name"}
+	folder := target
+	if !isBuild(target) {
+		if folder, err = orchestrator.ResultsFolder(output, target); err != nil {
+			return "", build, &fail.Error{Kind: fail.Usage, Err: err, Hint: "name a build or an image file; there is no file of that name"}
+		}
 	}
 	build, err = orchestrator.ReadBuilt(folder)
 	if err != nil || len(build.Outputs) == 0 {
 		return "", build, fail.New(fail.Usage, "", "name an image file, or run 'vmctl build "+target+"' first", "%s is neither an image nor a build in %s", target, output)
 	}
 	return filepath.Join(folder, build.Outputs[0].Name), build, nil
+}
+
+// isBuild says whether a path is that of a folder that a build has left. A name alone is
+// that of a build.
+func isBuild(path string) bool {
+	_, err := os.Stat(filepath.Join(path, orchestrator.ManifestName))
+	return err == nil && strings.ContainsRune(path, '/')
 }
