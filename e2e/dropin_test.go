@@ -12,8 +12,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-
-	"github.com/btw-img/btw-img/orchestrator"
 )
 
 func itoa(n int64) string { return strconv.FormatInt(n, 10) }
@@ -164,37 +162,6 @@ commands:
 	}
 	if names := d.ls("/srv"); !strings.Contains(strings.Join(names, "|"), "a b $HOME") {
 		t.Errorf("/srv holds %v", names)
-	}
-}
-
-// TestTheSameInputsGiveTheSameBytes builds debian once more, at another time, in another
-// folder, without layers, on one processor of a machine of another name, for somebody with other
-// habits.
-func TestTheSameInputsGiveTheSameBytes(t *testing.T) {
-	folder := filepath.Join(t.TempDir(), "another folder")
-	if err := os.Mkdir(folder, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	first := debian(t)
-	cmd := exec.Command("unshare", "--uts", "taskset", "--cpu-list", "0", "sh", "-c", `umask 077; hostname elsewhere; exec "$0" "$@"`,
-		vmctl, "build", "debian", "--no-test", "--format", "raw,qcow2", "--no-cache")
-	cmd.Dir = folder
-	cmd.Env = []string{
-		"PATH=" + os.Getenv("PATH"), "TMPDIR=/nowhere", "HOME=/nowhere", "LC_ALL=de_DE.UTF-8", "LANGUAGE=de", "TZ=Asia/Tokyo", "VMCTL_CACHE=" + filepath.Join(folder, "cache"),
-		"ANSIBLE_GATHERING=explicit", "ANSIBLE_BECOME=1", "PYTHONPATH=/nowhere", "GNUPGHOME=/nowhere", "APT_CONFIG=/nowhere", "DPKG_ROOT=/nowhere",
-	}
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	var again orchestrator.Manifest
-	readJSON(t, filepath.Join(folder, "images/debian/build.json"), &again)
-	for _, image := range again.Outputs {
-		if want := digest(t, first.image(image.Format)); image.SHA256 != want || image.SHA256 != digest(t, filepath.Join(folder, "images/debian", image.Name)) {
-			t.Errorf("%s: the digest is %s, want %s\n%s", image.Name, image.SHA256, want, run(t, folder, "diff", first.folder, "images/debian").stdout)
-		}
-	}
-	if len(again.Outputs) != 2 {
-		t.Errorf("%d images", len(again.Outputs))
 	}
 }
 

@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -145,15 +144,7 @@ func TestStoresOfAnyKind(t *testing.T) {
 		code  int
 		says  string
 	}{
-		"an overlay": {func(t *testing.T) string {
-			base := t.TempDir()
-			for _, sub := range []string{"lower", "upper", "work"} {
-				if err := os.Mkdir(filepath.Join(base, sub), 0o755); err != nil {
-					t.Fatal(err)
-				}
-			}
-			return filepath.Join(mounted(t, "-t", "overlay", "-o", "lowerdir="+base+"/lower,upperdir="+base+"/upper,workdir="+base+"/work", "overlay"), "store")
-		}, 0, ""},
+		"an overlay":     {func(t *testing.T) string { return filepath.Join(onOverlay(t), "store") }, 0, ""},
 		"too small":      {func(t *testing.T) string { return mounted(t, "-t", "tmpfs", "-o", "size=100m,mode=755", "tmpfs") }, 3, "free space where the store is"},
 		"read-only":      {func(t *testing.T) string { return mounted(t, "-t", "tmpfs", "-o", "ro,mode=755", "tmpfs") }, 3, "--cache"},
 		"somebody's own": {func(t *testing.T) string { return mounted(t, "-t", "tmpfs", "-o", "uid=4242,mode=755", "tmpfs") }, 3, "belongs to somebody else"},

@@ -103,7 +103,7 @@ func (n Needs) tools() []tool {
 		tools = append(tools,
 			tool{"dockerd", "docker.io"}, tool{"iptables", "iptables"}, tool{"sgdisk", "gdisk"}, tool{"debugfs", "e2fsprogs"},
 			tool{"mdir", "mtools"}, tool{"gpg", "gpg"}, tool{"apt-ftparchive", "apt-utils"}, tool{"setcap", "libcap2-bin"},
-			tool{"skopeo", "skopeo"}, tool{"curl", "curl"}, tool{"openssl", "openssl"}, tool{"chromium", "chromium"})
+			tool{"skopeo", "skopeo"}, tool{"curl", "curl"}, tool{"openssl", "openssl"}, tool{"chromium", "chromium"}, tool{"faketime", "faketime"})
 	}
 	if n.Bench {
 		tools = append(tools,
