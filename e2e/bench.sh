@@ -7,7 +7,8 @@ shopt -s inherit_errexit
 vmctl=$(realpath "${VMCTL:-./vmctl}")
 here=$(realpath "$(dirname "$0")")
 dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
+user=vmctl-bench-$$ # an ordinary one
+trap 'userdel "$user" 2>/dev/null; rm -rf "$dir"' EXIT
 cd "$dir"
 export VMCTL_CACHE=$dir/cache
 
@@ -63,16 +64,29 @@ seconds() { # runs the rest, prints its wall time
 }
 ratio() { awk -v a="$1" -v b="$2" 'BEGIN { printf "%.2f", a / b }'; }
 
+chmod 755 "$dir"
+install -m 755 "$vmctl" vmctl
+touch /etc/subuid /etc/subgid
+useradd --create-home --home-dir "$dir/home" "$user"
+if ! grep -q "^$user:" /etc/subuid; then usermod --add-subuids 16777216-16842751 --add-subgids 16777216-16842751 "$user"; fi
+rootless() { # runs vmctl as the ordinary user, in its home
+  env --chdir="$dir/home" -u VMCTL_CACHE HOME="$dir/home" setpriv --reuid="$user" --regid="$user" --clear-groups "$dir/vmctl" "$@"
+}
+
 rounds=${ROUNDS:-2}
-ours=999999 peers=999999
+ours=999999 peers=999999 users=999999
 for ((i = 0; i < rounds; i++)); do # in turn, the best of each
   t=$(seconds vmdb2 peer.vmdb --output "peer-$i.img" --rootfs-tarball "peer-$i.tar.gz" --log peer.log)
   peers=$(printf '%s\n' "$peers" "$t" | sort -g | head -n 1)
   rm -f "peer-$i.img" "peer-$i.tar.gz"
   t=$(seconds "$vmctl" build debian --no-test --format raw --no-cache -o raw)
   ours=$(printf '%s\n' "$ours" "$t" | sort -g | head -n 1)
+  t=$(seconds rootless build debian --no-test --format raw --no-cache)
+  users=$(printf '%s\n' "$users" "$t" | sort -g | head -n 1)
 done
+rootless cache gc --cache-limit 1M >>log 2>&1
 echo "cold build to a raw disk: vmctl $ours s, vmdb2 $peers s, ratio $(ratio "$ours" "$peers")"
+echo "cold build of an ordinary user: $users s, $(ratio "$users" "$ours") of root's"
 
 # What a second call, a second build and a second edit cost.
 rebuild=$(seconds vmdb2 peer.vmdb --output peer.img --rootfs-tarball "peer.tar.gz" --log peer.log)
@@ -202,6 +216,11 @@ echo "memory of vmctl: $((peak / 1024)) MB at its peak"
 echo "qcow2: $(awk -v b="$(stat -c %s qcow2/debian/*.qcow2)" 'BEGIN { printf "%.1f", b / 1e6 }') MB"
 
 image=$(echo qcow2/debian/*.qcow2)
+printf 'extends: debian\n' >install.d/ten.yml
+{ printf 'install:\n- files:\n' && for i in {1..10}; do printf '  - {path: /srv/%s, content: "%s"}\n' "$i" "$i"; done; } >>install.d/ten.yml
+"$vmctl" build ten --no-test -o qcow2 >>log 2>&1
+different() { "$vmctl" diff "$@" || [ $? -eq 1 ]; }
+echo "diff of two qcow2 that differ in ten files: $(seconds different qcow2/debian qcow2/ten) s"
 one=$(seconds "$vmctl" test "$image" --firmware secureboot --logs one)
 three=$(seconds "$vmctl" test "$image" --logs three)
 echo "boot test: three firmwares $three s, one $one s, ratio $(ratio "$three" "$one")"

@@ -146,6 +146,25 @@ func TestAnOrdinaryUserBuilds(t *testing.T) {
 			t.Errorf("%q", r.stdout)
 		}
 	})
+	t.Run("all that is done with an image", func(t *testing.T) {
+		a.good(t, "lock", "mine")
+		a.good(t, "build", "mine", "--no-test", "--format", "raw")
+		a.good(t, "push", "mine", "oci:layout:13", "--force-untested")
+		pulled := filepath.Join("pulled", filepath.Base(mine))
+		a.good(t, "pull", "oci:layout:13", "-o", "pulled")
+		if r := a.good(t, "diff", "images/mine", pulled); r.stdout != "equal\n" {
+			t.Error(r.stdout)
+		}
+		a.good(t, "convert", pulled, "qcow2", "-o", "pulled")
+		a.good(t, "test", strings.TrimSuffix(pulled, "raw")+"qcow2", "--firmware", "bios", "--timeout", "9m")
+		nothingLeft(t, base)
+		if foreign := strings.TrimSpace(tool(t, "find", filepath.Join(a.home, "pulled"), filepath.Join(a.home, "locks"), "!", "-user", a.name)); foreign != "" {
+			t.Errorf("not the user's: %s", foreign)
+		}
+		if err := os.Remove(filepath.Join(a.home, "locks/mine.json")); err != nil {
+			t.Error(err)
+		}
+	})
 	t.Run("then root", func(t *testing.T) {
 		t.Setenv("SUDO_UID", fmt.Sprint(a.uid))
 		t.Setenv("SUDO_GID", fmt.Sprint(a.gid))
