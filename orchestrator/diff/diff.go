@@ -14,6 +14,7 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/files"
 	"github.com/btw-img/btw-img/orchestrator/image"
+	"github.com/btw-img/btw-img/orchestrator/rawdisk"
 )
 
 // sides is how the disks are called in what is told.
@@ -103,30 +104,30 @@ type comparison struct {
 	disks  [2]*os.File
 	sizes  [2]int64
 	spans  []span // where the disks differ
-	tables [2]table
+	tables [2]rawdisk.Table
 }
 
 func (c *comparison) compare() (result Disks, err error) {
 	for side := range sides {
-		if c.tables[side], err = readTable(c.disks[side], c.sizes[side]); err != nil {
+		if c.tables[side], err = rawdisk.ReadTable(c.disks[side], c.sizes[side]); err != nil {
 			return result, fail.Wrap(fail.Usage, "disk "+sides[side], err)
 		}
 	}
-	facts := func(side int) []fact {
-		return append(c.tables[side].facts(), fact{"size", fmt.Sprint(c.sizes[side])})
+	facts := func(side int) []rawdisk.Fact {
+		return append(c.tables[side].Facts(), rawdisk.Fact{What: "size", Is: fmt.Sprint(c.sizes[side])})
 	}
 	result.Disk = changes(facts(0), facts(1))
 	numbers := map[int]bool{}
 	for _, t := range c.tables {
-		for _, p := range t.partitions {
+		for _, p := range t.Partitions {
 			numbers[p.Number] = true
 		}
 	}
-	for number := range len(numbers) + mostPartitions {
+	for number := range len(numbers) + rawdisk.MostPartitions {
 		if !numbers[number] {
 			continue
 		}
-		d, equal, err := c.partition(c.tables[0].numbered(number), c.tables[1].numbered(number))
+		d, equal, err := c.partition(c.tables[0].Numbered(number), c.tables[1].Numbered(number))
 		if err != nil {
 			return result, fail.Wrap(fail.Usage, fmt.Sprintf("partition %d", number), err)
 		}
@@ -139,15 +140,6 @@ func (c *comparison) compare() (result Disks, err error) {
 	return result, err
 }
 
-func (t table) numbered(number int) *Partition {
-	for i := range t.partitions {
-		if t.partitions[i].Number == number {
-			return &t.partitions[i]
-		}
-	}
-	return nil
-}
-
 // outside is the first byte that differs in no partition.
 func (c *comparison) outside() *int64 {
 	for _, s := range c.spans {
@@ -155,7 +147,7 @@ func (c *comparison) outside() *int64 {
 		for moved := true; moved; {
 			moved = false
 			for _, t := range c.tables {
-				for _, p := range t.partitions {
+				for _, p := range t.Partitions {
 					if p.Start <= at && at < p.Start+p.Size {
 						at, moved = p.Start+p.Size, true
 					}
@@ -169,14 +161,14 @@ func (c *comparison) outside() *int64 {
 	return nil
 }
 
-func (c *comparison) partition(a, b *Partition) (d Difference, equal bool, err error) {
+func (c *comparison) partition(a, b *rawdisk.Partition) (d Difference, equal bool, err error) {
 	switch {
 	case b == nil:
 		return Difference{Number: a.Number, Label: a.Label, Only: sides[0]}, false, nil
 	case a == nil:
 		return Difference{Number: b.Number, Label: b.Label, Only: sides[1]}, false, nil
 	}
-	d = Difference{Number: a.Number, Label: cmp.Or(a.Label, b.Label), Changes: changes(a.facts(), b.facts())}
+	d = Difference{Number: a.Number, Label: cmp.Or(a.Label, b.Label), Changes: changes(a.Facts(), b.Facts())}
 	inA, inB := io.NewSectionReader(c.disks[0], a.Start, a.Size), io.NewSectionReader(c.disks[1], b.Start, b.Size)
 	if a.Start == b.Start && a.Size == b.Size && !slices.ContainsFunc(c.spans, func(s span) bool { return s.from < a.Start+a.Size && s.to > a.Start }) {
 		d.Compared = true
@@ -197,10 +189,10 @@ func (c *comparison) partition(a, b *Partition) (d Difference, equal bool, err e
 // filesIn compares what is in the partition file by file where both have a file system
 // that vmctl reads.
 func (c *comparison) filesIn(d *Difference, a, b io.ReaderAt, sizeA, sizeB int64) error {
-	treeA, kindA, errA := openTree(a, sizeA)
-	treeB, kindB, errB := openTree(b, sizeB)
+	treeA, kindA, errA := rawdisk.Open(a, sizeA)
+	treeB, kindB, errB := rawdisk.Open(b, sizeB)
 	d.Filesystem = cmp.Or(kindA, kindB)
-	d.Changes = append(d.Changes, changes([]fact{{"file system", cmp.Or(kindA, "none")}}, []fact{{"file system", cmp.Or(kindB, "none")}})...)
+	d.Changes = append(d.Changes, changes([]rawdisk.Fact{{What: "file system", Is: cmp.Or(kindA, "none")}}, []rawdisk.Fact{{What: "file system", Is: cmp.Or(kindB, "none")}})...)
 	if err := errors.Join(errA, errB); err != nil {
 		return err
 	}
@@ -208,7 +200,7 @@ func (c *comparison) filesIn(d *Difference, a, b io.ReaderAt, sizeA, sizeB int64
 		d.Note = "vmctl reads the files of ext4 and FAT alone"
 		return nil
 	}
-	d.Changes = append(d.Changes, changes(treeA.facts(), treeB.facts())...)
+	d.Changes = append(d.Changes, changes(treeA.Facts(), treeB.Facts())...)
 	found, err := compareTrees(c.ctx, treeA, treeB, c.limit)
 	if err != nil {
 		return err
@@ -257,22 +249,22 @@ func (c *comparison) packages() ([]Package, error) {
 
 // installed is the packages of a disk: those of the first dpkg that it has.
 func (c *comparison) installed(side int) ([]debian.Package, error) {
-	for _, p := range c.tables[side].partitions {
-		t, _, err := openTree(io.NewSectionReader(c.disks[side], p.Start, p.Size), p.Size)
+	for _, p := range c.tables[side].Partitions {
+		t, _, err := rawdisk.Open(io.NewSectionReader(c.disks[side], p.Start, p.Size), p.Size)
 		if err != nil || t == nil {
 			continue // which was said where the partitions are compared
 		}
 		for _, name := range statusPaths {
-			n, err := find(t, name)
-			if err != nil || n == nil || !n.regular || n.size > largestStatus {
+			n, err := rawdisk.Find(t, name)
+			if err != nil || n == nil || !n.IsRegular() || n.Size > largestStatus {
 				continue
 			}
-			content, err := n.content()
+			content, err := n.Content()
 			if err != nil {
 				return nil, err
 			}
-			status := make([]byte, n.size)
-			if err := readAll(content, status, 0); err != nil {
+			status := make([]byte, n.Size)
+			if err := rawdisk.ReadAll(content, status, 0); err != nil {
 				return nil, err
 			}
 			return debian.InStatus(status), nil
@@ -305,7 +297,7 @@ func differing(ctx context.Context, a, b *os.File, size int64) (spans []span, er
 		end = min(size, max(end, at+grain))
 		for at < end {
 			partA, partB := bufferA[:min(int64(len(bufferA)), end-at)], bufferB[:min(int64(len(bufferB)), end-at)]
-			if err := errors.Join(ctx.Err(), readAll(a, partA, at), readAll(b, partB, at)); err != nil {
+			if err := errors.Join(ctx.Err(), rawdisk.ReadAll(a, partA, at), rawdisk.ReadAll(b, partB, at)); err != nil {
 				return nil, err
 			}
 			if !bytes.Equal(partA, partB) {

@@ -12,12 +12,8 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"github.com/btw-img/btw-img/orchestrator/fail"
-	"github.com/btw-img/btw-img/orchestrator/filesystem"
+	"github.com/btw-img/btw-img/orchestrator/rawdisk"
 )
-
-// fact is one thing that is known of another: those of two that are alike are the same.
-type fact struct{ what, is string }
 
 // Change is a fact that differs.
 type Change struct {
@@ -26,7 +22,7 @@ type Change struct {
 	B    string `json:"b"`
 }
 
-func changes(a, b []fact) []Change {
+func changes(a, b []rawdisk.Fact) []Change {
 	var all []Change
 	add := func(what string) {
 		in, other := value(a, what), value(b, what)
@@ -35,85 +31,18 @@ func changes(a, b []fact) []Change {
 		}
 	}
 	for _, f := range append(slices.Clone(a), b...) {
-		add(f.what)
+		add(f.What)
 	}
 	return all
 }
 
-func value(facts []fact, what string) string {
+func value(facts []rawdisk.Fact, what string) string {
 	for _, f := range facts {
-		if f.what == what {
-			return f.is
+		if f.What == what {
+			return f.Is
 		}
 	}
 	return "none"
-}
-
-// node is a file, a folder or whatever else has a name.
-type node struct {
-	number          uint64 // of the inode; 0 where there is no such thing
-	links           int
-	folder, regular bool
-	size            int64
-	facts           []fact
-	content         func() (io.ReaderAt, error) // of files and folders
-}
-
-// tree is a file system that can be read.
-type tree interface {
-	kind() string
-	facts() []fact // of the file system itself
-	root() (*node, error)
-	list(folder *node) (map[string]*node, error)
-}
-
-func damaged(format string, args ...any) error {
-	return fail.New(fail.Usage, "", "check it with fsck, or get the image again", "damaged: "+format, args...)
-}
-
-// unreadable is of what vmctl does not read; as with what is damaged, its bytes are
-// compared instead.
-func unreadable(format string, args ...any) error {
-	return fail.New(fail.Usage, "", "", format, args...)
-}
-
-const headSize = 0x10048 // bytes that tell what is in a partition
-
-// openTree opens what is in a partition. It gives the name of what it finds, also where
-// that has no files, or none that can be read (nil).
-func openTree(disk io.ReaderAt, size int64) (tree, string, error) {
-	head := make([]byte, headSize)
-	if n, err := disk.ReadAt(head, 0); err != nil && err != io.EOF {
-		return nil, "", err
-	} else if n < 4096 {
-		return nil, "", nil
-	}
-	switch {
-	case isExt4(head):
-		opened, err := openExt4(disk, size, head)
-		if err != nil {
-			return nil, filesystem.Ext4, err
-		}
-		return opened, filesystem.Ext4, nil
-	case isFAT(head):
-		opened, err := openFAT(disk, size, head)
-		if err != nil {
-			return nil, filesystem.VFAT, err
-		}
-		return opened, filesystem.VFAT, nil
-	}
-	for _, known := range []struct {
-		name, magic string
-		at          int
-	}{
-		{filesystem.XFS, "XFSB", 0}, {filesystem.Btrfs, "_BHRfS_M", 0x10040}, {filesystem.Swap, "SWAPSPACE2", 4086},
-		{"squashfs", "hsqs", 0}, {"LUKS", "LUKS\xba\xbe", 0}, {"LVM", "LVM2 001", 536},
-	} {
-		if bytes.HasPrefix(head[known.at:], []byte(known.magic)) {
-			return nil, known.name, nil
-		}
-	}
-	return nil, "", nil
 }
 
 // File is a name whose file differs.
@@ -132,21 +61,15 @@ type Content struct {
 	B      string `json:"b"`
 }
 
-const (
-	mostFiles   = 10_000_000
-	deepestPath = 512
-)
-
 // walker goes through two trees side by side.
 type walker struct {
-	ctx     context.Context
-	a, b    tree
-	limit   int // of the differences that are kept; 0 for none
-	files   []File
-	count   int // of the differences
-	met     int
-	names   [2]map[uint64]string // the first names of files that have several
-	folders [2]map[uint64]bool
+	ctx    context.Context
+	a, b   rawdisk.Tree
+	limit  int // of the differences that are kept; 0 for none
+	files  []File
+	count  int // of the differences
+	bounds [2]rawdisk.Bounds
+	names  [2]map[uint64]string // the first names of files that have several
 }
 
 func (w *walker) add(f File) {
@@ -155,13 +78,13 @@ func (w *walker) add(f File) {
 	}
 }
 
-func compareTrees(ctx context.Context, a, b tree, limit int) (*walker, error) {
+func compareTrees(ctx context.Context, a, b rawdisk.Tree, limit int) (*walker, error) {
 	w := &walker{ctx: ctx, a: a, b: b, limit: limit}
 	for side := range w.names {
-		w.names[side], w.folders[side] = map[uint64]string{}, map[uint64]bool{}
+		w.names[side] = map[uint64]string{}
 	}
-	rootA, errA := a.root()
-	rootB, errB := b.root()
+	rootA, errA := a.Root()
+	rootB, errB := b.Root()
 	if err := errors.Join(errA, errB); err != nil {
 		return w, err
 	}
@@ -169,12 +92,12 @@ func compareTrees(ctx context.Context, a, b tree, limit int) (*walker, error) {
 }
 
 // both compares what has the same name on both sides.
-func (w *walker) both(name string, a, b *node) error {
+func (w *walker) both(name string, a, b *rawdisk.Node) error {
 	if err := w.meet(name, a, b); err != nil {
 		return err
 	}
 	found := File{Path: name, Changes: changes(w.described(0, name, a), w.described(1, name, b))}
-	if a.regular && b.regular {
+	if a.IsRegular() && b.IsRegular() {
 		var err error
 		if found.Content, err = w.contents(a, b); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
@@ -184,46 +107,42 @@ func (w *walker) both(name string, a, b *node) error {
 		w.add(found)
 	}
 	switch {
-	case a.folder && b.folder:
+	case a.IsFolder() && b.IsFolder():
 		return w.folder(name, a, b)
-	case a.folder:
+	case a.IsFolder():
 		return w.below(0, name, a)
-	case b.folder:
+	case b.IsFolder():
 		return w.below(1, name, b)
 	}
 	return nil
 }
 
-// meet keeps count: a damaged file system may have no end.
-func (w *walker) meet(name string, nodes ...*node) error {
-	if w.met++; w.met > mostFiles || strings.Count(name, "/") > deepestPath {
-		return damaged("it has more than %d files, or folders more than %d deep", mostFiles, deepestPath)
-	}
+// meet keeps count of the nodes of both sides, nil for none.
+func (w *walker) meet(name string, nodes ...*rawdisk.Node) error {
 	for side, n := range nodes {
-		if n == nil || !n.folder || n.number == 0 {
+		if n == nil {
 			continue
 		}
-		if w.folders[side][n.number] {
-			return damaged("folder %d has two names", n.number)
+		if err := w.bounds[side].Meet(name, n); err != nil {
+			return err
 		}
-		w.folders[side][n.number] = true
 	}
 	return w.ctx.Err()
 }
 
-func (w *walker) described(side int, name string, n *node) []fact {
-	if n.folder || n.links < 2 {
-		return n.facts
+func (w *walker) described(side int, name string, n *rawdisk.Node) []rawdisk.Fact {
+	if n.IsFolder() || n.Links < 2 {
+		return n.Facts
 	}
-	if _, met := w.names[side][n.number]; !met {
-		w.names[side][n.number] = name
+	if _, met := w.names[side][n.Number]; !met {
+		w.names[side][n.Number] = name
 	}
-	return append(slices.Clone(n.facts), fact{"same file as", w.names[side][n.number]})
+	return append(slices.Clone(n.Facts), rawdisk.Fact{What: "same file as", Is: w.names[side][n.Number]})
 }
 
-func (w *walker) folder(name string, a, b *node) error {
-	inA, errA := w.a.list(a)
-	inB, errB := w.b.list(b)
+func (w *walker) folder(name string, a, b *rawdisk.Node) error {
+	inA, errA := w.a.List(a)
+	inB, errB := w.b.List(b)
 	if err := errors.Join(errA, errB); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
@@ -252,21 +171,21 @@ func (w *walker) folder(name string, a, b *node) error {
 }
 
 // alone is for what one side has and the other lacks, with all that is in it.
-func (w *walker) alone(side int, name string, n *node) error {
-	nodes := make([]*node, 2)
+func (w *walker) alone(side int, name string, n *rawdisk.Node) error {
+	nodes := make([]*rawdisk.Node, 2)
 	nodes[side] = n
 	if err := w.meet(name, nodes...); err != nil {
 		return err
 	}
 	w.add(File{Path: name, Only: sides[side]})
-	if n.folder {
+	if n.IsFolder() {
 		return w.below(side, name, n)
 	}
 	return nil
 }
 
-func (w *walker) below(side int, name string, n *node) error {
-	entries, err := []tree{w.a, w.b}[side].list(n)
+func (w *walker) below(side int, name string, n *rawdisk.Node) error {
+	entries, err := []rawdisk.Tree{w.a, w.b}[side].List(n)
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
@@ -278,20 +197,20 @@ func (w *walker) below(side int, name string, n *node) error {
 	return nil
 }
 
-func (w *walker) contents(a, b *node) (*Content, error) {
-	if a.size == 0 && b.size == 0 {
+func (w *walker) contents(a, b *rawdisk.Node) (*Content, error) {
+	if a.Size == 0 && b.Size == 0 {
 		return nil, nil
 	}
-	inA, errA := a.content()
-	inB, errB := b.content()
+	inA, errA := a.Content()
+	inB, errB := b.Content()
 	if err := errors.Join(errA, errB); err != nil {
 		return nil, err
 	}
-	offset, err := firstDifference(w.ctx, inA, inB, a.size, b.size)
+	offset, err := firstDifference(w.ctx, inA, inB, a.Size, b.Size)
 	if err != nil || offset < 0 {
 		return nil, err
 	}
-	return around(inA, inB, a.size, b.size, offset)
+	return around(inA, inB, a.Size, b.Size, offset)
 }
 
 const chunk = 256 << 10 // bytes that are read at once
@@ -302,7 +221,7 @@ func firstDifference(ctx context.Context, a, b io.ReaderAt, sizeA, sizeB int64) 
 	bufferA, bufferB := make([]byte, min(chunk, same)), make([]byte, min(chunk, same))
 	for at := int64(0); at < same; at += chunk {
 		partA, partB := bufferA[:min(chunk, same-at)], bufferB[:min(chunk, same-at)]
-		if err := errors.Join(ctx.Err(), readAll(a, partA, at), readAll(b, partB, at)); err != nil {
+		if err := errors.Join(ctx.Err(), rawdisk.ReadAll(a, partA, at), rawdisk.ReadAll(b, partB, at)); err != nil {
 			return -1, err
 		}
 		if !bytes.Equal(partA, partB) {
@@ -324,17 +243,6 @@ func unequal(a, b []byte) int {
 	return len(a)
 }
 
-func readAll(r io.ReaderAt, into []byte, at int64) error {
-	n, err := r.ReadAt(into, at)
-	if n == len(into) {
-		return nil
-	}
-	if err == io.EOF || err == nil {
-		return damaged("it is cut off")
-	}
-	return err
-}
-
 const (
 	shownBytes = 16
 	shownLine  = 120     // bytes
@@ -346,7 +254,7 @@ func around(a, b io.ReaderAt, sizeA, sizeB, offset int64) (*Content, error) {
 	c := &Content{Offset: offset}
 	before := make([]byte, min(offset, countLines))
 	if offset <= countLines {
-		if err := readAll(a, before, 0); err != nil {
+		if err := rawdisk.ReadAll(a, before, 0); err != nil {
 			return nil, err
 		}
 	}
@@ -357,7 +265,7 @@ func around(a, b io.ReaderAt, sizeA, sizeB, offset int64) (*Content, error) {
 		size int64
 	}{{a, sizeA}, {b, sizeB}} {
 		shown[side] = make([]byte, min(of.size-offset, shownLine))
-		if err := readAll(of.r, shown[side], offset); err != nil {
+		if err := rawdisk.ReadAll(of.r, shown[side], offset); err != nil {
 			return nil, err
 		}
 	}
@@ -385,18 +293,4 @@ func isText(b []byte) bool {
 		i += size
 	}
 	return true
-}
-
-// find is the file of that name, nil where there is none. Links are not followed.
-func find(t tree, name string) (*node, error) {
-	n, err := t.root()
-	for part := range strings.SplitSeq(name, "/") {
-		if err != nil || n == nil || !n.folder {
-			return nil, err
-		}
-		var entries map[string]*node
-		entries, err = t.list(n)
-		n = entries[part]
-	}
-	return n, err
 }

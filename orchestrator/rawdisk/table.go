@@ -1,4 +1,4 @@
-package diff
+package rawdisk
 
 import (
 	"bytes"
@@ -24,29 +24,43 @@ type Partition struct {
 	Size       int64  `json:"size"`  // bytes
 }
 
-func (p Partition) facts() []fact {
-	return []fact{
+// Facts is what is known of it.
+func (p Partition) Facts() []Fact {
+	return []Fact{
 		{"type", p.Type}, {"id", p.ID}, {"label", p.Label}, {"attributes", fmt.Sprintf("%#x", p.Attributes)},
 		{"start", fmt.Sprint(p.Start)}, {"size", fmt.Sprint(p.Size)},
 	}
 }
 
-// table is what a disk says of its partitions.
-type table struct {
-	kind, id   string
-	partitions []Partition
+// Table is what a disk says of its partitions.
+type Table struct {
+	Kind       string // gpt, mbr or none
+	ID         string
+	Partitions []Partition
 }
 
-func (t table) facts() []fact { return []fact{{"partition table", t.kind}, {"disk id", t.id}} }
+// Facts is what is known of it, less its partitions.
+func (t Table) Facts() []Fact { return []Fact{{"partition table", t.Kind}, {"disk id", t.ID}} }
+
+// Numbered is the partition with that number, nil where there is none.
+func (t Table) Numbered(number int) *Partition {
+	for i := range t.Partitions {
+		if t.Partitions[i].Number == number {
+			return &t.Partitions[i]
+		}
+	}
+	return nil
+}
 
 const (
-	mostPartitions = 1 << 10
+	// MostPartitions is how many a table may have.
+	MostPartitions = 1 << 10
 	protective     = 0xee // type in an MBR that stands for a GPT
 )
 
-// readTable reads a GPT (UEFI specification 2.10, chapter 5), else an MBR. What it says
+// ReadTable reads a GPT (UEFI specification 2.10, chapter 5), else an MBR. What it says
 // is checked against the size of the disk.
-func readTable(disk io.ReaderAt, size int64) (table, error) {
+func ReadTable(disk io.ReaderAt, size int64) (Table, error) {
 	head := make([]byte, 2*sector)
 	if n, err := disk.ReadAt(head, 0); err != nil && err != io.EOF || n < sector {
 		return whole(size), ignoreEnd(err)
@@ -60,8 +74,8 @@ func readTable(disk io.ReaderAt, size int64) (table, error) {
 	return readMBR(disk, size, head)
 }
 
-func whole(size int64) table {
-	return table{kind: "none", partitions: []Partition{{Size: size}}}
+func whole(size int64) Table {
+	return Table{Kind: "none", Partitions: []Partition{{Size: size}}}
 }
 
 func ignoreEnd(err error) error {
@@ -71,15 +85,15 @@ func ignoreEnd(err error) error {
 	return err
 }
 
-func readGPT(disk io.ReaderAt, size int64, header []byte) (table, error) {
-	t := table{kind: "gpt", id: guid(header[56:])}
+func readGPT(disk io.ReaderAt, size int64, header []byte) (Table, error) {
+	t := Table{Kind: "gpt", ID: guid(header[56:])}
 	at, count, entry := little64(header[72:]), little32(header[80:]), little32(header[84:])
-	if count > mostPartitions || entry < 128 || entry > 4096 || at > uint64(size)/sector {
-		return t, damaged("its GPT holds %d entries of %d bytes", count, entry)
+	if count > MostPartitions || entry < 128 || entry > 4096 || at > uint64(size)/sector {
+		return t, Damaged("its GPT holds %d entries of %d bytes", count, entry)
 	}
 	entries := make([]byte, count*entry)
 	if _, err := disk.ReadAt(entries, int64(at)*sector); err != nil {
-		return t, damaged("its GPT is cut off")
+		return t, Damaged("its GPT is cut off")
 	}
 	for i := range int(count) {
 		e := entries[i*int(entry):][:entry]
@@ -88,9 +102,9 @@ func readGPT(disk io.ReaderAt, size int64, header []byte) (table, error) {
 			continue
 		}
 		if first > last || last >= uint64(size)/sector {
-			return t, damaged("partition %d lies outside of the disk", i+1)
+			return t, Damaged("partition %d lies outside of the disk", i+1)
 		}
-		t.partitions = append(t.partitions, Partition{
+		t.Partitions = append(t.Partitions, Partition{
 			Number: i + 1, Type: guid(e), ID: guid(e[16:]), Label: utf16Text(e[56:128]), Attributes: little64(e[48:]),
 			Start: int64(first) * sector, Size: int64(last-first+1) * sector,
 		})
@@ -100,8 +114,8 @@ func readGPT(disk io.ReaderAt, size int64, header []byte) (table, error) {
 
 // readMBR reads the four partitions and, from 5 on, the chain of those in an extended
 // one.
-func readMBR(disk io.ReaderAt, size int64, head []byte) (table, error) {
-	t := table{kind: "mbr", id: fmt.Sprintf("%08x", little32(head[440:]))}
+func readMBR(disk io.ReaderAt, size int64, head []byte) (Table, error) {
+	t := Table{Kind: "mbr", ID: fmt.Sprintf("%08x", little32(head[440:]))}
 	extended := int64(-1)
 	for i := range 4 {
 		e := head[446+16*i:][:16]
@@ -110,25 +124,25 @@ func readMBR(disk io.ReaderAt, size int64, head []byte) (table, error) {
 		case e[4] == 0 || p.Size == 0:
 			continue
 		case p.Start+p.Size > size:
-			return t, damaged("partition %d lies outside of the disk", i+1)
+			return t, Damaged("partition %d lies outside of the disk", i+1)
 		case e[4] == 0x05 || e[4] == 0x0f || e[4] == 0x85:
 			extended = p.Start
 			continue
 		}
-		t.partitions = append(t.partitions, p)
+		t.Partitions = append(t.Partitions, p)
 	}
 	for number, at := 5, extended; at >= 0; number++ {
 		record := make([]byte, sector)
-		if _, err := disk.ReadAt(record, at); err != nil || number > mostPartitions {
-			return t, damaged("the chain of its logical partitions does not end")
+		if _, err := disk.ReadAt(record, at); err != nil || number > MostPartitions {
+			return t, Damaged("the chain of its logical partitions does not end")
 		}
 		e, next := record[446:462], record[462:478]
 		p := Partition{Number: number, Type: fmt.Sprintf("%02x", e[4]), Start: at + int64(little32(e[8:]))*sector, Size: int64(little32(e[12:])) * sector}
 		if p.Start+p.Size > size {
-			return t, damaged("partition %d lies outside of the disk", number)
+			return t, Damaged("partition %d lies outside of the disk", number)
 		}
 		if p.Size > 0 {
-			t.partitions = append(t.partitions, p)
+			t.Partitions = append(t.Partitions, p)
 		}
 		if at = -1; next[4] != 0 {
 			at = extended + int64(little32(next[8:]))*sector

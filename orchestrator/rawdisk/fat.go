@@ -1,10 +1,13 @@
-package diff
+package rawdisk
 
 import (
 	"fmt"
 	"io"
 	"slices"
 	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/btw-img/btw-img/orchestrator/filesystem"
 )
@@ -48,7 +51,7 @@ func openFAT(disk io.ReaderAt, size int64, head []byte) (*fat, error) {
 	f.data = f.rootAt + (f.rootSize+bytesPerSector-1)/bytesPerSector*bytesPerSector
 	length := sectors*bytesPerSector - f.data
 	if length < 0 || sectors*bytesPerSector > size || perTable*bytesPerSector > largestFAT {
-		return nil, damaged("its boot sector makes no sense")
+		return nil, Damaged("its boot sector makes no sense")
 	}
 	f.clusters = uint32(min(length/f.cluster, 0x0ffffff5))
 	switch {
@@ -64,18 +67,22 @@ func openFAT(disk io.ReaderAt, size int64, head []byte) (*fat, error) {
 	return f, err
 }
 
-func (f *fat) kind() string { return filesystem.VFAT }
-func (f *fat) facts() []fact {
-	return []fact{{"UUID", f.serial}, {"file system label", f.label}, {"FAT bits", fmt.Sprint(f.bits)}, {"cluster size", fmt.Sprint(f.cluster)}}
+func (f *fat) Kind() string { return filesystem.VFAT }
+func (f *fat) Facts() []Fact {
+	return []Fact{{"UUID", f.serial}, {"file system label", f.label}, {"FAT bits", fmt.Sprint(f.bits)}, {"cluster size", fmt.Sprint(f.cluster)}}
 }
 
-func (f *fat) root() (*node, error) {
-	n := &node{folder: true}
+// Root begins anew: from here on, no cluster may be met twice.
+func (f *fat) Root() (*Node, error) {
+	clear(f.seen)
+	n := &Node{Links: 1, Mode: unix.S_IFDIR | 0o755, ModTime: time.Unix(fatBegin, 0)}
 	if f.bits == 32 {
 		return n, f.place(n, f.rootCluster)
 	}
-	n.size = f.rootSize
-	n.content = func() (io.ReaderAt, error) { return io.NewSectionReader(f.disk, f.rootAt, f.rootSize), nil }
+	n.Size = f.rootSize
+	n.Content = func() (*Content, error) {
+		return &Content{disk: f.disk, size: f.rootSize, list: []stretch{{0, f.rootSize, f.rootAt}}}, nil
+	}
 	return n, nil
 }
 
@@ -83,7 +90,7 @@ func (f *fat) root() (*node, error) {
 func (f *fat) next(cluster uint32) (uint32, error) {
 	at, end := int64(cluster)*int64(f.bits)/8, uint32(1)<<min(f.bits, 28)-8
 	if at+4 > int64(len(f.entries)) && (f.bits == 32 || at+2 > int64(len(f.entries))) {
-		return 0, damaged("its table is cut off")
+		return 0, Damaged("its table is cut off")
 	}
 	next := uint32(little16(f.entries[at:]))
 	switch f.bits {
@@ -96,48 +103,48 @@ func (f *fat) next(cluster uint32) (uint32, error) {
 		return 0, nil
 	}
 	if next < 2 || next >= f.clusters+2 {
-		return 0, damaged("a chain of clusters is")
+		return 0, Damaged("a chain of clusters is")
 	}
 	return next, nil
 }
 
 // place finds the clusters of a file; a folder is as long as its chain. No cluster is
 // in two chains.
-func (f *fat) place(n *node, first uint32) error {
-	s := stretches{disk: f.disk}
+func (f *fat) place(n *Node, first uint32) error {
+	s := &Content{disk: f.disk}
 	for cluster := first; cluster != 0; {
 		if cluster < 2 || cluster >= f.clusters+2 || f.seen[cluster] {
-			return damaged("a chain of clusters is")
+			return Damaged("a chain of clusters is")
 		}
 		f.seen[cluster] = true
-		s.list = append(s.list, extent{s.size, f.cluster, f.data + int64(cluster-2)*f.cluster})
+		s.list = append(s.list, stretch{s.size, f.cluster, f.data + int64(cluster-2)*f.cluster})
 		s.size += f.cluster
 		var err error
 		if cluster, err = f.next(cluster); err != nil {
 			return err
 		}
 	}
-	if n.folder {
-		n.size = s.size
-	} else if n.size > s.size {
-		return damaged("a file is shorter than is said")
+	if n.IsFolder() {
+		n.Size = s.size
+	} else if n.Size > s.size {
+		return Damaged("a file is shorter than is said")
 	}
-	s.size = n.size
-	n.content = func() (io.ReaderAt, error) { return s, nil }
+	s.size = n.Size
+	n.Content = func() (*Content, error) { return s, nil }
 	return nil
 }
 
-func (f *fat) list(folder *node) (map[string]*node, error) {
-	content, err := folder.content()
-	if err != nil || folder.size > largestFolder {
+func (f *fat) List(folder *Node) (map[string]*Node, error) {
+	content, err := folder.Content()
+	if err != nil || folder.Size > largestFolder {
 		return nil, err
 	}
-	raw := make([]byte, folder.size)
+	raw := make([]byte, folder.Size)
 	if _, err := content.ReadAt(raw, 0); err != nil && err != io.EOF {
 		return nil, err
 	}
 	const volume, long = 0x08, 0x0f
-	found, name := map[string]*node{}, ""
+	found, name := map[string]*Node{}, ""
 	for ; len(raw) >= 32 && raw[0] != 0; raw = raw[32:] {
 		entry := raw[:32]
 		switch attributes := entry[11]; {
@@ -162,24 +169,27 @@ func (f *fat) list(folder *node) (map[string]*node, error) {
 	return found, nil
 }
 
-func (f *fat) node(entry []byte) (*node, error) {
+func (f *fat) node(entry []byte) (*Node, error) {
 	const folder = 0x10
-	n := &node{folder: entry[11]&folder != 0, size: int64(little32(entry[28:])), links: 1}
-	n.regular = !n.folder
-	kind := "folder"
-	if n.regular {
-		kind = "file"
+	n := &Node{Size: int64(little32(entry[28:])), Links: 1, Mode: unix.S_IFREG | 0o644}
+	if entry[11]&folder != 0 {
+		n.Mode = unix.S_IFDIR | 0o755
 	}
-	date, clock := little16(entry[24:]), little16(entry[22:])
-	n.facts = []fact{
+	kind := fileType(n.Mode)
+	date, clock := int(little16(entry[24:])), int(little16(entry[22:]))
+	n.ModTime = time.Date(1980+date>>9, time.Month(max(1, date>>5&15)), max(1, date&31), clock>>11, clock>>5&63, clock&31*2, 0, time.UTC)
+	n.Facts = []Fact{
 		{"type", kind}, {"attributes", fmt.Sprintf("%#02x", entry[11])},
 		{"mtime", fmt.Sprintf("%04d-%02d-%02d %02d:%02d:%02d", 1980+date>>9, date>>5&15, date&31, clock>>11, clock>>5&63, clock&31*2)},
 	}
-	if n.regular {
-		n.facts = append(n.facts, fact{"size", fmt.Sprint(n.size)})
+	if n.IsRegular() {
+		n.Facts = append(n.Facts, Fact{"size", fmt.Sprint(n.Size)})
 	}
 	return n, f.place(n, uint32(little16(entry[26:]))|uint32(little16(entry[20:]))<<16)
 }
+
+// fatBegin is when FAT's calendar begins, in seconds.
+const fatBegin = 315532800
 
 // shortName is a name of eight characters and three. Windows keeps in entry[12] which
 // of the two parts are in lower case.

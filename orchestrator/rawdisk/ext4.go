@@ -1,11 +1,14 @@
-package diff
+package rawdisk
 
 import (
 	"cmp"
+	"encoding/binary"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -52,7 +55,7 @@ func openExt4(disk io.ReaderAt, size int64, head []byte) (*ext4, error) {
 	s := head[ext4Superblock:]
 	shift := little32(s[0x18:])
 	if shift > 6 {
-		return nil, damaged("its blocks are of an impossible size")
+		return nil, Damaged("its blocks are of an impossible size")
 	}
 	e := &ext4{
 		disk: disk, size: size, block: 1024 << shift, inodeSize: 128, descriptor: 32,
@@ -70,31 +73,31 @@ func openExt4(disk io.ReaderAt, size int64, head []byte) (*ext4, error) {
 		return nil, unreadable("it has features (%#x) that vmctl does not read", odd)
 	}
 	if e.inodesPerGroup == 0 || e.inodeSize < 128 || e.inodeSize > e.block || e.descriptor < 32 || e.descriptor > e.block || e.firstBlock > 1 {
-		return nil, damaged("its superblock makes no sense")
+		return nil, Damaged("its superblock makes no sense")
 	}
 	groups := (e.inodes + e.inodesPerGroup - 1) / e.inodesPerGroup
 	length, at := groups*e.descriptor, (e.firstBlock+1)*e.block
 	if at+length > size {
-		return nil, damaged("its group descriptors lie outside of it")
+		return nil, Damaged("its group descriptors lie outside of it")
 	}
 	e.descriptors = make([]byte, length)
 	_, err := disk.ReadAt(e.descriptors, at)
 	return e, err
 }
 
-func (e *ext4) kind() string { return filesystem.Ext4 }
-func (e *ext4) facts() []fact {
-	return []fact{
+func (e *ext4) Kind() string { return filesystem.Ext4 }
+func (e *ext4) Facts() []Fact {
+	return []Fact{
 		{"UUID", e.uuid}, {"file system label", e.label}, {"block size", fmt.Sprint(e.block)},
 		{"features", fmt.Sprintf("%#x %#x %#x", e.compatible, e.incompatible&^ext4Recover, e.readOnly)},
 	}
 }
-func (e *ext4) root() (*node, error) { return e.node(ext4Root) }
+func (e *ext4) Root() (*Node, error) { return e.node(ext4Root) }
 
 // node reads an inode.
-func (e *ext4) node(number int64) (*node, error) {
+func (e *ext4) node(number int64) (*Node, error) {
 	if number < 1 || number > e.inodes {
-		return nil, damaged("a name leads to inode %d, which it does not have", number)
+		return nil, Damaged("a name leads to inode %d, which it does not have", number)
 	}
 	group, index := (number-1)/e.inodesPerGroup, (number-1)%e.inodesPerGroup
 	d := e.descriptors[group*e.descriptor:][:e.descriptor]
@@ -107,67 +110,70 @@ func (e *ext4) node(number int64) (*node, error) {
 		return nil, err
 	}
 	mode := uint32(little16(raw))
-	n := &node{
-		number: uint64(number), links: int(little16(raw[0x1a:])), folder: mode&unix.S_IFMT == unix.S_IFDIR, regular: mode&unix.S_IFMT == unix.S_IFREG,
-		size: int64(little32(raw[4:])) | int64(little32(raw[0x6c:]))<<32,
+	n := &Node{
+		Number: uint64(number), Links: int(little16(raw[0x1a:])), Mode: mode,
+		Size: int64(little32(raw[4:])) | int64(little32(raw[0x6c:]))<<32,
+		UID:  uint32(little16(raw[2:])) | uint32(little16(raw[0x78:]))<<16,
+		GID:  uint32(little16(raw[0x18:])) | uint32(little16(raw[0x7a:]))<<16,
 	}
-	if n.size < 0 {
-		return nil, damaged("inode %d has an impossible size", number)
+	if n.Size < 0 {
+		return nil, Damaged("inode %d has an impossible size", number)
 	}
-	uid, gid := uint32(little16(raw[2:]))|uint32(little16(raw[0x78:]))<<16, uint32(little16(raw[0x18:]))|uint32(little16(raw[0x7a:]))<<16
 	seconds, nanoseconds := int64(int32(little32(raw[0x10:]))), uint32(0)
 	if e.inodeSize >= 0x8c && little16(raw[0x80:]) >= 0x8c-0x80 {
 		extra := little32(raw[0x88:])
 		seconds, nanoseconds = seconds+int64(extra&3)<<32, extra>>2
 	}
-	n.facts = []fact{
+	n.ModTime = time.Unix(seconds, int64(nanoseconds))
+	n.Facts = []Fact{
 		{"type", fileType(mode)}, {"mode", fmt.Sprintf("%04o", mode&^unix.S_IFMT)},
-		{"owner", fmt.Sprintf("%d:%d", uid, gid)}, {"mtime", fmt.Sprintf("%d.%09d", seconds, nanoseconds)},
+		{"owner", fmt.Sprintf("%d:%d", n.UID, n.GID)}, {"mtime", fmt.Sprintf("%d.%09d", seconds, nanoseconds)},
 	}
 	return n, e.special(n, raw, mode)
 }
 
 // special adds what depends on the kind of file, and its attributes.
-func (e *ext4) special(n *node, raw []byte, mode uint32) error {
+func (e *ext4) special(n *Node, raw []byte, mode uint32) error {
 	switch kind := mode & unix.S_IFMT; {
 	case little32(raw[0x20:])&(ext4Encrypted|ext4Inline) != 0:
-		return unreadable("inode %d is encrypted or inline", n.number)
-	case n.regular, n.folder:
-		n.content = func() (io.ReaderAt, error) { return e.extents(raw, n.size) }
-		if n.regular {
-			n.facts = append(n.facts, fact{"size", fmt.Sprint(n.size)})
+		return unreadable("inode %d is encrypted or inline", n.Number)
+	case n.IsRegular(), n.IsFolder():
+		n.Content = func() (*Content, error) { return e.extents(raw, n.Size) }
+		if n.IsRegular() {
+			n.Facts = append(n.Facts, Fact{"size", fmt.Sprint(n.Size)})
 		}
 	case kind == unix.S_IFLNK:
-		target := raw[0x28:][:min(n.size, 60)]
-		if n.size >= 60 {
-			content, err := e.extents(raw, n.size)
-			if target = make([]byte, min(n.size, e.block)); err == nil {
+		target := raw[0x28:][:min(n.Size, 60)]
+		if n.Size >= 60 {
+			content, err := e.extents(raw, n.Size)
+			if target = make([]byte, min(n.Size, e.block)); err == nil {
 				_, err = content.ReadAt(target, 0)
 			}
 			if err != nil {
 				return err
 			}
 		}
-		n.facts = append(n.facts, fact{"target", string(target)})
+		n.Target = string(target)
+		n.Facts = append(n.Facts, Fact{"target", n.Target})
 	case kind == unix.S_IFCHR || kind == unix.S_IFBLK:
 		number := little32(raw[0x28:]) // eight bits each, as of old
-		major, minor := number>>8&0xff, number&0xff
+		n.Major, n.Minor = number>>8&0xff, number&0xff
 		if number == 0 {
 			number = little32(raw[0x2c:])
-			major, minor = number>>8&0xfff, number&0xff|number>>12&0xfff00
+			n.Major, n.Minor = number>>8&0xfff, number&0xff|number>>12&0xfff00
 		}
-		n.facts = append(n.facts, fact{"device", fmt.Sprintf("%d:%d", major, minor)})
+		n.Facts = append(n.Facts, Fact{"device", fmt.Sprintf("%d:%d", n.Major, n.Minor)})
 	}
 	return e.attributes(n, raw)
 }
 
 // attributes reads those in the inode and those in a block of their own.
-func (e *ext4) attributes(n *node, raw []byte) error {
-	var found []fact
+func (e *ext4) attributes(n *Node, raw []byte) error {
+	n.Attributes = map[string]string{}
 	if e.inodeSize > 0x82 {
 		at := 128 + int64(little16(raw[0x80:]))
 		if at+4 <= e.inodeSize && little32(raw[at:]) == ext4AttributeMagic {
-			found = append(found, ext4Attributes(raw[at+4:], raw[at+4:])...)
+			ext4Attributes(raw[at+4:], raw[at+4:], n.Attributes)
 		}
 	}
 	if block := int64(little32(raw[0x68:])) | int64(little16(raw[0x76:]))<<32; block != 0 {
@@ -176,53 +182,75 @@ func (e *ext4) attributes(n *node, raw []byte) error {
 			return err
 		}
 		if little32(content) != ext4AttributeMagic {
-			return damaged("the attributes of inode %d are none", n.number)
+			return Damaged("the attributes of inode %d are none", n.Number)
 		}
-		found = append(found, ext4Attributes(content[32:], content)...)
+		ext4Attributes(content[32:], content, n.Attributes)
 	}
-	slices.SortFunc(found, func(a, b fact) int { return cmp.Compare(a.what, b.what) })
-	n.facts = append(n.facts, found...)
+	for _, name := range slices.Sorted(maps.Keys(n.Attributes)) {
+		n.Facts = append(n.Facts, Fact{"attribute " + name, fmt.Sprintf("%q", n.Attributes[name])})
+		if strings.HasPrefix(name, ext4ACL) {
+			n.Attributes[name] = accessList([]byte(n.Attributes[name]))
+		}
+	}
 	return nil
 }
 
 // ext4Attributes reads a list of attributes, whose values lie at offsets into values.
-func ext4Attributes(list, values []byte) (found []fact) {
-	prefixes := map[byte]string{1: "user.", 2: "system.posix_acl_access", 3: "system.posix_acl_default", 4: "trusted.", 6: "security.", 7: "system."}
+func ext4Attributes(list, values []byte, found map[string]string) {
+	prefixes := map[byte]string{1: "user.", 2: ext4ACL + "access", 3: ext4ACL + "default", 4: "trusted.", 6: "security.", 7: "system."}
 	for len(list) >= 16 && little32(list) != 0 {
 		length, offset, size := int(list[0]), int(little16(list[2:])), int(little32(list[8:]))
 		if 16+length > len(list) || size < 0 || offset+size > len(values) {
-			return found
+			return
 		}
-		name := prefixes[list[1]] + string(list[16:16+length])
-		found = append(found, fact{"attribute " + name, fmt.Sprintf("%q", values[offset:offset+size])})
+		found[prefixes[list[1]]+string(list[16:16+length])] = string(values[offset : offset+size])
 		list = list[min(len(list), (16+length+3)&^3):]
 	}
-	return found
+}
+
+// ext4ACL is how the names of access lists begin.
+const ext4ACL = "system.posix_acl_"
+
+// accessList is an access list as getxattr(2) gives it (linux/posix_acl_xattr.h) of one as
+// ext4 keeps it, which leaves out the identifiers of those who have none.
+func accessList(stored []byte) string {
+	const version, user, group, nobody = 2, 0x02, 0x08, ^uint32(0)
+	list := binary.LittleEndian.AppendUint32(nil, version)
+	for stored = stored[min(4, len(stored)):]; len(stored) >= 4; {
+		tag, id := little16(stored), nobody
+		list = append(list, stored[:4]...)
+		stored = stored[4:]
+		if (tag == user || tag == group) && len(stored) >= 4 {
+			id, stored = little32(stored), stored[4:]
+		}
+		list = binary.LittleEndian.AppendUint32(list, id)
+	}
+	return string(list)
 }
 
 // read reads from a block on.
 func (e *ext4) read(into []byte, block, offset int64) error {
 	if block <= 0 || block > e.size/e.block || block*e.block+offset+int64(len(into)) > e.size {
-		return damaged("block %d lies outside of it", block)
+		return Damaged("block %d lies outside of it", block)
 	}
 	_, err := e.disk.ReadAt(into, block*e.block+offset)
 	return err
 }
 
-// list is the names in a folder.
-func (e *ext4) list(n *node) (map[string]*node, error) {
-	if n.size > largestFolder {
-		return nil, damaged("a folder is larger than %d bytes", largestFolder)
+// List is the names in a folder.
+func (e *ext4) List(n *Node) (map[string]*Node, error) {
+	if n.Size > largestFolder {
+		return nil, Damaged("a folder is larger than %d bytes", largestFolder)
 	}
-	content, err := n.content()
+	content, err := n.Content()
 	if err != nil {
 		return nil, err
 	}
-	raw := make([]byte, n.size)
+	raw := make([]byte, n.Size)
 	if _, err := content.ReadAt(raw, 0); err != nil && err != io.EOF {
 		return nil, err
 	}
-	found := map[string]*node{}
+	found := map[string]*Node{}
 	for len(raw) >= int(e.block) {
 		block := raw[:e.block]
 		raw = raw[e.block:]
@@ -232,7 +260,7 @@ func (e *ext4) list(n *node) (map[string]*node, error) {
 				step = 64 << 10
 			}
 			if step < 8 || step > len(block) || 8+length > step {
-				return nil, damaged("the folder of inode %d is", n.number)
+				return nil, Damaged("the folder of inode %d is", n.Number)
 			}
 			name := string(block[8 : 8+length])
 			block = block[step:]
@@ -240,7 +268,7 @@ func (e *ext4) list(n *node) (map[string]*node, error) {
 				continue
 			}
 			if strings.ContainsAny(name, "/\x00") {
-				return nil, damaged("the folder of inode %d has a name with a slash", n.number)
+				return nil, Damaged("the folder of inode %d has a name with a slash", n.Number)
 			}
 			if found[name], err = e.node(inode); err != nil {
 				return nil, err
@@ -250,58 +278,24 @@ func (e *ext4) list(n *node) (map[string]*node, error) {
 	return found, nil
 }
 
-// extent is a stretch of a file that lies in one place.
-type extent struct{ offset, size, at int64 }
-
-// stretches is the content of a file: what lies between its stretches is zeros.
-type stretches struct {
-	disk io.ReaderAt
-	size int64
-	list []extent
-}
-
-// ReadAt implements io.ReaderAt.
-func (s stretches) ReadAt(into []byte, offset int64) (int, error) {
-	if offset >= s.size {
-		return 0, io.EOF
-	}
-	want := into[:min(int64(len(into)), s.size-offset)]
-	clear(want)
-	end := offset + int64(len(want))
-	first, _ := slices.BinarySearchFunc(s.list, offset, func(x extent, at int64) int { return cmp.Compare(x.offset+x.size-1, at) })
-	for _, x := range s.list[first:] {
-		if x.offset >= end {
-			break
-		}
-		from, to := max(offset, x.offset), min(end, x.offset+x.size)
-		if _, err := s.disk.ReadAt(want[from-offset:to-offset], x.at+from-x.offset); err != nil {
-			return 0, err
-		}
-	}
-	if len(want) < len(into) {
-		return len(want), io.EOF
-	}
-	return len(want), nil
-}
-
 // extents finds where the content of an inode lies.
-func (e *ext4) extents(raw []byte, size int64) (io.ReaderAt, error) {
-	s := stretches{disk: e.disk, size: size}
+func (e *ext4) extents(raw []byte, size int64) (*Content, error) {
+	s := &Content{disk: e.disk, size: size}
 	if size > 0 && little32(raw[0x20:])&ext4UsesExtents == 0 {
 		return nil, unreadable("it has files without extents, as ext2 and ext3 have them")
 	}
 	if size > 0 {
-		if err := e.extentTree(raw[0x28:][:60], 6, &s); err != nil {
+		if err := e.extentTree(raw[0x28:][:60], 6, s); err != nil {
 			return nil, err
 		}
 	}
 	return s, nil
 }
 
-func (e *ext4) extentTree(list []byte, deepest int, s *stretches) error {
+func (e *ext4) extentTree(list []byte, deepest int, s *Content) error {
 	count, depth := int(little16(list[2:])), int(little16(list[6:]))
 	if little16(list) != ext4ExtentMagic || 12+12*count > len(list) || depth >= deepest {
-		return damaged("the extents of a file are")
+		return Damaged("the extents of a file are")
 	}
 	for i := range count {
 		x := list[12+12*i:][:12]
@@ -317,7 +311,7 @@ func (e *ext4) extentTree(list []byte, deepest int, s *stretches) error {
 		}
 		const longest = 1 << 15 // blocks; an extent that is said to be longer is not initialised
 		length, at := int64(little16(x[4:])), int64(little32(x[8:]))|int64(little16(x[6:]))<<32
-		found := extent{int64(little32(x)) * e.block, length * e.block, at * e.block}
+		found := stretch{int64(little32(x)) * e.block, length * e.block, at * e.block}
 		last := int64(0)
 		if n := len(s.list); n > 0 {
 			last = s.list[n-1].offset + s.list[n-1].size
@@ -326,7 +320,7 @@ func (e *ext4) extentTree(list []byte, deepest int, s *stretches) error {
 			continue
 		}
 		if length == 0 || found.offset < last || at > e.size/e.block || found.at+found.size > e.size {
-			return damaged("the extents of a file are")
+			return Damaged("the extents of a file are")
 		}
 		s.list = append(s.list, found)
 	}

@@ -1,0 +1,267 @@
+package rawdisk
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/filesystem"
+)
+
+// System is the tree of a machine's disk: its root file system, and in it the others of the
+// disk where /etc/fstab mounts them.
+type System struct {
+	Table  Table
+	mounts map[string]Tree // by path, "" for the root
+}
+
+// Entry is a node of a System.
+type Entry struct {
+	Path string // without a slash in front; "" for the root
+	*Node
+	volume Tree
+}
+
+const largestFstab = 1 << 20 // bytes
+
+// OpenSystem finds the root file system of a disk, and those that belong into it. A disk
+// without one, or whose files cannot be read, is wrong usage.
+func OpenSystem(disk io.ReaderAt, size int64) (*System, error) {
+	s := &System{mounts: map[string]Tree{}}
+	var err error
+	if s.Table, err = ReadTable(disk, size); err != nil {
+		return nil, err
+	}
+	volumes := make([]volume, len(s.Table.Partitions))
+	var fstab []byte
+	for i, p := range s.Table.Partitions {
+		v := &volumes[i]
+		v.Partition = p
+		v.tree, v.kind, v.problem = Open(io.NewSectionReader(disk, p.Start, p.Size), p.Size)
+		if s.mounts[""] != nil || v.tree == nil || v.tree.Kind() != filesystem.Ext4 {
+			continue
+		}
+		found, err := Find(v.tree, "etc/fstab")
+		if err != nil || found == nil || !found.IsRegular() || found.Size > largestFstab {
+			continue
+		}
+		if fstab, err = content(found); err != nil {
+			return nil, err
+		}
+		s.mounts[""] = v.tree
+	}
+	if s.mounts[""] == nil {
+		return nil, noRoot(volumes)
+	}
+	for line := range strings.Lines(string(fstab)) {
+		if err := s.mount(line, volumes); err != nil {
+			return nil, err
+		}
+	}
+	for _, tree := range s.mounts {
+		if e, ok := tree.(*ext4); ok && e.incompatible&ext4Recover != 0 {
+			return nil, fail.New(fail.Usage, "", "shut its machine down, or check it with fsck", "a file system was in use when the image was made")
+		}
+	}
+	return s, nil
+}
+
+// volume is what is in a partition.
+type volume struct {
+	Partition
+	tree    Tree   // nil where it cannot be read
+	kind    string // "" for unknown
+	problem error
+}
+
+func noRoot(volumes []volume) error {
+	const hint = "name a disk whose root file system is " + filesystem.Ext4
+	for _, v := range volumes {
+		if v.problem != nil {
+			return fail.New(fail.Usage, "", hint, "no root file system can be read in it: partition %d: %w", v.Number, v.problem)
+		}
+		if fs := filesystem.Named(v.kind); fs != nil && fs.HoldsTree() && v.tree == nil {
+			return fail.New(fail.Usage, "", hint, "vmctl does not read files of %s (partition %d)", v.kind, v.Number)
+		}
+	}
+	return fail.New(fail.Usage, "", hint, "there is no Linux root file system in it")
+}
+
+// mount obeys a line of /etc/fstab (fstab(5)) that is about this disk.
+func (s *System) mount(line string, volumes []volume) error {
+	fields := strings.Fields(line)
+	if len(fields) < 3 || strings.HasPrefix(fields[0], "#") {
+		return nil
+	}
+	at := strings.TrimPrefix(path.Clean(unescaped(fields[1])), "/")
+	if fs := filesystem.Named(fields[2]); fields[1] == "none" || at == "" || fs != nil && !fs.Mountable() {
+		return nil
+	}
+	for _, v := range volumes {
+		if !v.is(unescaped(fields[0])) {
+			continue
+		}
+		if v.problem != nil {
+			return fail.New(fail.Usage, "", "", "partition %d, of /%s: %w", v.Number, at, v.problem)
+		}
+		if v.tree == nil {
+			return fail.New(fail.Usage, "", "name a disk whose file systems are ext4 and FAT", "vmctl does not read files of %s (partition %d, of /%s)", v.kind, v.Number, at)
+		}
+		s.mounts[at] = v.tree
+		return nil
+	}
+	return nil // of another disk, or of none
+}
+
+// is says whether the first field of a line of fstab means the volume.
+func (v volume) is(source string) bool {
+	tag, value, _ := strings.Cut(source, "=")
+	value = strings.Trim(value, `"`)
+	if value == "" {
+		return false
+	}
+	fact := func(what string) string {
+		if v.tree == nil {
+			return ""
+		}
+		for _, f := range v.tree.Facts() {
+			if f.What == what {
+				return f.Is
+			}
+		}
+		return ""
+	}
+	switch tag {
+	case "UUID":
+		return strings.EqualFold(value, fact("UUID"))
+	case "LABEL":
+		return value == fact("file system label")
+	case "PARTUUID":
+		return strings.EqualFold(value, v.ID)
+	case "PARTLABEL":
+		return value == v.Label
+	}
+	return false
+}
+
+// unescaped is a field of fstab, in which spaces are octal.
+func unescaped(field string) string {
+	var out strings.Builder
+	for i := 0; i < len(field); i++ {
+		if field[i] == '\\' && i+3 < len(field) {
+			if code, err := strconv.ParseUint(field[i+1:i+4], 8, 8); err == nil {
+				out.WriteByte(byte(code))
+				i += 3
+				continue
+			}
+		}
+		out.WriteByte(field[i])
+	}
+	return out.String()
+}
+
+// Walk visits every file, a folder before what is in it and in the order of their names.
+// What tools of file systems keep in them (lost+found) is no part of the tree.
+func (s *System) Walk(ctx context.Context, visit func(Entry) error) error {
+	bounds := map[Tree]*Bounds{}
+	var walk func(e Entry) error
+	walk = func(e Entry) error {
+		if bounds[e.volume] == nil {
+			bounds[e.volume] = &Bounds{}
+		}
+		if err := bounds[e.volume].Meet(e.Path, e.Node); err != nil {
+			return err
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := visit(e); err != nil || !e.IsFolder() {
+			return err
+		}
+		names, err := e.volume.List(e.Node)
+		if err != nil {
+			return fmt.Errorf("%s: %w", e.Path, err)
+		}
+		top := s.mounts[e.Path] == e.volume
+		for _, name := range slices.Sorted(maps.Keys(names)) {
+			if top && name == "lost+found" && names[name].IsFolder() {
+				continue
+			}
+			below := Entry{path.Join(e.Path, name), names[name], e.volume}
+			if mounted := s.mounts[below.Path]; mounted != nil && names[name].IsFolder() {
+				if below, err = mountedAt(below.Path, mounted); err != nil {
+					return err
+				}
+			}
+			if err := walk(below); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	root, err := mountedAt("", s.mounts[""])
+	if err != nil {
+		return err
+	}
+	return walk(root)
+}
+
+func mountedAt(at string, volume Tree) (Entry, error) {
+	root, err := volume.Root()
+	return Entry{at, root, volume}, err
+}
+
+// SameFile identifies a file that may have several names.
+func (e Entry) SameFile() any {
+	return struct {
+		volume Tree
+		number uint64
+	}{e.volume, e.Number}
+}
+
+// ReadFile is the content of a file of at most so many bytes. Links are not followed.
+func (s *System) ReadFile(name string, most int64) ([]byte, error) {
+	n, err := s.Find(name)
+	switch {
+	case err != nil:
+		return nil, err
+	case n == nil || !n.IsRegular():
+		return nil, fail.New(fail.Usage, "", "", "there is no file /%s in it", name)
+	case n.Size > most:
+		return nil, fail.New(fail.Usage, "", "", "/%s is larger than %d bytes", name, most)
+	}
+	return content(n)
+}
+
+// Find is the node of that path, nil where there is none. Links are not followed.
+func (s *System) Find(name string) (*Node, error) {
+	name = strings.TrimPrefix(path.Clean(name), "/")
+	at := ""
+	for mount := range s.mounts {
+		if len(mount) > len(at) && strings.HasPrefix(name+"/", mount+"/") {
+			at = mount
+		}
+	}
+	inside := strings.TrimPrefix(strings.TrimPrefix(name, at), "/")
+	if inside == "" {
+		return s.mounts[at].Root()
+	}
+	return Find(s.mounts[at], inside)
+}
+
+func content(n *Node) ([]byte, error) {
+	c, err := n.Content()
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	_, err = io.Copy(&b, io.NewSectionReader(c, 0, n.Size))
+	return b.Bytes(), err
+}
