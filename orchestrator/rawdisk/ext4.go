@@ -3,6 +3,7 @@ package rawdisk
 import (
 	"cmp"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -247,7 +248,7 @@ func (e *ext4) List(n *Node) (map[string]*Node, error) {
 		return nil, err
 	}
 	raw := make([]byte, n.Size)
-	if _, err := content.ReadAt(raw, 0); err != nil && err != io.EOF {
+	if _, err := content.ReadAt(raw, 0); err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
 	found := map[string]*Node{}

@@ -1,6 +1,7 @@
 package rawdisk
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -140,7 +141,7 @@ func (f *fat) List(folder *Node) (map[string]*Node, error) {
 		return nil, err
 	}
 	raw := make([]byte, folder.Size)
-	if _, err := content.ReadAt(raw, 0); err != nil && err != io.EOF {
+	if _, err := content.ReadAt(raw, 0); err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
 	const volume, long = 0x08, 0x0f
