@@ -219,9 +219,9 @@ func (m *method) give(request message, path, want string) bool {
 		return false
 	}
 	fields := []field{{"URI", request.get("URI")}, {"Size", strconv.FormatInt(size, 10)}, {"Last-Modified", changed.UTC().Format(http.TimeFormat)}}
+	m.note(request, want, size, FromCache) // once apt has its last file, it ends this at once
 	m.tell(message{uriStart, fields})
 	m.tell(message{uriDone, append(fields, field{"Filename", target}, field{"SHA256-Hash", want}, field{"Checksum-FileSize-Hash", strconv.FormatInt(size, 10)})})
-	m.note(request, want, size, FromCache)
 	return true
 }
 

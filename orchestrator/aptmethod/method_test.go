@@ -2,6 +2,7 @@ package aptmethod
 
 import (
 	"bufio"
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -75,13 +76,31 @@ func later(t *testing.T, folder string, s Settings) string {
 	return next
 }
 
+// recorded is apt's side of a method, which must have recorded each file that it says is
+// there: apt ends a method as soon as it has all.
+type recorded struct {
+	t      *testing.T
+	folder string
+	io.Writer
+}
+
+func (r recorded) Write(p []byte) (int, error) {
+	answer, err := readMessage(bufio.NewReader(bytes.NewReader(p)))
+	if err == nil && answer.is(uriDone) {
+		if record, err := ReadRecord(NewFolder(r.folder)); err != nil || len(record) == 0 || record[len(record)-1].SHA256 != answer.get("SHA256-Hash") {
+			r.t.Errorf("not recorded before it is there: %v, %v", record, err)
+		}
+	}
+	return r.Writer.Write(p)
+}
+
 // get asks a method for one file as apt does, and returns its last answer.
 func get(t *testing.T, folder string, fields ...field) message {
 	t.Helper()
 	in, ask := io.Pipe()
 	answers, out := io.Pipe()
 	served := make(chan error, 1)
-	go func() { served <- errors.Join(Serve(t.Context(), folder, "http", in, out), out.Close()) }()
+	go func() { served <- errors.Join(Serve(t.Context(), folder, "http", in, recorded{t, folder, out}), out.Close()) }()
 	reader := bufio.NewReader(answers)
 	capabilities, err := readMessage(reader)
 	if err != nil || capabilities.get("Send-Config") != "true" || capabilities.get("Send-URI-Encoded") != "true" {
