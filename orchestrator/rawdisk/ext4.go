@@ -25,6 +25,7 @@ type ext4 struct {
 	firstBlock, inodes, inodesPerGroup int64
 	uuid, label                        string
 	incompatible, compatible, readOnly uint32
+	unmounted                          bool
 	descriptors                        []byte
 }
 
@@ -64,6 +65,8 @@ func openExt4(disk io.ReaderAt, size int64, head []byte) (*ext4, error) {
 		uuid: uuidText(s[0x68:0x78]), label: cString(s[0x78:0x88]),
 		compatible: little32(s[0x5c:]), incompatible: little32(s[0x60:]), readOnly: little32(s[0x64:]),
 	}
+	const valid = 1 // of s_state
+	e.unmounted = little16(s[0x3a:])&valid != 0 && e.incompatible&ext4Recover == 0
 	if little32(s[0x4c:]) > 0 {
 		e.inodeSize = int64(little16(s[0x58:]))
 	}
@@ -130,7 +133,19 @@ func (e *ext4) node(number int64) (*Node, error) {
 		{"type", fileType(mode)}, {"mode", fmt.Sprintf("%04o", mode&^unix.S_IFMT)},
 		{"owner", fmt.Sprintf("%d:%d", n.UID, n.GID)}, {"mtime", fmt.Sprintf("%d.%09d", seconds, nanoseconds)},
 	}
+	n.State = stateOf(raw)
 	return n, e.special(n, raw, mode)
+}
+
+// stateOf is an inode without the time when it was read, and the checksum.
+func stateOf(raw []byte) string {
+	state := slices.Clone(raw)
+	for _, place := range [][2]int{{0x8, 0xc}, {0x7c, 0x7e}, {0x82, 0x84}, {0x8c, 0x90}} {
+		if place[1] <= len(state) {
+			clear(state[place[0]:place[1]])
+		}
+	}
+	return string(state)
 }
 
 // special adds what depends on the kind of file, and its attributes.

@@ -29,6 +29,7 @@ type Node struct {
 	Major, Minor uint32            // of a device
 	Attributes   map[string]string // extended ones, as getxattr(2) has them
 	Facts        []Fact            // all of it, as the file system has it
+	State        string            // of ext4: no change of the file or folder leaves it alone
 	Content      func() (*Content, error)
 }
 
@@ -93,6 +94,13 @@ func Open(disk io.ReaderAt, size int64) (Tree, string, error) {
 		}
 	}
 	return nil, "", nil
+}
+
+// Unmounted says whether nothing that was written to the file system while it was mounted is
+// missing, as far as its kind tells.
+func Unmounted(t Tree) bool {
+	e, is := t.(*ext4)
+	return !is || e.unmounted
 }
 
 // Find is the file of that name, nil where there is none. Links are not followed.
