@@ -34,6 +34,9 @@ type Setup struct {
 	CPUs        int    // under KVM
 	Units       []Unit
 	Console     string // file that gets the console's text and stays
+	// Direct is what a guest begins with that has no boot loader, in place of an image and
+	// firmware; nil for none.
+	Direct *Direct
 	// Scratch is the folder for what the guest writes, which may become as large
 	// as its disk; "" means host.LargeTemp.
 	Scratch string
@@ -57,6 +60,7 @@ type Guest struct {
 	machine     Machine
 	folder      string // of what it writes
 	files       []*os.File
+	own         []*os.File // of files, those that are to be closed
 	qemu        process
 	end         context.CancelFunc
 	resets      atomic.Int64
@@ -70,8 +74,13 @@ func (c Confinement) Prepare(ctx context.Context, h host.Host, s Setup) (*Guest,
 	}
 	g := &Guest{confinement: c, folder: dir, machine: s.Machine()}
 	g.machine.QMP, g.machine.NoSandbox = firstExtraFile, c.open != ""
-	g.machine.Image = Image{File: g.inherit(s.Image), Format: s.Format}
-	if err = g.prepareDisks(ctx, h, s.VirtualSize); err == nil {
+	if s.Direct != nil {
+		s.Direct.prepare(g)
+	} else {
+		g.machine.Image = Image{File: g.inherit(s.Image), Format: s.Format}
+		err = g.prepareDisks(ctx, h, s.VirtualSize)
+	}
+	if err == nil {
 		err = g.preparePorts(s.Console)
 	}
 	if err != nil {
@@ -137,10 +146,15 @@ func Overlay(bytes int64, path string) host.Command {
 // inherit hands a file over, whose closing is not the guest's, and is QEMU's name for
 // it.
 func (g *Guest) inherit(file *os.File) string {
-	g.files = append(g.files, file)
-	descriptor := firstExtraFile + len(g.files) // the monitor comes first
+	descriptor := g.hand(file)
 	g.machine.Inherited = append(g.machine.Inherited, descriptor)
 	return inherited(descriptor)
+}
+
+// hand hands a file over, whose closing is not the guest's, and is QEMU's descriptor of it.
+func (g *Guest) hand(file *os.File) int {
+	g.files = append(g.files, file)
+	return firstExtraFile + len(g.files) // the monitor comes first
 }
 
 // open opens a file for QEMU.
@@ -149,6 +163,7 @@ func (g *Guest) open(path string, flags int) (name string, err error) {
 	if err != nil {
 		return "", err
 	}
+	g.own = append(g.own, file)
 	return g.inherit(file), nil
 }
 
@@ -221,11 +236,11 @@ func (g *Guest) Stop() {
 	}
 }
 
-// Close stops the guest and removes what it wrote, all but the console. It closes all
-// files but the image, which is the caller's.
+// Close stops the guest and removes what it wrote, all but the console and a disk of the
+// caller's. It closes all files but those of the setup, which are the caller's.
 func (g *Guest) Close() {
 	g.Stop()
-	for _, file := range g.files[1:] {
+	for _, file := range g.own {
 		file.Close()
 	}
 	for _, out := range []Output{g.Console, g.Report, g.SeaBIOS} {

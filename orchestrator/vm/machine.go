@@ -40,6 +40,8 @@ type Machine struct {
 	Inherited []int
 	NoSandbox bool
 	Units     []Unit // systemd units for the guest, not in the image
+	// Direct is the kernel of a guest that needs no boot loader; nil for one that has its own.
+	Direct *DirectBoot
 	// Detached is what a machine has that outlives vmctl, in place of Console, Report,
 	// SeaBIOS and QMP; nil for one that ends with vmctl.
 	Detached *Detached
@@ -103,6 +105,9 @@ func (i Image) nodes() []node {
 // that ends with vmctl need not outlive the host.
 func (m Machine) disks() []string {
 	disk := node{"node-name": "disk", "driver": diskformat.QCOW2, "file": "disk-file", "backing": nil}
+	if m.Direct != nil {
+		disk = node{"node-name": "disk", "driver": diskformat.Raw, "file": "disk-file"}
+	}
 	file := node{"node-name": "disk-file", "driver": "file", "filename": m.Disk}
 	for _, n := range []node{disk, file} {
 		n["discard"] = "unmap"
@@ -142,6 +147,9 @@ func (m Machine) Command() host.Command {
 	} else {
 		args = append(args, m.ports()...)
 	}
+	if m.Direct != nil {
+		args = append(args, m.Direct.args()...)
+	}
 	args = append(args, m.firmwareArgs(firmware)...)
 	for _, unit := range m.Units {
 		args = append(args, "-smbios", unit.smbios())
@@ -149,9 +157,14 @@ func (m Machine) Command() host.Command {
 	return host.Cmd(qemu.Binary, args...)
 }
 
-// ports is a network that leads nowhere, and where the guest says something.
+// ports is a network, which leads nowhere unless the guest is to work there, and where the
+// guest says something.
 func (m Machine) ports() []string {
-	args := append(network("restrict=on"),
+	var restriction []string
+	if m.Direct == nil || !m.Direct.Online {
+		restriction = []string{"restrict=on"}
+	}
+	args := append(network(restriction...),
 		"-chardev", "file,id=console,path="+escape(m.Console), "-serial", "chardev:console",
 		"-chardev", "file,id=report,path="+escape(m.Report), "-serial", "chardev:report",
 		"-chardev", "file,id=seabios,path="+escape(m.SeaBIOS), "-device", arch.Target.QEMU.Log+",chardev=seabios",

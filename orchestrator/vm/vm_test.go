@@ -15,6 +15,8 @@ func TestCommands(t *testing.T) {
 		"bios-tcg":       {Firmware: "bios", Accel: AccelTCG, Image: Image{File: inherited(4), Format: "vmdk"}, Inherited: []int{4, 5}},
 		"uefi-kvm":       {Firmware: "uefi", Accel: AccelKVM, NoSandbox: true},
 		"secureboot-tcg": {Firmware: "secureboot", Accel: AccelTCG, Image: Image{File: "/w/disk,\".raw", Format: "raw"}, Units: []Unit{{Name: "x.service", Content: "[Service]\n"}, {Name: "y.target", DropIn: true}}},
+		"direct-kvm":     {Firmware: "bios", Accel: AccelKVM, Inherited: []int{4}, Direct: &DirectBoot{Kernel: 5, Initramfs: 6, Agent: 7, Cmdline: "root=/dev/vda"}},
+		"direct-online":  {Firmware: "bios", Accel: AccelTCG, Inherited: []int{4}, Direct: &DirectBoot{Kernel: 5, Initramfs: 6, Agent: 7, Cmdline: "root=/dev/vda", Online: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m.Memory, m.CPUs = 1<<30, 2
