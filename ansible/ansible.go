@@ -4,6 +4,7 @@
 package ansible
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,6 +30,7 @@ import (
 type Run struct {
 	Root      string            // the tree, ready to run programs in whenever Begin has returned
 	Chroot    string            // what runs programs in it as chroot(8) does
+	Guest     string            // socket of the agent of a guest that runs the tree's programs instead; "" for none
 	Scratch   string            // folder for inventory, variables and Ansible's own files
 	Playbooks fs.FS             // holds the plugins, and the tasks that they do not do
 	Project   Project           // of the user; its roles and playbooks follow the entries
@@ -58,7 +61,8 @@ const (
 	secretsFile     = "secrets.yml"
 	configFile      = "ansible.cfg"
 	callback        = "ansible.posix.jsonl" // prints one JSON document per event
-	plugin          = "community.general.chroot"
+	chrootPlugin    = "community.general.chroot"
+	guestPlugin     = "vmctl_guest" // of ours: talks to the agent of a guest
 	pluginAction    = "vmctl"       // of ours: applies a part of an entry in one call
 	pluginGates     = "vmctl_gates" // of ours: waits before each entry
 	host            = "image"
@@ -84,7 +88,7 @@ func (r Run) Apply(ctx context.Context) error {
 		opened <- err
 	}()
 	events := newStream(r.Log, r.OnEvent)
-	events.project = r.Project.Folder
+	events.project, events.guest = r.Project.Folder, r.Guest != ""
 	for _, entry := range r.Entries {
 		events.origins = append(events.origins, entry.Origin)
 	}
@@ -139,7 +143,7 @@ func (r Run) prepare() error {
 	if err := os.CopyFS(playbooks, r.Playbooks); err != nil {
 		return err
 	}
-	inventory, err := Inventory(r.Root, r.Variables)
+	inventory, err := r.inventory()
 	if err != nil {
 		return err
 	}
@@ -163,16 +167,24 @@ func (r Run) prepare() error {
 	)
 }
 
-// Inventory is the inventory whose one host is the tree at root. Playbooks of the user's get
-// the variables from it. Who becomes somebody else does so with su, which every Debian has.
-func Inventory(root string, variables map[string]any) ([]byte, error) {
-	image := maps.Clone(variables)
+// connection is Ansible's plugin that reaches the image.
+func (r Run) connection() string {
+	if r.Guest != "" {
+		return guestPlugin
+	}
+	return chrootPlugin
+}
+
+// inventory is the inventory whose one host is the image. Playbooks of the user's get the
+// variables from it. Who becomes somebody else does so with su, which every Debian has.
+func (r Run) inventory() ([]byte, error) {
+	image := maps.Clone(r.Variables)
 	if image == nil {
 		image = map[string]any{}
 	}
 	maps.Copy(image, map[string]any{
-		"ansible_connection":         plugin,
-		"ansible_host":               root,
+		"ansible_connection":         r.connection(),
+		"ansible_host":               cmp.Or(r.Guest, r.Root),
 		"ansible_user":               "root",
 		"ansible_become_method":      "su",
 		"ansible_su_flags":           "-s /bin/sh", // for accounts that nobody logs in to
@@ -183,7 +195,11 @@ func Inventory(root string, variables map[string]any) ([]byte, error) {
 
 // environment makes Ansible independent of the user's own configuration.
 func (r Run) environment() []string {
-	return append(append(r.Env, r.projectEnvironment()...),
+	env := slices.Concat(r.Env, r.projectEnvironment())
+	if r.Guest == "" {
+		env = append(env, "SYSTEMD_OFFLINE=1")
+	}
+	return append(env,
 		"ANSIBLE_CHROOT_EXE="+r.Chroot,
 		"ANSIBLE_CONFIG="+filepath.Join(r.Scratch, configFile),
 		"ANSIBLE_HOME="+filepath.Join(r.Scratch, "home"),
@@ -192,12 +208,11 @@ func (r Run) environment() []string {
 		"ANSIBLE_STDOUT_CALLBACK="+callback,
 		"ANSIBLE_CALLBACKS_ENABLED="+pluginGates,
 		"VMCTL_GATES="+r.gates(),
-		"VMCTL_CONNECTION="+plugin,
+		"VMCTL_CONNECTION="+r.connection(),
 		"ANSIBLE_PIPELINING=1",
 		"ANSIBLE_NOCOLOR=1",
 		"ANSIBLE_RETRY_FILES_ENABLED=0",
 		"ANSIBLE_DEPRECATION_WARNINGS=0",
-		"SYSTEMD_OFFLINE=1",
 		"PYTHONDONTWRITEBYTECODE=1", // beside the plugins of the user, too
 	)
 }

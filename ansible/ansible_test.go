@@ -20,11 +20,19 @@ import (
 )
 
 func TestInventory(t *testing.T) {
-	inventory, err := ansible.Inventory("/work/root: #1", map[string]any{"zone": "Etc/UTC"})
-	if err != nil {
-		t.Fatal(err)
+	for name, guest := range map[string]string{"inventory.golden": "", "inventory-guest.golden": "/work/agent"} {
+		kept := filepath.Join(t.TempDir(), "inventory")
+		r := fakeAnsible(t, "cp inventory.yml "+kept)
+		r.Root, r.Guest, r.Variables = "/work/root: #1", guest, map[string]any{"zone": "Etc/UTC"}
+		if err := r.Apply(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		inventory, err := os.ReadFile(kept)
+		if err != nil {
+			t.Fatal(err)
+		}
+		golden.Equal(t, name, string(inventory))
 	}
-	golden.Equal(t, "inventory.golden", string(inventory))
 }
 
 // Each entry has the tasks that it needs, and no others.
@@ -121,6 +129,26 @@ exit 2`)
 	}
 	if fail.Tail(err) != "E: no such package\nE: give up" {
 		t.Errorf("tail %q", fail.Tail(err))
+	}
+}
+
+// Whoever waits for a service is told where services run, but not where they do.
+func TestWhatWaitsForAServiceIsToldOfGuests(t *testing.T) {
+	for result, hinted := range map[string]bool{
+		`"action":"ansible.builtin.wait_for","msg":"Timeout when waiting for 127.0.0.1:5432"`:                        true,
+		`"action":"uri","msg":"Status code was -1 and not [200]"`:                                                    true,
+		`"action":"community.postgresql.postgresql_user","msg":"unable to connect to database"`:                      true,
+		`"action":"ansible.builtin.command","msg":"non-zero return code","rc":2,"stderr":"psql: Connection refused"`: true,
+		`"action":"ansible.builtin.command","msg":"non-zero return code","rc":2,"stderr":"E: no such package"`:       false,
+		`"action":"ansible.builtin.copy","msg":"uri is missing"`:                                                     false,
+	} {
+		for _, guest := range []string{"", "/socket"} {
+			r := fakeAnsible(t, "cat <<'EOF'\n"+`{"_event":"v2_runner_on_failed","hosts":{"image":{"failed":true,`+result+`}},"task":{"name":"[0] x"}}`+"\nEOF\nexit 2")
+			r.Guest = guest
+			if hint := fail.Hint(r.Apply(t.Context())); strings.Contains(hint, "on: boot") != (hinted && guest == "") {
+				t.Errorf("%s in guest %q: hint %q", result, guest, hint)
+			}
+		}
 	}
 }
 

@@ -117,9 +117,11 @@ func (r Run) projectEnvironment() []string {
 		"ANSIBLE_CACHE_PLUGINS=" + filepath.Join(r.Scratch, playbooksFolder, "cache_plugins"),
 		"ANSIBLE_CACHE_PLUGIN_CONNECTION=" + filepath.Join(r.Scratch, factsFile),
 	}
+	connections := []string{filepath.Join(r.Scratch, playbooksFolder, "connection_plugins")}
 	if !r.Project.AllowLocalhost {
-		env = append(env, "ANSIBLE_CONNECTION_PLUGINS="+filepath.Join(r.Scratch, playbooksFolder, "guards"))
+		connections = append(connections, filepath.Join(r.Scratch, playbooksFolder, "guards"))
 	}
+	env = append(env, "ANSIBLE_CONNECTION_PLUGINS="+strings.Join(connections, ":"))
 	for _, folder := range []struct{ variable, name string }{
 		{"LIBRARY", "library"}, {"MODULE_UTILS", "module_utils"}, {"ACTION_PLUGINS", "action_plugins"},
 		{"FILTER_PLUGINS", "filter_plugins"}, {"LOOKUP_PLUGINS", "lookup_plugins"}, {"TEST_PLUGINS", "test_plugins"},

@@ -36,6 +36,7 @@ type stream struct {
 	onEvent func(Event)
 	project string   // folder that holds the user's roles and playbooks
 	origins []string // of the entries
+	guest   bool     // entries are applied in one, where services run
 	origin  string   // of the last task that named one, for tasks of roles
 	failure error    // last task that failed: one before it was rescued
 	lines   []string
@@ -191,7 +192,7 @@ func (s *stream) outcome(event, task string, o outcome) {
 	}
 	s.onEvent(Event{Origin: s.origin, Task: task, Status: status})
 	if status == "failed" && !o.IgnoreErrors {
-		s.failure = taskFailure(s.origin, task, o)
+		s.failure = s.taskFailure(task, o)
 		fmt.Fprintln(s.log, s.failure)
 	}
 }
@@ -212,7 +213,8 @@ func (s *stream) items(task string, items []outcome) {
 
 // taskFailure is the error for a failed task, told by the item that failed
 // where the task is a loop.
-func taskFailure(origin, task string, o outcome) error {
+func (s *stream) taskFailure(task string, o outcome) error {
+	origin, action := s.origin, o.Action
 	for _, item := range o.Results {
 		if item.Failed {
 			o = item
@@ -232,8 +234,19 @@ func taskFailure(origin, task string, o outcome) error {
 	if o.Return != nil {
 		what = fmt.Sprintf("%s (exit status %d)", strings.TrimSuffix(what, "."), *o.Return)
 	}
-	return &fail.Error{Kind: fail.Build, Op: strings.TrimPrefix(origin+": "+task, ": "), Tail: o.tail(what), Err: errors.New(what)}
+	failure := &fail.Error{Kind: fail.Build, Op: strings.TrimPrefix(origin+": "+task, ": "), Tail: o.tail(what), Err: errors.New(what)}
+	if !s.guest && (talks.MatchString(action) || refused.MatchString(what+failure.Tail)) {
+		failure.Hint = "no service runs in a tree: give the entry 'on: boot', which applies it in a guest"
+	}
+	return failure
 }
+
+var (
+	// talks is modules that wait for a service, or talk to one.
+	talks = regexp.MustCompile(`(?:^|\.)(?:wait_for|uri|(?:postgresql|mysql|mongodb|proxysql|rabbitmq|grafana|zabbix|redis|elasticsearch|influxdb|consul)_\w+|docker_\w+)$`)
+	// refused is what those say, and programs too, where there is none.
+	refused = regexp.MustCompile(`(?i)connection refused|could not connect to server|can't connect to (?:local )?\S* ?server|connection to server .* failed|cannot connect to the docker daemon|no such file or directory\s+is the server running|has not been booted with systemd|failed to connect to (?:system scope )?bus`)
+)
 
 // tail is the last lines of the program that the task ran, where they say more than
 // the message does. What a module itself printed, such as a traceback, is in the log.

@@ -37,5 +37,9 @@ class CallbackModule(CallbackBase):
             self.entry = entry
             with open(os.path.join(self.gates, str(entry)), 'rb') as gate:
                 gate.read()
-        if task.action in REBOOT:
+        if task.action not in REBOOT:
+            return
+        if self.connection == 'vmctl_guest':  # where there is no stand-in to write it down
+            task.action, task.args = 'ansible.builtin.debug', {'msg': 'The image restarts when it is used.'}
+        else:
             task.action, task.args = 'ansible.builtin.command', {'argv': ['reboot']}
