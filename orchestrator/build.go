@@ -34,6 +34,7 @@ type Builder struct {
 	Repository string          // URL of the definitions; "" for unknown
 	Revision   string          // commit of the definitions; "" for unknown
 	Boot       *vm.Accelerator // what the image is booted on; nil for not at all
+	Accel      string          // what guests of entries run on where Boot is nil: vm.AccelAuto and its kin, which is the default
 	Retest     bool            // boot a disk, too, that has come up before
 	Budget     *budget.Budget  // of all builds of this machine
 	How        How
@@ -96,7 +97,9 @@ func (b Builder) build(ctx context.Context, plan Plan, space *workspace) (manife
 	}
 	room := b.room(plan, space, s)
 	defer func() { room.release() }()
-	inside, err := caller{log: space.log, tell: b.Tell, terminal: b.Terminal, reserve: room.reserve}.jailed(ctx, b.JailVerb, order)
+	keeper := b.keeper(plan, space, s, h)
+	defer func() { err = scope.Join(err, keeper.until.Close()) }()
+	inside, err := caller{log: space.log, tell: b.Tell, terminal: b.Terminal, reserve: room.reserve, guests: keeper.answer}.jailed(ctx, b.JailVerb, order)
 	if err != nil {
 		return Manifest{}, err
 	}

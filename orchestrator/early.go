@@ -31,7 +31,7 @@ func earlyEntries(d definition.Definition) []early {
 	var entries []early
 	first := d.Layers[0]
 	for e, entry := range first.Install {
-		if len(entry.Debconf)+len(entry.Repositories) > 0 || entry.Recommends ||
+		if len(entry.Debconf)+len(entry.Repositories) > 0 || entry.Recommends || entry.On == definition.OnBoot ||
 			slices.ContainsFunc(entry.Packages, func(name string) bool { return !plainPackage.MatchString(name) }) {
 			break
 		}

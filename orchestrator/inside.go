@@ -20,6 +20,7 @@ type Provisioner interface {
 type Provision struct {
 	Root       string // the tree
 	Chroot     string // what runs programs in it as chroot(8) does
+	Guest      string // socket of the agent of a guest, in which entries are applied instead; "" for none
 	Scratch    string // folder for files in passing
 	Definition *definition.Definition
 	Layer      definition.Layer  // with those entries

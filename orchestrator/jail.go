@@ -52,13 +52,14 @@ type errand struct {
 	Root    string          `json:"root,omitempty"` // of the jail that asks, as others see it
 }
 
-// message is what a jail sends: an event, an errand or a terminal that it waits for, or how
-// the work ended.
+// message is what a jail sends: an event, an errand, a guest or a terminal that it waits for,
+// or how the work ended.
 type message struct {
-	Event  *Event  `json:"event,omitempty"`
-	Errand *errand `json:"errand,omitempty"`
-	TTY    *tty    `json:"tty,omitempty"`
-	Ended  *ending `json:"ended,omitempty"`
+	Event  *Event        `json:"event,omitempty"`
+	Errand *errand       `json:"errand,omitempty"`
+	Guest  *guestRequest `json:"guest,omitempty"`
+	TTY    *tty          `json:"tty,omitempty"`
+	Ended  *ending       `json:"ended,omitempty"`
 }
 
 type ending struct {
@@ -142,7 +143,7 @@ func (j *job) run(jail *host.Jail, h *host.Local, provisioner Provisioner) (resu
 	layers.Note = func(text string) { fmt.Fprintln(jail.Log, text) }
 	s := &stages{ctx: jail.Context, tell: func(e Event) { _ = jail.Send(message{Event: &e}) }}
 	w := &workshop{
-		plan: j.Plan, secrets: j.Secrets, project: inputs.Project, parts: j.Parts, store: layers, host: h, provisioner: provisioner, outside: j.outside(jail, h), assembler: disk.Assemble, log: jail.Log,
+		plan: j.Plan, secrets: j.Secrets, project: inputs.Project, parts: j.Parts, store: layers, host: h, provisioner: provisioner, outside: j.outside(jail, h), guests: askedGuests{errands{jail}}, assembler: disk.Assemble, log: jail.Log,
 		stage: stageFolder, work: j.Work, results: results, before: j.Before, fresh: j.How.Fresh, since: j.How.Since, offline: j.How.Offline, alone: j.How.Alone,
 		entryPart: func(ctx context.Context, layer, entry int) (entryPart, error) {
 			return inputs.entryPart(ctx, j.Parts.Ansible, layer, entry)
@@ -268,6 +269,7 @@ type caller struct {
 	terminal Terminal   // nil for none
 	files    []*os.File // for the jail
 	reserve  func(ctx context.Context, bytes int64) error
+	guests   func(ctx context.Context, r guestRequest) guestAnswer
 }
 
 // jailed does the job in a jail and returns how it ended.
@@ -298,6 +300,8 @@ func (c caller) jailed(ctx context.Context, verb string, j job) (result ending, 
 			c.tell(*m.Event)
 		case m.Errand != nil && m.Errand.Reserve > 0:
 			return jail.Answer(newFailure(c.reserve(jail.Context, m.Errand.Reserve)))
+		case m.Guest != nil:
+			return jail.Answer(c.guests(jail.Context, *m.Guest))
 		case m.Errand != nil:
 			m.Errand.Root = jail.Root
 			_, err := converse(jail.Context, host.JailOptions{

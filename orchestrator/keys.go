@@ -192,7 +192,9 @@ func (p Plan) assetPath(asset string) string {
 func entriesOf(layer definition.Layer) []definition.Layer {
 	var entries []definition.Layer
 	for i := range layer.Install {
-		if does := unnamed(layer.Install[i]); !reflect.ValueOf(does).IsZero() {
+		does := unnamed(layer.Install[i])
+		does.On = "" // which is where, not what
+		if !reflect.ValueOf(does).IsZero() {
 			entries = append(entries, definition.Layer{Name: layer.Name, Install: layer.Install[i : i+1]})
 		}
 	}

@@ -77,6 +77,9 @@ func growLayer(s *stages, w *workshop, below tree, number int, layer definition.
 // stored is the tree with as many entries as the store has, and how many those are.
 func (g *growing) stored(below tree) (tree, int, error) {
 	for done := len(g.entries); done > 0; done-- {
+		if g.within(done) {
+			continue
+		}
 		found, err := g.find(g.recipe(below, 0, done))
 		if err != nil || found != nil {
 			return found.orNone(), done, err
@@ -103,6 +106,9 @@ const mostLayers = 64
 
 // next is the tree with the entries that are stored as one layer after those done.
 func (g *growing) next(ctx context.Context, grown tree, done int) (tree, int, error) {
+	if g.onBoot(done) {
+		return g.nextInGuest(ctx, grown, done)
+	}
 	together := 1
 	if entries := g.countEntries(); entries > mostLayers {
 		together = (entries + mostLayers - 1) / mostLayers
@@ -116,7 +122,7 @@ func (g *growing) next(ctx context.Context, grown tree, done int) (tree, int, er
 			together = len(g.entries)
 		}
 	}
-	to := min(len(g.entries), done+together)
+	to := min(g.sharing(done), done+together)
 	r := g.recipe(grown, done, to)
 	found, err := g.find(r)
 	if err != nil || found != nil { // another build has made it meanwhile
@@ -208,7 +214,7 @@ func (g *growing) tellDeferred(root string) error {
 func (g *growing) provision(root string, from int, epoch time.Time, env []string) Provision {
 	parts := g.parts.Layers[g.layer]
 	to := from + 1
-	for !parts[from].Alone && to < len(parts) && !parts[to].Alone {
+	for !parts[from].Alone && to < g.sharing(from) && !parts[to].Alone {
 		to++
 	}
 	layer := definition.Layer{Name: g.name}

@@ -159,19 +159,27 @@ func (p Plan) Describe(folder string, accel *vm.Accelerator) Description {
 func describeLayer(layer definition.Layer) string {
 	var b strings.Builder
 	for _, e := range layer.Install {
-		fmt.Fprintf(&b, "install  %s  %s", e.Origin, e.Name)
+		fmt.Fprintf(&b, "install  %s  %s%s", e.Origin, e.Name, where(e.On))
 		if len(e.Packages) > 0 {
 			fmt.Fprintf(&b, ": %s", strings.Join(e.Packages, " "))
 		}
 		b.WriteByte('\n')
 	}
 	for _, e := range layer.Commands {
-		fmt.Fprintf(&b, "command  %s  %s\n", e.Origin, e.Name)
+		fmt.Fprintf(&b, "command  %s  %s%s\n", e.Origin, e.Name, where(e.On))
 	}
 	if b.Len() == 0 {
 		return "(nothing)"
 	}
 	return b.String()
+}
+
+// where says where an entry is applied, but for the tree.
+func where(on string) string {
+	if on == definition.OnBoot {
+		return " (in a guest)"
+	}
+	return ""
 }
 
 // outputs is the formats to write, the one that the boot test uses first: the default

@@ -19,6 +19,7 @@ import (
 type Needs struct {
 	Build       bool            // make disks; else only boot them
 	Test        bool            // boot disks
+	Guests      bool            // apply entries in guests
 	Login       bool            // log in to test machines
 	CloudInit   bool            // tell a test machine's cloud-init who may
 	Tests       bool            // run the project's own tests
@@ -36,7 +37,7 @@ type Needs struct {
 // EverythingNeeded is what all verbs together can need.
 func EverythingNeeded() Needs {
 	return Needs{
-		Build: true, Test: true, Login: true, CloudInit: true, Keyring: true, Survey: true,
+		Build: true, Test: true, Guests: true, Login: true, CloudInit: true, Keyring: true, Survey: true,
 		Filesystems: filesystem.Names(nil), Filled: filesystem.Names(nil),
 		Firmware: arch.Target.FirmwareNames(),
 	}
@@ -53,8 +54,12 @@ func NeedsOf(d definition.Definition, test bool, folder string) Needs {
 			n.Filled = append(n.Filled, part.Filesystem)
 		}
 	}
+	n.Guests = slices.ContainsFunc(d.Layers, definition.Layer.OnBoot)
 	if test {
-		n.Firmware, n.Memory = d.Firmware, d.Test.Memory
+		n.Firmware = d.Firmware
+	}
+	if test || n.Guests {
+		n.Memory = d.Test.Memory
 	}
 	return n
 }
@@ -89,6 +94,9 @@ func (n Needs) tools() []tool {
 	}
 	if n.Build && (n.Survey || os.Geteuid() != 0) {
 		tools = append(tools, tool{"newuidmap", "uidmap"}, tool{"newgidmap", "uidmap"})
+	}
+	if n.Guests {
+		tools = append(tools, tool{arch.Target.QEMU.Binary, arch.Target.QEMU.Package}, tool{"mke2fs", "e2fsprogs"})
 	}
 	if n.Test {
 		tools = append(tools, tool{arch.Target.QEMU.Binary, arch.Target.QEMU.Package}, tool{"qemu-img", "qemu-utils"})

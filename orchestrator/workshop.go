@@ -39,6 +39,7 @@ type workshop struct {
 	host        host.Host
 	provisioner Provisioner
 	outside     outside
+	guests      guests
 	project     string                                                                                                       // the user's folder, as the user calls it
 	entryPart   func(ctx context.Context, layer, entry int) (entryPart, error)                                               // as its files are now, both by their numbers
 	assembler   func(ctx context.Context, h host.Host, plan disk.Plan, root, file, scratch string, filler disk.Filler) error // disk.Assemble

@@ -42,6 +42,7 @@ type buildOptions struct {
 	cache          cacheOptions
 	noCache        bool
 	how            orchestrator.How
+	on             string
 	onError        string
 	noLock         bool
 	allowLocalhost bool
@@ -89,7 +90,8 @@ of its name below the output folder; it appears whole or not at all.
 	flags.BoolVar(&o.dryRun, "dry-run", false, "print the whole plan and touch nothing")
 	flags.StringVar(&o.onError, "on-error", onErrorCleanup, "what to do where a stage fails that makes the tree: cleanup, or shell to open one in it as it is, on this terminal, before the build ends")
 	flags.IntVar(&o.jobs, "jobs", 1, "builds that run at the same time")
-	flags.StringVar(&o.accel, "accel", "auto", "accelerator of the boot test: auto, kvm or tcg")
+	flags.StringVar(&o.accel, "accel", "auto", "accelerator of the boot test, and of guests of entries: auto, kvm or tcg")
+	flags.StringVar(&o.on, "on", "", "'"+definition.OnBoot+"' applies the entries of each build's own files in a guest, as if they said 'on: boot': for a try")
 	setFlag(cmd, &o.settings)
 	o.cache.flags(cmd)
 	flags.BoolVar(&o.noCache, "no-cache", false, "make everything anew; later builds use that")
@@ -283,6 +285,9 @@ func planBuilds(o buildOptions) (plans []orchestrator.Plan, cleanup func(), err 
 	var failures []error
 	for _, name := range names {
 		plan, err := planBuild(library, o.defs.dir, name, settings, extract)
+		if o.on == definition.OnBoot {
+			plan.Definition.ApplyOnBoot()
+		}
 		if err == nil && !o.noLock {
 			plan.Lock, err = orchestrator.ReadLock(o.defs.dir, name)
 		}
@@ -375,7 +380,7 @@ func buildOne(ctx context.Context, o buildOptions, plan orchestrator.Plan, accel
 	repository, revision := provenance(ctx, o.defs.dir)
 	unchanged := false
 	builder := orchestrator.Builder{
-		Folder: o.folder, Store: o.cache.folder, JailVerb: jailVerb, Maker: btwimg.Maker(), Version: version(), Repository: repository, Revision: revision, Boot: accel, Retest: o.retest, Budget: shared, How: o.how, Terminal: terminal,
+		Folder: o.folder, Store: o.cache.folder, JailVerb: jailVerb, Maker: btwimg.Maker(), Version: version(), Repository: repository, Revision: revision, Boot: accel, Accel: o.accel, Retest: o.retest, Budget: shared, How: o.how, Terminal: terminal,
 		Tell: func(e orchestrator.Event) {
 			unchanged = unchanged || e.Kind == orchestrator.Unchanged
 			show.event(name, e)

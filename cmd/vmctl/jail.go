@@ -63,7 +63,7 @@ func (provisioner) Provision(ctx context.Context, p orchestrator.Provision) erro
 		return err
 	}
 	err = ansible.Run{
-		Root: p.Root, Chroot: p.Chroot, Scratch: p.Scratch, Playbooks: playbooks, Project: projectOf(p), Machine: p.Machine, Secrets: p.Secrets, Epoch: p.Epoch,
+		Root: p.Root, Chroot: p.Chroot, Guest: p.Guest, Scratch: p.Scratch, Playbooks: playbooks, Project: projectOf(p), Machine: p.Machine, Secrets: p.Secrets, Epoch: p.Epoch,
 		Entries: entries, Variables: variables, Command: host.Grouped, Env: p.Env, Log: p.Log,
 		OnEvent: func(e ansible.Event) { p.Task(e.Status, e.Origin+" "+e.Task) },
 		Facts:   p.Facts, Begin: p.Begin,
@@ -104,6 +104,7 @@ func entriesOf(layer definition.Layer) (entries []ansible.Entry, err error) {
 		content, problem := json.Marshal(parts)
 		err = errors.Join(err, problem, json.Unmarshal(content, &entry.Parts))
 		delete(entry.Parts, "origin")
+		delete(entry.Parts, "on")
 		entries = append(entries, entry)
 	}
 	for _, e := range layer.Install {

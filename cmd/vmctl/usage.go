@@ -106,6 +106,7 @@ var choices = map[string][]string{
 	"firmware": arch.Target.FirmwareNames(),
 	"format":   diskformat.Written(),
 	"network":  {machine.NetworkOpen, machine.NetworkIsolated},
+	"on":       {definition.OnBoot},
 	"on-error": {onErrorCleanup, onErrorShell},
 }
 

@@ -2,6 +2,7 @@ package boottest
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"time"
@@ -11,11 +12,13 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/vm"
 )
 
+// mostOutput is how many bytes a guest may write to a port; a noisy boot takes 1 MiB.
+const mostOutput = 64 << 20
+
 const (
 	pollInterval = 200 * time.Millisecond
 	consoleTail  = 16 << 10 // bytes of the console that are searched each time
 	mostReport   = 1 << 20  // bytes of the other ports that are read
-	mostOutput   = 64 << 20 // bytes that a guest may write to a port; a noisy boot takes 1 MiB
 	silenceKVM   = 60 * time.Second
 	silenceTCG   = 3 * time.Minute
 	foreignGrace = time.Minute
@@ -80,7 +83,7 @@ func watch(ctx context.Context, guest *vm.Guest, setup vm.Setup, l limits) (verd
 			o.gone, o.exit = true, guest.Complaint(err)
 		case <-ticker.C:
 		}
-		if err := noRoom(filepath.Dir(setup.Console), setup.ScratchFolder()); err != nil {
+		if err := NoRoom(filepath.Dir(setup.Console), setup.ScratchFolder()); err != nil {
 			return verdict{}, err
 		}
 		if size := guest.Console.Size(); size != seen {
@@ -89,7 +92,7 @@ func watch(ctx context.Context, guest *vm.Guest, setup vm.Setup, l limits) (verd
 			o.booted = o.booted || userspace.MatchString(o.console)
 		}
 		o.report, o.seabios = string(guest.Report.First(mostReport)), string(guest.SeaBIOS.First(mostReport))
-		o.flood = max(seen, guest.Report.Size(), guest.SeaBIOS.Size()) > mostOutput
+		o.flood = TooMuch(max(seen, guest.Report.Size(), guest.SeaBIOS.Size()))
 		if login.IsZero() && loginPrompt.MatchString(o.console) {
 			login = time.Now()
 		}
@@ -104,13 +107,21 @@ func watch(ctx context.Context, guest *vm.Guest, setup vm.Setup, l limits) (verd
 	}
 }
 
-// noRoom is an error where one of the folders is full: a guest that cannot write stands
+// NoRoom is an error where one of the folders is full: a guest that cannot write stands
 // still, and a console that is not written tells nothing. The image is not to blame.
-func noRoom(folders ...string) error {
+func NoRoom(folders ...string) error {
 	for _, folder := range folders {
 		if host.FullForOthers(folder) { // QEMU is not root
 			return fail.New(fail.Host, "", "free space in "+folder, "no space left in %s for what the guest writes", folder)
 		}
+	}
+	return nil
+}
+
+// TooMuch is an error where a guest has written so many bytes to a port that it has no end.
+func TooMuch(bytes int64) error {
+	if bytes > mostOutput {
+		return fmt.Errorf("endless output: the guest has written more than %d MiB to a serial port", mostOutput>>20)
 	}
 	return nil
 }

@@ -119,9 +119,10 @@ func Run(ctx context.Context, h host.Host, o Options) ([]Result, error) {
 	return results, nil
 }
 
-// admit waits until the guest may run.
-func (o Options) admit(ctx context.Context, setup vm.Setup) (release func(), err error) {
-	if o.Budget == nil {
+// Admit waits until a guest may run, where there is a budget; waits is told where that takes
+// time.
+func Admit(ctx context.Context, budget Budget, setup vm.Setup, waits func()) (release func(), err error) {
+	if budget == nil {
 		return func() {}, nil
 	}
 	const overhead = 256 << 20 // bytes that QEMU takes for itself, roughly
@@ -131,7 +132,7 @@ func (o Options) admit(ctx context.Context, setup vm.Setup) (release func(), err
 		// that its own systemd has for devices.
 		most = min(most, runtime.NumCPU())
 	}
-	return o.Budget.Guest(ctx, setup.Memory+overhead, most, func() { o.Task("started", setup.Firmware+" waits for other guests to end") })
+	return budget.Guest(ctx, setup.Memory+overhead, most, waits)
 }
 
 // bootOn boots the image, whose disk has so many bytes, on one firmware, once more where
@@ -147,7 +148,7 @@ func bootOn(ctx context.Context, h host.Host, o Options, confinement vm.Confinem
 		if result, found, err := o.proved(ctx, setup); found || err != nil {
 			return result, err
 		}
-		release, err := o.admit(ctx, setup)
+		release, err := Admit(ctx, o.Budget, setup, func() { o.Task("started", setup.Firmware+" waits for other guests to end") })
 		if err != nil {
 			return Result{Firmware: firmware}, err
 		}

@@ -37,7 +37,7 @@ func TestJudge(t *testing.T) {
 		"unsigned kernel":        {o: observation{console: "error: bad shim signature.\n"}, done: true, reason: "Secure Boot refuses what GRUB loads: bad shim signature."},
 		"reboot loop":            {o: observation{resets: 3, console: "Loading"}, done: true, reason: "reboot loop"},
 		"one reset":              {o: observation{resets: 1, console: "Loading"}},
-		"endless output":         {o: observation{flood: true, console: "xxx"}, done: true, reason: "more than 64 MiB"},
+		"endless output":         {o: observation{flood: TooMuch(mostOutput + 1), console: "xxx"}, done: true, reason: "more than 64 MiB"},
 		"KVM gives up":           {o: observation{broken: true, console: "Loading"}, done: true, reason: "KVM cannot run"},
 		"switched off":           {o: observation{gone: true}, done: true, reason: "switched itself off"},
 		"silence from the start": {o: observation{silent: 21 * time.Second}, done: true, reason: "silence: nothing on the serial console"},

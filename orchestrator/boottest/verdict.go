@@ -80,7 +80,7 @@ type observation struct {
 	gone     bool   // QEMU has ended
 	exit     error  // how
 	broken   bool   // KVM has had an internal error
-	flood    bool   // a port has had more than mostOutput
+	flood    error  // a port has had too much
 	silent   time.Duration
 	elapsed  time.Duration
 	login    time.Duration // since the login prompt was seen; 0 before
@@ -121,8 +121,8 @@ func judge(o observation, l limits) verdict {
 	switch {
 	case o.broken:
 		return verdict{done: true, err: vm.ErrHypervisor}
-	case o.flood:
-		return failed("endless output: the guest has written more than %d MiB to a serial port", mostOutput>>20)
+	case o.flood != nil:
+		return verdict{done: true, err: o.flood}
 	case o.resets > allowedResets:
 		return failed("reboot loop: the guest has reset %d times", o.resets)
 	case o.gone && o.exit != nil:

@@ -1,5 +1,7 @@
 package definition
 
+import "slices"
+
 // InstallFile is what install.d/NAME.yml and its drop-ins may hold.
 type InstallFile struct {
 	Description string            `yaml:"description,omitempty" jsonschema_description:"One line that says what the image is for"`
@@ -114,8 +116,33 @@ type InstallEntry struct {
 	Services     Services     `yaml:"services,omitempty" json:"services,omitempty" jsonschema_description:"systemd units"`
 	Roles        []Role       `yaml:"roles,omitempty" json:"roles,omitempty" jsonschema_description:"Ansible roles, from the folder roles beside install.d, or of collections"`
 	Playbooks    []string     `yaml:"playbooks,omitempty" json:"playbooks,omitempty" jsonschema_description:"Playbooks for the hosts all or image, from the folder playbooks beside install.d"`
+	On           string       `yaml:"on,omitempty" json:"on,omitempty" jsonschema:"enum=boot" jsonschema_description:"boot: apply the entry in a guest that starts from the tree so far. Default: in the tree"`
 	NoLog        bool         `yaml:"no_log,omitempty" json:"no_log,omitempty" jsonschema_description:"Keep the values of this entry, and all that it prints, out of the output, the log and build.json"`
 	Origin       string       `yaml:"-" json:"origin,omitempty"`
+}
+
+// OnBoot is the value of On of entries that need a running system.
+const OnBoot = "boot"
+
+// OnBoot says whether the layer has entries that need a running system.
+func (l Layer) OnBoot() bool {
+	return slices.ContainsFunc(l.Install, func(e InstallEntry) bool { return e.On == OnBoot }) ||
+		slices.ContainsFunc(l.Commands, func(e CommandEntry) bool { return e.On == OnBoot })
+}
+
+// ApplyOnBoot has the entries of the build itself, not of those that it extends, need a
+// running system.
+func (d *Definition) ApplyOnBoot() {
+	if len(d.Layers) == 0 {
+		return
+	}
+	own := d.Layers[len(d.Layers)-1]
+	for i := range own.Install {
+		own.Install[i].On = OnBoot
+	}
+	for i := range own.Commands {
+		own.Commands[i].On = OnBoot
+	}
 }
 
 // Debconf is one preseeded answer.
@@ -190,6 +217,7 @@ type CommandEntry struct {
 	Creates     string            `yaml:"creates,omitempty" json:"creates,omitempty" jsonschema_description:"Skip the command where this file exists"`
 	Chdir       string            `yaml:"chdir,omitempty" json:"chdir,omitempty" jsonschema_description:"Folder to run in"`
 	Environment map[string]string `yaml:"environment,omitempty" json:"environment,omitempty" jsonschema_description:"Environment variables"`
+	On          string            `yaml:"on,omitempty" json:"on,omitempty" jsonschema:"enum=boot" jsonschema_description:"boot: run it in a guest that starts from the tree so far. Default: in the tree"`
 	NoLog       bool              `yaml:"no_log,omitempty" json:"no_log,omitempty" jsonschema_description:"Keep the values of this entry, and all that it prints, out of the output, the log and build.json"`
 	Origin      string            `yaml:"-" json:"origin,omitempty"`
 }

@@ -301,8 +301,9 @@ func TestEveryMistakeOfEntriesIsReportedAtOnce(t *testing.T) {
   - repositories: [{name: r, uris: ["http://u:hunter2@h/"], suites: [s], components: [c], key: no.asc}]
   - roles: [absent]
   - services: {enabled: ["a b"]}
+  - {packages: [good], on: install}
 `,
-		"commands.d/x.yml": "commands:\n  - name: nothing\n  - run: a\n    argv: [b]\n  - run: a\n    creates: relative\n    environment: {a-b: c}\n",
+		"commands.d/x.yml": "commands:\n  - name: nothing\n  - run: a\n    argv: [b]\n  - run: a\n    creates: relative\n    environment: {a-b: c}\n  - {run: a, on: tree}\n",
 	}).Load("x", nil)
 	text := errorText(err)
 	for _, want := range []string{
@@ -321,6 +322,8 @@ func TestEveryMistakeOfEntriesIsReportedAtOnce(t *testing.T) {
 		"install.d/x.yml:8: there is no file install.d/no.asc",
 		`install.d/x.yml:9: roles: there is no role "absent"`,
 		`install.d/x.yml:10: services.enabled: "a b" is no unit`,
+		`install.d/x.yml:11: on: unknown "install"`,
+		`commands.d/x.yml:8: on: unknown "tree"`,
 		"commands.d/x.yml:2: the entry runs nothing",
 		"commands.d/x.yml:4: run and argv exclude each other",
 		`commands.d/x.yml:6: creates: "relative" is not an absolute path`,

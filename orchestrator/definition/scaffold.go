@@ -38,7 +38,9 @@ func InstallScaffold(name, extends string) string {
 extends: %[2]s
 
 # What gets installed, in order. An entry may hold packages, repositories,
-# debconf, files, templates, users, services, roles and playbooks.
+# debconf, files, templates, users, services, roles and playbooks. One with
+# 'on: boot' is applied in a guest that starts from the tree so far: for what
+# needs a running service, such as a database.
 install:
   - name: Tools
     packages: [less]
@@ -48,7 +50,7 @@ install:
 // CommandsScaffold is a valid commands.d file to start from.
 func CommandsScaffold() string {
 	return `# What is run in the image after the installation, in order: run (a script for
-# /bin/sh -e) or argv (a list); creates, chdir and environment are optional.
+# /bin/sh -e) or argv (a list); creates, chdir, environment and on are optional.
 commands:
   - name: Say where the image comes from
     run: echo "built with vmctl" > /etc/motd

@@ -207,6 +207,7 @@ func (ld *loading) validateInstall(e *InstallEntry, n *yaml.Node) {
 		len(e.Services.Enabled)+len(e.Services.Disabled)+len(e.Services.Masked) == 0 && !ld.isMisspelt(n) {
 		ld.report(at(), "the entry installs nothing", "give it packages, repositories, debconf, files, templates, users, services, roles or playbooks")
 	}
+	ld.validateOn(at("on"), e.On)
 	ld.validateItems(at("packages"), "packages", "package", packagePattern, e.Packages, value(n, "packages"))
 	for i := range e.Repositories {
 		ld.validateRepository(&e.Repositories[i], value(n, "repositories").Content[i])
@@ -370,8 +371,16 @@ func (ld *loading) validatePlaybook(name string, n *yaml.Node) {
 	}
 }
 
+// validateOn checks where an entry is applied.
+func (ld *loading) validateOn(at place, on string) {
+	if on != "" && on != OnBoot {
+		ld.report(at, fmt.Sprintf("on: unknown %q", on), "known: "+OnBoot+", for a guest that starts from the tree so far; leave it out for the tree itself")
+	}
+}
+
 func (ld *loading) validateCommand(e *CommandEntry, n *yaml.Node) {
 	at := func(keys ...string) place { return ld.where(n, keys...) }
+	ld.validateOn(at("on"), e.On)
 	run, argv := e.Run != "", len(e.Argv) > 0
 	switch {
 	case run && argv:

@@ -9,7 +9,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/btw-img/btw-img/orchestrator/host"
@@ -26,6 +28,24 @@ var removed = []string{
 	"/root/.ansible", "/root/.bash_history", "/root/.wget-hsts", "/root/.viminfo", "/root/.cache",
 	"/run/*", "/tmp/*", "/tmp/.[!.]*", "/var/tmp/*", "/var/tmp/.[!.]*",
 	"/var/crash/*", "/var/spool/mail/*",
+}
+
+// volatile is what a machine writes by itself while it runs, besides what is removed.
+var volatile = []string{
+	machineID, "/lost+found", "/dev/*", "/proc/*", "/sys/*",
+	"/var/log/journal/*", "/var/log/wtmp*", "/var/log/btmp*", "/var/log/lastlog*", "/var/lib/wtmpdb/*", "/var/lib/lastlog/*",
+	"/var/lib/systemd/timers/*", "/var/lib/systemd/timesync/*", "/var/lib/private/systemd/*", "/var/lib/systemd/rfkill/*", "/var/lib/systemd/backlight/*",
+	"/var/lib/systemd/coredump/*", "/var/lib/systemd/pstore/*", "/var/lib/systemd/network/*",
+	"/var/lib/apt/periodic/*", "/var/lib/apt/daily_lock", "/var/lib/logrotate/status*", "/var/lib/NetworkManager/*", "/var/lib/chrony/*",
+}
+
+// IsVolatile says whether a name in a tree is of what a machine writes by itself while it
+// runs, or of what is removed from every image.
+func IsVolatile(name string) bool {
+	return slices.ContainsFunc(slices.Concat(removed, packageCaches, volatile), func(pattern string) bool {
+		match, err := path.Match(pattern, name)
+		return match && err == nil
+	})
 }
 
 // packageCaches is what apt and dpkg make anew when they need it.
