@@ -306,6 +306,7 @@ func (r *guestRun) up(ctx context.Context) error {
 	}()
 	ticker := time.NewTicker(200 * time.Millisecond)
 	defer ticker.Stop()
+	said, since := 0, started
 	for {
 		select {
 		case a := <-answered:
@@ -315,8 +316,15 @@ func (r *guestRun) up(ctx context.Context) error {
 			r.task("ok", "guest: up after %.0f s, systemd is %s", time.Since(started).Seconds(), strings.Join(append([]string{a.State.State}, a.Failed...), ", failed "))
 			return r.look()
 		case <-ticker.C:
-			if _, problem := boottest.Signs(r.console()); problem != nil {
+			console := r.console()
+			if len(console) != said {
+				said, since = len(console), time.Now()
+			}
+			if _, problem := boottest.Signs(console); problem != nil {
 				return problem
+			}
+			if time.Since(since) > boottest.LongestSilence && !boottest.Begun(console) {
+				return fmt.Errorf("silence: its console stopped for %s", boottest.LongestSilence)
 			}
 		case <-limited.Done():
 			return cmp.Or(context.Cause(ctx), fmt.Errorf("it was not up within %s", r.plan.Definition.Test.Timeout))

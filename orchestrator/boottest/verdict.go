@@ -60,6 +60,13 @@ func Signs(console []byte) (prompt bool, problem error) {
 	return loginPrompt.MatchString(text) || rootsPrompt.MatchString(text), symptomIn(text)
 }
 
+// LongestSilence is how long a guest may say nothing before its userspace begins, whatever it
+// runs on.
+const LongestSilence = silenceTCG
+
+// Begun says whether the userspace of a guest has begun, as its console tells.
+func Begun(console []byte) bool { return userspace.MatchString(plain(console)) }
+
 // Plain is the text of a console without terminal escapes.
 func Plain(console []byte) string { return plain(console) }
 
