@@ -16,8 +16,10 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/diskformat"
 	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/format"
 	"github.com/btw-img/btw-img/orchestrator/host"
 	"github.com/btw-img/btw-img/orchestrator/image"
+	"github.com/btw-img/btw-img/orchestrator/product"
 	"github.com/btw-img/btw-img/orchestrator/proof"
 	"github.com/btw-img/btw-img/orchestrator/scope"
 	"github.com/btw-img/btw-img/orchestrator/store"
@@ -109,7 +111,7 @@ func (b Builder) build(ctx context.Context, plan Plan, space *workspace) (manife
 		return before, os.RemoveAll(space.failed) // which tells of a build in between
 	}
 	images, err := step(s, "Convert", func(ctx context.Context) ([]image.File, error) {
-		return convert(ctx, h, plan, space, facts.Disk)
+		return convert(ctx, h, plan, space, facts)
 	})
 	if err != nil {
 		return Manifest{}, err
@@ -151,23 +153,38 @@ func (b Builder) before(space *workspace) Manifest {
 	return built.Manifest
 }
 
-// convert writes every output. The raw disk itself is one of them or goes.
-func convert(ctx context.Context, h host.Host, plan Plan, space *workspace, disk DiskContent) (images []image.File, err error) {
+// convert writes every output. The raw disk itself is one of them, or goes, unless nothing else
+// can be booted.
+func convert(ctx context.Context, h host.Host, plan Plan, space *workspace, facts DiskFacts) (images []image.File, err error) {
 	raw, kept := filepath.Join(space.work, rawDiskName), ""
-	for _, format := range outputs(plan.Definition) {
-		path := filepath.Join(space.out, plan.ImageName(format))
-		made := image.File{Name: filepath.Base(path), Format: format, Size: disk.Size, VirtualSize: disk.Size, SHA256: disk.SHA256}
-		if format == diskformat.Raw {
-			kept = path
-		} else if made, err = image.Make(ctx, h, raw, disk.SHA256, format, path); err != nil {
+	subject := plan.subject(raw, facts)
+	for _, name := range outputs(plan.Definition) {
+		if name == diskformat.Raw {
+			kept = filepath.Join(space.out, plan.ImageName(name))
+			images = append(images, image.File{Name: filepath.Base(kept), Format: name, Size: facts.Disk.Size, VirtualSize: facts.Disk.Size, SHA256: facts.Disk.SHA256})
+			continue
+		}
+		made, err := product.Make(ctx, h, name, subject, space.out)
+		if err != nil {
 			return images, err
 		}
-		images = append(images, made)
+		images = append(images, made...)
 	}
-	if kept != "" {
+	switch {
+	case kept != "":
 		return images, os.Rename(raw, kept)
+	case !format.Named(images[0].Format).Disk:
+		return images, nil // it is what is booted
 	}
 	return images, os.Remove(raw)
+}
+
+// booted is the file that the boot test uses, and its format.
+func booted(plan Plan, space *workspace) (path, name string) {
+	if first := outputs(plan.Definition)[0]; format.Named(first).Disk {
+		return filepath.Join(space.out, plan.ImageName(first)), first
+	}
+	return filepath.Join(space.work, rawDiskName), diskformat.Raw
 }
 
 // boot tests the image on every firmware and makes sure that it did not change.
@@ -177,9 +194,8 @@ func (b Builder) boot(ctx context.Context, s *stages, h host.Host, plan Plan, fa
 		return nil, err
 	}
 	d := plan.Definition
-	format := outputs(d)[0]
-	path := filepath.Join(space.out, plan.ImageName(format))
-	results, err := BootTest(ctx, h, path, format, boottest.Options{
+	path, name := booted(plan, space)
+	results, err := BootTest(ctx, h, path, name, boottest.Options{
 		Firmware: d.Firmware, Accel: *b.Boot,
 		Memory: int64(d.Test.Memory), CPUs: d.Test.CPUs, Timeout: time.Duration(d.Test.Timeout),
 		Systemd: facts.systemd(), Logs: space.out, Scratch: space.work, Proofs: proofs, Budget: b.Budget,
@@ -195,10 +211,12 @@ func (b Builder) boot(ctx context.Context, s *stages, h host.Host, plan Plan, fa
 	if err != nil {
 		return results, err
 	}
-	for _, file := range images {
-		if file.Format == format && file.SHA256 != sum {
-			return results, fmt.Errorf("the boot test changed %s", file.Name)
-		}
+	want := facts.Disk.SHA256
+	if name == images[0].Format {
+		want = images[0].SHA256
+	}
+	if sum != want {
+		return results, fmt.Errorf("the boot test changed %s", filepath.Base(path))
 	}
 	return results, nil
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/diskformat"
 	"github.com/btw-img/btw-img/orchestrator/files"
+	"github.com/btw-img/btw-img/orchestrator/format"
 	"github.com/btw-img/btw-img/orchestrator/image"
 )
 
@@ -81,6 +82,17 @@ func (b Built) Format(name string) string {
 		}
 	}
 	return ""
+}
+
+// Bootable is the image of a disk that stands first, which the boot test used; false where
+// there is none.
+func (m Manifest) Bootable() (image.File, bool) {
+	for _, output := range m.Outputs {
+		if format.Named(output.Format).Disk {
+			return output, true
+		}
+	}
+	return image.File{}, false
 }
 
 // Systemd is the version of systemd in the image, 0 where that is not known.

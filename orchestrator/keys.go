@@ -17,6 +17,7 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/filesystem"
+	"github.com/btw-img/btw-img/orchestrator/format"
 	"github.com/btw-img/btw-img/orchestrator/image"
 	"github.com/btw-img/btw-img/orchestrator/source"
 	"github.com/btw-img/btw-img/orchestrator/store"
@@ -133,6 +134,9 @@ func outputTools(d definition.Definition) []string {
 				packages = append(packages, tool.Package)
 			}
 		}
+	}
+	for _, tool := range format.ToolsOf(d.Outputs...) {
+		packages = append(packages, tool.Package)
 	}
 	for _, name := range d.Firmware {
 		packages = append(packages, arch.Target.FirmwareNamed(name).Package)

@@ -17,6 +17,7 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/arch"
 	"github.com/btw-img/btw-img/orchestrator/boottest"
 	"github.com/btw-img/btw-img/orchestrator/definition"
+	"github.com/btw-img/btw-img/orchestrator/format"
 	"github.com/btw-img/btw-img/orchestrator/host"
 	"github.com/btw-img/btw-img/orchestrator/image"
 )
@@ -115,6 +116,9 @@ func inputDigests(ctx context.Context, plan Plan) map[string]string {
 // hostPackages is the packages whose versions shape an image or its boot test.
 func hostPackages() []string {
 	packages := []string{"mmdebstrap", "apt", "dpkg", "ansible", "ansible-core", "fdisk", "e2fsprogs", "xfsprogs", "btrfs-progs", "dosfstools", "mtools", "qemu-utils", arch.Target.QEMU.Package}
+	for _, tool := range format.ToolsOf(format.Names()...) {
+		packages = append(packages, tool.Package)
+	}
 	for _, firmware := range arch.Target.Firmware {
 		if firmware.Package != "" {
 			packages = append(packages, firmware.Package)

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -15,6 +16,8 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/disk"
 	"github.com/btw-img/btw-img/orchestrator/diskformat"
+	"github.com/btw-img/btw-img/orchestrator/format"
+	"github.com/btw-img/btw-img/orchestrator/product"
 	"github.com/btw-img/btw-img/orchestrator/seal"
 	"github.com/btw-img/btw-img/orchestrator/source"
 	"github.com/btw-img/btw-img/orchestrator/vm"
@@ -96,8 +99,17 @@ func (p Plan) BaseName() string {
 	return name + "-" + arch.Target.Debian
 }
 
-// ImageName is the file name of the output in the format.
-func (p Plan) ImageName(format string) string { return p.BaseName() + "." + format }
+// ImageName is the file name of the output in the format, or of its first file.
+func (p Plan) ImageName(name string) string { return p.BaseName() + "." + format.Named(name).Suffix }
+
+// subject is a disk of the plan, for what is made of it.
+func (p Plan) subject(raw string, facts DiskFacts) product.Subject {
+	d := p.Definition
+	return product.Subject{
+		Disk: raw, Size: facts.Disk.Size, SHA256: facts.Disk.SHA256, Base: p.BaseName(), Name: d.Name, Version: p.DebianRelease(), Description: d.Description,
+		Epoch: time.Unix(facts.Epoch, 0), Memory: int64(d.Test.Memory), CPUs: d.Test.CPUs, UEFI: !slices.Contains(d.Firmware, arch.BIOS),
+	}
+}
 
 // Unidentified is the same plan with a text in place of each identifier, which
 // every build chooses anew.
@@ -140,11 +152,13 @@ func (p Plan) Describe(folder string, accel *vm.Accelerator) Description {
 	section("/etc/fstab", p.FSTab)
 	section("Partition table (sfdisk)", p.Disk.Script())
 	section("File systems", p.Disk.Describe("DISK", root))
-	format := outputs(d)[0]
-	booted := vm.Image{File: filepath.Join(folder, d.Name, p.ImageName(format)), Format: format}
+	booted := vm.Image{File: "DISK", Format: diskformat.Raw}
+	if first := outputs(d)[0]; format.Named(first).Disk {
+		booted = vm.Image{File: filepath.Join(folder, d.Name, p.ImageName(first)), Format: first}
+	}
 	var written strings.Builder
-	for _, format := range d.Outputs {
-		fmt.Fprintln(&written, filepath.Join(folder, d.Name, p.ImageName(format)))
+	for _, name := range d.Outputs {
+		fmt.Fprintln(&written, filepath.Join(folder, d.Name, p.ImageName(name)))
 	}
 	section("Outputs", written.String())
 	if accel != nil {
@@ -183,11 +197,17 @@ func where(on string) string {
 }
 
 // outputs is the formats to write, the one that the boot test uses first: the default
-// where it is among them, since that is what most people will run.
+// where it is among them, since that is what most people will run, else the first that can
+// be booted.
 func outputs(d definition.Definition) []string {
 	formats := slices.Clone(d.Outputs)
-	if i := slices.Index(formats, diskformat.Default); i > 0 {
-		formats = slices.Insert(slices.Delete(formats, i, i+1), 0, diskformat.Default)
+	i := slices.Index(formats, diskformat.Default)
+	if i < 0 {
+		i = slices.IndexFunc(formats, func(name string) bool { return format.Named(name).Disk })
+	}
+	if i > 0 {
+		first := formats[i]
+		formats = slices.Insert(slices.Delete(formats, i, i+1), 0, first)
 	}
 	return formats
 }

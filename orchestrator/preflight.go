@@ -12,6 +12,7 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/filesystem"
+	"github.com/btw-img/btw-img/orchestrator/format"
 	"github.com/btw-img/btw-img/orchestrator/host"
 )
 
@@ -28,6 +29,7 @@ type Needs struct {
 	Filesystems []string        // of the disks to be made
 	Filled      []string        // those of them that get files
 	Firmware    []string        // of the boot tests
+	Formats     []string        // of what is made of the disks
 	Keyring     bool            // Debian's, to check the archive's signatures
 	Folder      string          // where images go; "" for not yet known
 	Memory      definition.Size // of the largest guest; 0 for not yet known
@@ -39,13 +41,13 @@ func EverythingNeeded() Needs {
 	return Needs{
 		Build: true, Test: true, Guests: true, Login: true, CloudInit: true, Keyring: true, Survey: true,
 		Filesystems: filesystem.Names(nil), Filled: filesystem.Names(nil),
-		Firmware: arch.Target.FirmwareNames(),
+		Firmware: arch.Target.FirmwareNames(), Formats: format.Names(),
 	}
 }
 
 // NeedsOf is what building the definition needs.
 func NeedsOf(d definition.Definition, test bool, folder string) Needs {
-	n := Needs{Build: true, Test: test, Folder: folder, Keyring: d.Source.Bootstrap != nil && d.Source.Bootstrap.Keyring == ""}
+	n := Needs{Build: true, Test: test, Folder: folder, Formats: d.Outputs, Keyring: d.Source.Bootstrap != nil && d.Source.Bootstrap.Keyring == ""}
 	for _, part := range d.Disk.Layout.Resolve() {
 		if part.Filesystem != "" && !slices.Contains(n.Filesystems, part.Filesystem) {
 			n.Filesystems = append(n.Filesystems, part.Filesystem)
@@ -136,6 +138,7 @@ func Preflight(n Needs) []Check {
 		}
 		checks = append(checks, check)
 	}
+	checks = append(checks, n.checkFormats()...)
 	if n.Build {
 		checks = append(checks, checkAnsible(), checkJail())
 		checks = append(checks, n.checkKernel()...)
@@ -156,8 +159,28 @@ func Preflight(n Needs) []Check {
 		checks = append(checks, checkMemory(n.Memory, n.Held))
 	}
 	for i, c := range checks {
-		if c.Package != "" {
+		if c.Package != "" && c.Problem != "" {
 			checks[i].Fix = "apt-get install " + c.Package
+		}
+	}
+	return checks
+}
+
+// checkFormats looks for what some formats alone need.
+func (n Needs) checkFormats() []Check {
+	var checks []Check
+	for _, name := range n.Formats {
+		for _, t := range format.Named(name).Tools {
+			check := Check{What: t.Name}
+			if host.Find(t.Name) == "" {
+				check.Package = t.Package
+				if n.Survey {
+					check.Better = fmt.Sprintf("not installed: the format %s needs it; apt-get install %s", name, t.Package)
+				} else {
+					check.Problem = "not installed: the format " + name + " needs it"
+				}
+			}
+			checks = append(checks, check)
 		}
 	}
 	return checks

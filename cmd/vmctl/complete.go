@@ -16,6 +16,7 @@ import (
 	"github.com/btw-img/btw-img/orchestrator"
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/diskformat"
+	"github.com/btw-img/btw-img/orchestrator/format"
 	"github.com/btw-img/btw-img/orchestrator/machine"
 	"github.com/btw-img/btw-img/publish"
 	"github.com/btw-img/btw-img/publish/catalogue"
@@ -77,7 +78,7 @@ func addCompletions(root *cobra.Command, defs *definitions) {
 		"rebuild": {both(paths(diskformat.Suffixes()...), references)},
 		"serve":   {paths()},
 		"cache":   {func(*cobra.Command, string) []string { return cacheActions }, storedKeys},
-		"convert": {both(builtNames, paths(diskformat.Suffixes()...)), func(*cobra.Command, string) []string { return diskformat.Written() }},
+		"convert": {both(builtNames, paths(diskformat.Suffixes()...)), func(*cobra.Command, string) []string { return format.Names() }},
 		"diff":    {images, images},
 		"launch":  {images},
 		"ssh":     {machineNames}, "console": {machineNames}, "logs": {machineNames}, "screenshot": {machineNames, paths()},

@@ -33,6 +33,7 @@ var notRun = map[string]string{
 	"vmctl diff debian debian":                                              "needs an image",
 	"vmctl convert debian vmdk":                                             "needs an image",
 	"vmctl convert images/debian/debian-13-amd64.qcow2 vhd -o azure":        "needs an image",
+	"vmctl convert debian oci -o containers":                                "needs an image",
 	"vmctl diff images/debian/debian.qcow2 oci:images/oci/debian:13 --json": "needs an image",
 	"vmctl diff debian registry.example/lab/debian:13 --all":                "needs a registry",
 	"vmctl ssh debian":                                                      machines,

@@ -255,9 +255,13 @@ func launchSettings(d definition.Definition) machine.Settings {
 	return s
 }
 
-// writeConf writes what 'vmctl launch' reads of a build.
+// writeConf writes what 'vmctl launch' reads of a build, if that has an image of its disk.
 func writeConf(definitions, folder string, m orchestrator.Manifest) error {
-	c := machine.Conf{Disk: filepath.Join(folder, m.Name, m.Outputs[0].Name), Settings: launchSettings(m.Definition)}
+	bootable, ok := m.Bootable()
+	if !ok {
+		return nil
+	}
+	c := machine.Conf{Disk: filepath.Join(folder, m.Name, bootable.Name), Settings: launchSettings(m.Definition)}
 	return c.WriteConf(definitions, m.Name, files.Caller())
 }
 

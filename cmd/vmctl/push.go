@@ -21,6 +21,7 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/diskformat"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/files"
+	"github.com/btw-img/btw-img/orchestrator/format"
 	"github.com/btw-img/btw-img/publish"
 	"github.com/btw-img/btw-img/publish/artifact"
 	"github.com/btw-img/btw-img/publish/registry"
@@ -189,6 +190,9 @@ func readRelease(folder string, annotations []string) (artifact.Release, error) 
 		RawDigest: sha256Digest(built.Disk.SHA256), Tested: built.Tested, Packages: built.Packages, Annotations: map[string]string{},
 	}
 	for _, output := range built.Outputs {
+		if !format.Named(output.Format).Disk {
+			continue
+		}
 		if err := orchestrator.CheckImage(filepath.Join(folder, output.Name), output.Format); err != nil {
 			return artifact.Release{}, err
 		}

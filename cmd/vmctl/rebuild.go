@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -89,7 +90,9 @@ func runRebuild(cmd *cobra.Command, o rebuildOptions, arg string) error {
 		how: orchestrator.How{Fresh: orchestrator.Everything, Since: time.Now(), Offline: o.offline},
 	}
 	for _, output := range record.Outputs {
-		b.formats = append(b.formats, output.Format)
+		if !slices.Contains(b.formats, output.Format) { // which may be several files
+			b.formats = append(b.formats, output.Format)
+		}
 	}
 	plans, cleanup, err := planBuilds(b)
 	defer cleanup()

@@ -15,6 +15,7 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/boottest"
 	"github.com/btw-img/btw-img/orchestrator/budget"
 	"github.com/btw-img/btw-img/orchestrator/definition"
+	"github.com/btw-img/btw-img/orchestrator/diskformat"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/files"
 	"github.com/btw-img/btw-img/orchestrator/host"
@@ -172,10 +173,14 @@ func findImage(target, output string) (path string, build orchestrator.Built, er
 		}
 	}
 	build, err = orchestrator.ReadBuilt(folder)
-	if err != nil || len(build.Outputs) == 0 {
+	if err != nil {
 		return "", build, fail.New(fail.Usage, "", "name an image file, or run 'vmctl build "+target+"' first", "%s is neither an image nor a build in %s", target, output)
 	}
-	return filepath.Join(folder, build.Outputs[0].Name), build, nil
+	bootable, ok := build.Bootable()
+	if !ok {
+		return "", build, fail.New(fail.Usage, "", "build it with --format "+diskformat.Default+" too", "%s was built without an image of its disk", target)
+	}
+	return filepath.Join(folder, bootable.Name), build, nil
 }
 
 // isBuild says whether a path is that of a folder that a build has left. A name alone is

@@ -14,8 +14,8 @@ import (
 
 	"github.com/btw-img/btw-img/orchestrator/arch"
 	"github.com/btw-img/btw-img/orchestrator/definition"
-	"github.com/btw-img/btw-img/orchestrator/diskformat"
 	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/format"
 	"github.com/btw-img/btw-img/orchestrator/machine"
 	"github.com/btw-img/btw-img/orchestrator/vm"
 )
@@ -104,7 +104,7 @@ var choices = map[string][]string{
 	"accel":    {vm.AccelAuto, vm.AccelKVM, vm.AccelTCG},
 	"arch":     arch.Known,
 	"firmware": arch.Target.FirmwareNames(),
-	"format":   diskformat.Written(),
+	"format":   format.Names(),
 	"network":  {machine.NetworkOpen, machine.NetworkIsolated},
 	"on":       {definition.OnBoot},
 	"on-error": {onErrorCleanup, onErrorShell},

@@ -9,6 +9,7 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/arch"
 	"github.com/btw-img/btw-img/orchestrator/diskformat"
 	"github.com/btw-img/btw-img/orchestrator/filesystem"
+	"github.com/btw-img/btw-img/orchestrator/format"
 )
 
 func reflector() *jsonschema.Reflector {
@@ -39,7 +40,7 @@ func (Partition) JSONSchemaExtend(schema *jsonschema.Schema) {
 
 // JSONSchemaExtend adds what the tables of firmwares and formats say.
 func (InstallFile) JSONSchemaExtend(schema *jsonschema.Schema) {
-	for key, names := range map[string][]string{"firmware": arch.Target.FirmwareNames(), "outputs": diskformat.Written()} {
+	for key, names := range map[string][]string{"firmware": arch.Target.FirmwareNames(), "outputs": format.Names()} {
 		list, _ := schema.Properties.Get(key)
 		for _, name := range names {
 			list.Items.Enum = append(list.Items.Enum, name)

@@ -13,7 +13,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/btw-img/btw-img/orchestrator/arch"
-	"github.com/btw-img/btw-img/orchestrator/diskformat"
+	"github.com/btw-img/btw-img/orchestrator/format"
 )
 
 // where is the place of the value that the keys lead to in n; where a key is
@@ -66,7 +66,8 @@ func (ld *loading) validate(d *Definition, merged *yaml.Node) {
 		d.Secrets[name] = ld.validateSecret(at("secrets", name), name, d, value(value(merged, "secrets"), name))
 	}
 	ld.validateChoice(at("firmware"), "firmware", d.Firmware, arch.Target.FirmwareNames())
-	ld.validateChoice(at("outputs"), "outputs", d.Outputs, diskformat.Written())
+	ld.validateChoice(at("outputs"), "outputs", d.Outputs, format.Names())
+	ld.validateTrees(at("outputs"), d)
 	if *d.Boot.Timeout < 0 {
 		ld.report(at("boot", "timeout"), "boot.timeout is negative", "give seconds, 0 for no wait")
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/btw-img/btw-img/orchestrator/arch"
 	"github.com/btw-img/btw-img/orchestrator/filesystem"
+	"github.com/btw-img/btw-img/orchestrator/format"
 )
 
 const (
@@ -20,6 +21,20 @@ const (
 	largestDisk    = 16 * TiB
 	smallestRoot   = 512 * MiB
 )
+
+// validateTrees refuses formats that hold the tree, where its files are in a file system that
+// vmctl does not read.
+func (ld *loading) validateTrees(at place, d *Definition) {
+	for _, name := range d.Outputs {
+		for _, part := range d.Disk.Layout.Resolve() {
+			fs := filesystem.Named(part.Filesystem)
+			if format.Named(name).Tree && part.Mount != "" && fs != nil && !fs.Readable {
+				ld.report(at, fmt.Sprintf("outputs: %s holds the files of the tree, and vmctl does not read those of %s (%s)", name, part.Filesystem, part.Mount),
+					"choose "+filesystem.Ext4+" for "+part.Mount+", or another format")
+			}
+		}
+	}
+}
 
 var labelPattern = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
 

@@ -13,7 +13,6 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/debian"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/files"
-	"github.com/btw-img/btw-img/orchestrator/image"
 	"github.com/btw-img/btw-img/orchestrator/rawdisk"
 )
 
@@ -285,8 +284,8 @@ const (
 func differing(ctx context.Context, a, b *os.File, size int64) (spans []span, err error) {
 	bufferA, bufferB := make([]byte, 4*chunk), make([]byte, 4*chunk)
 	for at := int64(0); at < size; {
-		startA, endA := image.NextData(a, at, size)
-		startB, endB := image.NextData(b, at, size)
+		startA, endA := files.NextData(a, at, size)
+		startB, endB := files.NextData(b, at, size)
 		if at = min(startA, startB) / grain * grain; at >= size {
 			break
 		}

@@ -1,12 +1,10 @@
 package disk
 
 import (
-	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
+
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -18,6 +16,7 @@ import (
 
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/files"
 	"github.com/btw-img/btw-img/orchestrator/filesystem"
 	"github.com/btw-img/btw-img/orchestrator/host"
 	"github.com/btw-img/btw-img/orchestrator/scope"
@@ -94,7 +93,7 @@ func (s share) put(ctx context.Context, h host.Host, file, scratch string, fille
 	if err != nil {
 		return err
 	}
-	return splice(image, file, s.Start)
+	return splice(ctx, image, file, s.Start)
 }
 
 // target is where the tools make the file system: in the disk image itself where they
@@ -278,7 +277,7 @@ func fillMounted(ctx context.Context, h host.Host, part Partition, device, from,
 
 // splice copies the content of an image into a disk image, at start. What is zero
 // stays a hole.
-func splice(image, disk string, start int64) (err error) {
+func splice(ctx context.Context, image, disk string, start int64) (err error) {
 	from, err := os.Open(image)
 	if err != nil {
 		return err
@@ -289,21 +288,9 @@ func splice(image, disk string, start int64) (err error) {
 		return err
 	}
 	defer func() { err = noSpace(errors.Join(err, to.Close())) }()
-	const chunk = 64 << 10
-	buffer, zeros := make([]byte, chunk), make([]byte, chunk)
-	return eachData(from, func(at, end int64) error {
-		for at < end {
-			n, err := from.ReadAt(buffer[:min(chunk, end-at)], at)
-			if n == 0 {
-				return cmp.Or(err, io.ErrUnexpectedEOF)
-			}
-			if !bytes.Equal(buffer[:n], zeros[:n]) {
-				if _, err := to.WriteAt(buffer[:n], start+at); err != nil {
-					return err
-				}
-			}
-			at += int64(n)
-		}
-		return nil
-	})
+	info, err := from.Stat()
+	if err != nil {
+		return err
+	}
+	return files.CopySparse(ctx, to, start, from, 0, info.Size())
 }

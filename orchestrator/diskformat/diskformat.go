@@ -8,6 +8,7 @@ const (
 	QCOW2 = "qcow2"
 	// Default is what a build writes, and boots, where there is a choice.
 	Default = QCOW2
+	VMDK    = "vmdk"
 )
 
 // Format is all that is known of one.
@@ -34,7 +35,7 @@ var table = []Format{
 	{Name: Raw, Suffixes: []string{"img"}, QEMU: "raw", Written: true},
 	{
 		// VMware; of its kinds the stream-optimized one, which all its products import.
-		Name: "vmdk", QEMU: "vmdk", Written: true, Backing: true,
+		Name: VMDK, QEMU: "vmdk", Written: true, Backing: true,
 		Options: []string{"-o", "subformat=streamOptimized"},
 		magics:  []magic{{text: "KDMV", check: checkVMDK}}, identify: identifyVMDK,
 	},

@@ -65,6 +65,7 @@ type Filesystem struct {
 	Name     string // as mount(8) and fstab(5) call it
 	Holds    Content
 	Filling  Filling
+	Readable bool   // package rawdisk reads its files
 	Firmware bool   // the firmware of a machine reads it
 	GRUB     string // GRUB's module; "" for none
 	Package  string // Debian package with what checks it in a running image; "" for none
@@ -92,6 +93,8 @@ type Filesystem struct {
 	// Finish gives the file system that Mkfs filled what it does not copy of the
 	// folder; nil for nothing.
 	Finish func(target Target, folder string) error
+	// Partclone is the program that copies what is in use of it; "" for none.
+	Partclone string
 	// Fsck checks the unmounted file system on target without changing it; nil for
 	// what cannot be checked.
 	Fsck func(target Target) host.Command

@@ -12,7 +12,7 @@ const mib = 1 << 20
 
 var table = []Filesystem{
 	{
-		Name: Ext4, Holds: Tree, Filling: ByMkfs, GRUB: "ext2", Package: "e2fsprogs",
+		Name: Ext4, Holds: Tree, Filling: ByMkfs, Readable: true, GRUB: "ext2", Package: "e2fsprogs",
 		Tools:    []Tool{{"mkfs.ext4", "e2fsprogs"}, {"e2fsck", "e2fsprogs"}},
 		Smallest: 16 * mib, LongestLabel: 16,
 		Options: slices.Concat(genericOptions, ext4Options), Usual: "defaults", BootCheck: true,
@@ -24,8 +24,9 @@ var table = []Filesystem{
 				with("-b", strconv.Itoa(ext4Block)).with("-i", strconv.FormatInt(ext4Ratio(target.Size), 10)).
 				and(slices.Concat([]string{"-E", ext4Extended(v, target), "-O", "^metadata_csum_seed,^orphan_file"}, ext4Place(target))...)
 		},
-		Finish: finishExt4,
-		Fsck:   func(target Target) host.Command { return host.Cmd("e2fsck", "-f", "-n", ext4Part(target)) },
+		Finish:    finishExt4,
+		Partclone: "partclone.extfs",
+		Fsck:      func(target Target) host.Command { return host.Cmd("e2fsck", "-f", "-n", ext4Part(target)) },
 	},
 	{
 		Name: XFS, Holds: Tree, Filling: ByKernel, GRUB: "xfs", Package: "xfsprogs",
@@ -37,7 +38,8 @@ var table = []Filesystem{
 		Mkfs: func(v Volume, target Target, _ string) host.Command {
 			return command("mkfs.xfs", "-q", "-f", "-K", "-m", "uuid="+v.UUID, "-i", "nrext64=0").with("-L", v.Label).and(target.File)
 		},
-		Fsck: func(target Target) host.Command { return host.Cmd("xfs_repair", "-n", target.File) },
+		Partclone: "partclone.xfs",
+		Fsck:      func(target Target) host.Command { return host.Cmd("xfs_repair", "-n", target.File) },
 	},
 	{
 		// mkfs.btrfs --rootdir loses fractions of seconds, the root folder's owner and
@@ -51,10 +53,11 @@ var table = []Filesystem{
 		Mkfs: func(v Volume, target Target, _ string) host.Command {
 			return command("mkfs.btrfs", "-q", "-f", "-K", "-U", v.UUID).with("-L", v.Label).and(target.File)
 		},
-		Fsck: func(target Target) host.Command { return host.Cmd("btrfs", "check", "--readonly", target.File) },
+		Partclone: "partclone.btrfs",
+		Fsck:      func(target Target) host.Command { return host.Cmd("btrfs", "check", "--readonly", target.File) },
 	},
 	{
-		Name: VFAT, Holds: Files, Filling: ByMtools, Firmware: true, GRUB: "fat", Package: "dosfstools",
+		Name: VFAT, Holds: Files, Filling: ByMtools, Readable: true, Firmware: true, GRUB: "fat", Package: "dosfstools",
 		Tools:    []Tool{{"mkfs.fat", "dosfstools"}, {"fsck.fat", "dosfstools"}, {"mcopy", "mtools"}},
 		Smallest: 34 * mib, LongestLabel: 11, // FAT32
 		Options: slices.Concat(genericOptions, vfatOptions), Usual: "defaults", BootCheck: true,
@@ -62,7 +65,8 @@ var table = []Filesystem{
 		Mkfs: func(v Volume, target Target, _ string) host.Command {
 			return command("mkfs.fat", "--invariant", "-F", "32", "-i", strings.ReplaceAll(v.UUID, "-", "")).with("-n", v.Label).and(target.File)
 		},
-		Fsck: func(target Target) host.Command { return host.Cmd("fsck.fat", "-n", target.File) },
+		Partclone: "partclone.vfat",
+		Fsck:      func(target Target) host.Command { return host.Cmd("fsck.fat", "-n", target.File) },
 	},
 	{
 		Name: Swap, Holds: Pages, Filling: Never,

@@ -1,6 +1,7 @@
 package host
 
 import (
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,12 +13,14 @@ import (
 // Command is one call of a tool, as a value: planned and tested without
 // running it.
 type Command struct {
-	Path  string   // name to look up in PATH, or a path
-	Args  []string // without the tool's own name
-	Env   []string // KEY=VALUE, added to CleanEnv
-	Dir   string   // working folder; empty means the caller's
-	Stdin string   // text for standard input; empty means none at all
-	Root  string   // run inside this tree (chroot); empty means the host
+	Path   string    // name to look up in PATH, or a path
+	Args   []string  // without the tool's own name
+	Env    []string  // KEY=VALUE, added to CleanEnv
+	Dir    string    // working folder; empty means the caller's
+	Stdin  string    // text for standard input; empty means none at all
+	Input  io.Reader // standard input in place of Stdin; nil for none
+	Output io.Writer // standard output, in place of the log; nil for none
+	Root   string    // run inside this tree (chroot); empty means the host
 }
 
 // Cmd makes a Command from its argv.

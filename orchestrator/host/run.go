@@ -91,7 +91,13 @@ func (l *Local) run(ctx context.Context, c Command, stdout io.Writer) error {
 	if c.Stdin != "" {
 		cmd.Stdin = strings.NewReader(c.Stdin)
 	}
+	if c.Input != nil {
+		cmd.Stdin = c.Input
+	}
 	cmd.Stdout, cmd.Stderr = both, both
+	if c.Output != nil {
+		cmd.Stdout = c.Output
+	}
 	if stdout != nil {
 		cmd.Stdout = stdout
 	}

@@ -13,8 +13,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/btw-img/btw-img/orchestrator/diskformat"
 	"github.com/btw-img/btw-img/orchestrator/files"
 	"github.com/btw-img/btw-img/orchestrator/host"
@@ -117,7 +115,7 @@ func Digest(ctx context.Context, path string) (sum string, size int64, err error
 	}
 	hash := sha256.New()
 	for size < info.Size() {
-		data, hole := NextData(f, size, info.Size())
+		data, hole := files.NextData(f, size, info.Size())
 		if _, err := io.Copy(hash, files.UntilDone(ctx, io.LimitReader(zeros{}, data-size))); err != nil {
 			return "", 0, err
 		}
@@ -127,23 +125,6 @@ func Digest(ctx context.Context, path string) (sum string, size int64, err error
 		size = hole
 	}
 	return hex.EncodeToString(hash.Sum(nil)), size, nil
-}
-
-// NextData is where the next data from offset on starts and ends (lseek(2),
-// SEEK_DATA and SEEK_HOLE). Where the file system cannot tell, all is data.
-func NextData(f *os.File, offset, size int64) (start, end int64) {
-	start, err := f.Seek(offset, unix.SEEK_DATA)
-	if errors.Is(err, unix.ENXIO) {
-		return size, size
-	}
-	if err != nil {
-		return offset, size
-	}
-	end, err = f.Seek(start, unix.SEEK_HOLE)
-	if err != nil {
-		return offset, size
-	}
-	return start, end
 }
 
 // zeros is an endless reader of zeros.

@@ -32,7 +32,7 @@ const largestFAT = 64 << 20 // bytes, of the table
 func isFAT(head []byte) bool {
 	bytesPerSector, perCluster := little16(head[11:]), head[13]
 	power := func(n int) bool { return n > 0 && n&(n-1) == 0 }
-	return head[510] == 0x55 && head[511] == 0xaa && bytesPerSector >= sector && bytesPerSector <= 4096 && power(int(bytesPerSector)) &&
+	return head[510] == 0x55 && head[511] == 0xaa && bytesPerSector >= SectorSize && bytesPerSector <= 4096 && power(int(bytesPerSector)) &&
 		power(int(perCluster)) && little16(head[14:]) > 0 && (head[16] == 1 || head[16] == 2) && head[21] >= 0xf0
 }
 
@@ -52,7 +52,7 @@ func openFAT(disk io.ReaderAt, size int64, head []byte) (*fat, error) {
 	f.data = f.rootAt + (f.rootSize+bytesPerSector-1)/bytesPerSector*bytesPerSector
 	length := sectors*bytesPerSector - f.data
 	if length < 0 || sectors*bytesPerSector > size || perTable*bytesPerSector > largestFAT {
-		return nil, Damaged("its boot sector makes no sense")
+		return nil, Damaged("its boot SectorSize makes no sense")
 	}
 	f.clusters = uint32(min(length/f.cluster, 0x0ffffff5))
 	switch {

@@ -10,7 +10,8 @@ import (
 	"unicode/utf16"
 )
 
-const sector = 512 // bytes
+// SectorSize is that of all disks here, in bytes.
+const SectorSize = 512
 
 // Partition is one of a partition table. A disk without a table is a single one, with
 // the number 0.
@@ -32,9 +33,15 @@ func (p Partition) Facts() []Fact {
 	}
 }
 
+// Kinds of tables that others have to name.
+const (
+	GPT     = "gpt" // of the UEFI specification
+	NoTable = "none"
+)
+
 // Table is what a disk says of its partitions.
 type Table struct {
-	Kind       string // gpt, mbr or none
+	Kind       string // GPT, NoTable or "mbr"
 	ID         string
 	Partitions []Partition
 }
@@ -61,21 +68,21 @@ const (
 // ReadTable reads a GPT (UEFI specification 2.10, chapter 5), else an MBR. What it says
 // is checked against the size of the disk.
 func ReadTable(disk io.ReaderAt, size int64) (Table, error) {
-	head := make([]byte, 2*sector)
-	if n, err := disk.ReadAt(head, 0); err != nil && err != io.EOF || n < sector {
+	head := make([]byte, 2*SectorSize)
+	if n, err := disk.ReadAt(head, 0); err != nil && err != io.EOF || n < SectorSize {
 		return whole(size), ignoreEnd(err)
 	}
 	if head[510] != 0x55 || head[511] != 0xaa || isFAT(head) {
 		return whole(size), nil
 	}
-	if bytes.HasPrefix(head[sector:], []byte("EFI PART")) && head[446+4] == protective {
-		return readGPT(disk, size, head[sector:])
+	if bytes.HasPrefix(head[SectorSize:], []byte("EFI PART")) && head[446+4] == protective {
+		return readGPT(disk, size, head[SectorSize:])
 	}
 	return readMBR(disk, size, head)
 }
 
 func whole(size int64) Table {
-	return Table{Kind: "none", Partitions: []Partition{{Size: size}}}
+	return Table{Kind: NoTable, Partitions: []Partition{{Size: size}}}
 }
 
 func ignoreEnd(err error) error {
@@ -86,13 +93,13 @@ func ignoreEnd(err error) error {
 }
 
 func readGPT(disk io.ReaderAt, size int64, header []byte) (Table, error) {
-	t := Table{Kind: "gpt", ID: guid(header[56:])}
+	t := Table{Kind: GPT, ID: guid(header[56:])}
 	at, count, entry := little64(header[72:]), little32(header[80:]), little32(header[84:])
-	if count > MostPartitions || entry < 128 || entry > 4096 || at > uint64(size)/sector {
+	if count > MostPartitions || entry < 128 || entry > 4096 || at > uint64(size)/SectorSize {
 		return t, Damaged("its GPT holds %d entries of %d bytes", count, entry)
 	}
 	entries := make([]byte, count*entry)
-	if _, err := disk.ReadAt(entries, int64(at)*sector); err != nil {
+	if _, err := disk.ReadAt(entries, int64(at)*SectorSize); err != nil {
 		return t, Damaged("its GPT is cut off")
 	}
 	for i := range int(count) {
@@ -101,12 +108,12 @@ func readGPT(disk io.ReaderAt, size int64, header []byte) (Table, error) {
 		if bytes.Equal(e[:16], make([]byte, 16)) {
 			continue
 		}
-		if first > last || last >= uint64(size)/sector {
+		if first > last || last >= uint64(size)/SectorSize {
 			return t, Damaged("partition %d lies outside of the disk", i+1)
 		}
 		t.Partitions = append(t.Partitions, Partition{
 			Number: i + 1, Type: guid(e), ID: guid(e[16:]), Label: utf16Text(e[56:128]), Attributes: little64(e[48:]),
-			Start: int64(first) * sector, Size: int64(last-first+1) * sector,
+			Start: int64(first) * SectorSize, Size: int64(last-first+1) * SectorSize,
 		})
 	}
 	return t, nil
@@ -119,7 +126,7 @@ func readMBR(disk io.ReaderAt, size int64, head []byte) (Table, error) {
 	extended := int64(-1)
 	for i := range 4 {
 		e := head[446+16*i:][:16]
-		p := Partition{Number: i + 1, Type: fmt.Sprintf("%02x", e[4]), Start: int64(little32(e[8:])) * sector, Size: int64(little32(e[12:])) * sector}
+		p := Partition{Number: i + 1, Type: fmt.Sprintf("%02x", e[4]), Start: int64(little32(e[8:])) * SectorSize, Size: int64(little32(e[12:])) * SectorSize}
 		switch {
 		case e[4] == 0 || p.Size == 0:
 			continue
@@ -132,12 +139,12 @@ func readMBR(disk io.ReaderAt, size int64, head []byte) (Table, error) {
 		t.Partitions = append(t.Partitions, p)
 	}
 	for number, at := 5, extended; at >= 0; number++ {
-		record := make([]byte, sector)
+		record := make([]byte, SectorSize)
 		if _, err := disk.ReadAt(record, at); err != nil || number > MostPartitions {
 			return t, Damaged("the chain of its logical partitions does not end")
 		}
 		e, next := record[446:462], record[462:478]
-		p := Partition{Number: number, Type: fmt.Sprintf("%02x", e[4]), Start: at + int64(little32(e[8:]))*sector, Size: int64(little32(e[12:])) * sector}
+		p := Partition{Number: number, Type: fmt.Sprintf("%02x", e[4]), Start: at + int64(little32(e[8:]))*SectorSize, Size: int64(little32(e[12:])) * SectorSize}
 		if p.Start+p.Size > size {
 			return t, Damaged("partition %d lies outside of the disk", number)
 		}
@@ -145,7 +152,7 @@ func readMBR(disk io.ReaderAt, size int64, head []byte) (Table, error) {
 			t.Partitions = append(t.Partitions, p)
 		}
 		if at = -1; next[4] != 0 {
-			at = extended + int64(little32(next[8:]))*sector
+			at = extended + int64(little32(next[8:]))*SectorSize
 		}
 	}
 	return t, nil
