@@ -156,8 +156,8 @@ func holes(data []rawdisk.Span, size int64) int64 {
 // sparse writes a file with holes in the PAX format 1.0 of GNU tar's manual, which
 // archive/tar reads and does not write.
 func (a *treeArchive) sparse(h *tar.Header, content io.ReaderAt, data []rawdisk.Span) error {
-	if len(data) == 0 {
-		data = []rawdisk.Span{{Offset: h.Size}}
+	if last := len(data) - 1; last < 0 || data[last].Offset+data[last].Size < h.Size {
+		data = append(data, rawdisk.Span{Offset: h.Size}) // which tells how long the last hole is
 	}
 	layout := strconv.Itoa(len(data)) + "\n"
 	var stored int64

@@ -17,6 +17,7 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/host"
 	"github.com/btw-img/btw-img/orchestrator/image"
 	"github.com/btw-img/btw-img/orchestrator/rawdisk"
+	"github.com/btw-img/btw-img/orchestrator/text"
 )
 
 //go:embed machine.ovf
@@ -46,13 +47,13 @@ func (w *work) described() described {
 	}
 }
 
-func render(text string, values any) ([]byte, error) {
+func render(source string, values any) ([]byte, error) {
 	escaped := func(s string) (string, error) {
 		var b strings.Builder
 		err := xml.EscapeText(&b, []byte(s))
 		return b.String(), err
 	}
-	t, err := template.New("").Funcs(template.FuncMap{"xml": escaped}).Parse(text)
+	t, err := template.New("").Funcs(template.FuncMap{"xml": escaped, "word": text.Word}).Parse(source)
 	if err != nil {
 		return nil, err
 	}

@@ -1,12 +1,14 @@
 package product
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"io"
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"github.com/klauspost/compress/gzip"
@@ -89,8 +91,12 @@ func (w *work) reference() string {
 	if tag == "" {
 		tag = "latest"
 	}
-	return strings.ToLower(w.Name) + ":" + tag
+	name := strings.Trim(notInReference.ReplaceAllString(strings.ToLower(w.Name), "-"), "-._")
+	return cmp.Or(name, "image") + ":" + tag
 }
+
+// notInReference is what names of container images cannot hold.
+var notInReference = regexp.MustCompile(`[^a-z0-9._]+`)
 
 func (w *work) containerConfig(diffID digest.Digest) ocispec.Image {
 	created := w.Epoch.UTC()

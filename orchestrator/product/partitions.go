@@ -89,10 +89,9 @@ func (w *work) partitions() error {
 		sums = append(sums, file.SHA256+"  "+file.Name)
 	}
 	script, err := render(restoreTemplate, struct {
-		Subject
-		Sums  []string
-		Parts []partitionImage
-	}{w.Subject, sums, all.Partitions})
+		partitionTable
+		Sums []string
+	}{all, sums})
 	if err != nil {
 		return err
 	}
@@ -100,10 +99,8 @@ func (w *work) partitions() error {
 	if err != nil {
 		return err
 	}
-	for suffix, content := range map[string][]byte{"restore.sh": script, "partitions.json": append(document, '\n')} {
-		if err := w.text(suffix, content); err != nil {
-			return err
-		}
+	if err := errors.Join(w.text("restore.sh", script), w.text("partitions.json", append(document, '\n'))); err != nil {
+		return err
 	}
 	return os.Chmod(w.path("restore.sh"), 0o755)
 }

@@ -1,17 +1,17 @@
 #!/bin/sh
-# Writes {{.Base}} onto a disk, which loses all that it holds:
+# Writes {{.Name}} onto a disk, which loses all that it holds:
 #
-#     sh {{.Base}}.restore.sh /dev/DISK
+#     sh {{word .Restore}} /dev/DISK
 #
 # It needs sfdisk, zstd and partclone, and the files that begin like its own name beside it. The
 # disk may be larger than {{.Size}} bytes; what is more stays free.
 set -eu
-disk=${1:?name the disk, as in /dev/sda}
+disk=$(readlink -f "${1:?name the disk, as in /dev/sda}")
 cd "$(dirname "$0")"
 sha256sum --check --quiet <<'END'
 {{range .Sums}}{{.}}
 {{end}}END
-if grep -q "^$(readlink -f "$disk")" /proc/mounts; then
+if grep -q "^$disk" /proc/mounts; then
 	echo "$disk is mounted" >&2
 	exit 1
 fi
@@ -38,15 +38,15 @@ gone() {
 	if [ -n "$loop" ]; then losetup --detach "$loop"; fi
 }
 
-sfdisk --quiet --wipe always --wipe-partitions always "$disk" < {{.Base}}.partitions.sfdisk
+sfdisk --quiet --wipe always --wipe-partitions always "$disk" < {{word .Script}}
 if command -v udevadm > /dev/null; then udevadm settle || true; fi
-dd if={{.Base}}.partitions.boot of="$disk" bs=440 count=1 conv=notrunc status=none
-{{range .Parts}}
+dd if={{word .Boot}} of="$disk" bs=440 count=1 conv=notrunc status=none
+{{range .Partitions}}
 at {{.Number}} {{.Start}} {{.Size}}
 {{- if eq .Format "partclone"}}
-zstd --decompress --stdout {{.File}} | partclone.restore --quiet --logfile /dev/null --source - --output "$node"
+zstd --decompress --stdout {{word .File}} | partclone.restore --quiet --logfile /dev/null --source - --output "$node"
 {{- else}}
-zstd --decompress --stdout {{.File}} | dd of="$node" bs=1M iflag=fullblock conv=notrunc status=none
+zstd --decompress --stdout {{word .File}} | dd of="$node" bs=1M iflag=fullblock conv=notrunc status=none
 {{- end}}
 gone
 {{end}}
