@@ -22,7 +22,6 @@ type Needs struct {
 	Test        bool            // boot disks
 	Guests      bool            // apply entries in guests
 	Login       bool            // log in to test machines
-	CloudInit   bool            // tell a test machine's cloud-init who may
 	Tests       bool            // run the project's own tests
 	Bench       bool            // run the project's own benchmark
 	Survey      bool            // all that any build can need: what some can do without is no problem
@@ -39,7 +38,7 @@ type Needs struct {
 // EverythingNeeded is what all verbs together can need.
 func EverythingNeeded() Needs {
 	return Needs{
-		Build: true, Test: true, Guests: true, Login: true, CloudInit: true, Keyring: true, Survey: true,
+		Build: true, Test: true, Guests: true, Login: true, Keyring: true, Survey: true,
 		Filesystems: filesystem.Names(nil), Filled: filesystem.Names(nil),
 		Firmware: arch.Target.FirmwareNames(), Formats: format.Names(),
 	}
@@ -106,14 +105,11 @@ func (n Needs) tools() []tool {
 	if n.Login {
 		tools = append(tools, tool{"ssh", "openssh-client"}, tool{"scp", "openssh-client"})
 	}
-	if n.CloudInit {
-		tools = append(tools, tool{"mkfs.vfat", "dosfstools"}, tool{"mcopy", "mtools"})
-	}
 	if n.Tests {
 		tools = append(tools,
 			tool{"dockerd", "docker.io"}, tool{"iptables", "iptables"}, tool{"sgdisk", "gdisk"}, tool{"debugfs", "e2fsprogs"},
 			tool{"mdir", "mtools"}, tool{"gpg", "gpg"}, tool{"apt-ftparchive", "apt-utils"}, tool{"setcap", "libcap2-bin"},
-			tool{"skopeo", "skopeo"}, tool{"curl", "curl"}, tool{"openssl", "openssl"}, tool{"chromium", "chromium"}, tool{"faketime", "faketime"})
+			tool{"skopeo", "skopeo"}, tool{"curl", "curl"}, tool{"openssl", "openssl"}, tool{"xorriso", "xorriso"}, tool{"zstd", "zstd"}, tool{"chromium", "chromium"}, tool{"faketime", "faketime"})
 	}
 	if n.Bench {
 		tools = append(tools,

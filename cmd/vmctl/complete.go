@@ -80,6 +80,7 @@ func addCompletions(root *cobra.Command, defs *definitions) {
 		"cache":   {func(*cobra.Command, string) []string { return cacheActions }, storedKeys},
 		"convert": {both(builtNames, paths(diskformat.Suffixes()...)), func(*cobra.Command, string) []string { return format.Names() }},
 		"diff":    {images, images},
+		"seed":    {anyPath},
 		"launch":  {images},
 		"ssh":     {machineNames}, "console": {machineNames}, "logs": {machineNames}, "screenshot": {machineNames, paths()},
 		"stop": {machineNames}, "start": {machineNames}, "snapshot": {machineNames},

@@ -106,7 +106,7 @@ func runLaunch(cmd *cobra.Command, o launchOptions, target string) error {
 	}
 	record.Name = cmp.Or(record.Name, from.build.Name, machine.NameFor(target))
 	needs := orchestrator.Needs{
-		Test: true, Login: true, CloudInit: record.Guest.NeedsSeedDisk(),
+		Test: true, Login: true,
 		Firmware: []string{record.Firmware}, Memory: definition.Size(record.Memory),
 	}
 	if err := orchestrator.Refusal(orchestrator.Preflight(needs)); err != nil {

@@ -42,6 +42,20 @@ var refused = []struct {
 	{"Bochs", magic{text: "Bochs Virtual HD Image"}},
 }
 
+// noDisks is what else is made of disks, and holds one packed or not at all. The first sector
+// of a disk is code of 440 bytes, which begins with a jump.
+var noDisks = []struct {
+	name  string
+	magic magic
+}{
+	{"an archive (tar)", magic{text: "ustar\x00", offset: 257}},
+	{"an archive (tar)", magic{text: "ustar  \x00", offset: 257}},
+	{"compressed (gzip)", magic{text: "\x1f\x8b\x08"}},
+	{"compressed (xz)", magic{text: "\xfd7zXZ\x00"}},
+	{"compressed (zstd)", magic{text: "\x28\xb5\x2f\xfd"}},
+	{"a squashfs", magic{text: "hsqs"}},
+}
+
 // headSize is how many bytes from the start decide. No format that vmctl knows says
 // what it depends on further behind.
 const headSize = 1 << 20
@@ -71,6 +85,11 @@ func Identify(r io.ReaderAt) (format string, err error) {
 	for _, kind := range refused {
 		if kind.magic.matches(head) {
 			return "", refuse("it is an image of a kind that is not supported (%s)", kind.name)
+		}
+	}
+	for _, kind := range noDisks {
+		if kind.magic.matches(head) {
+			return "", fail.New(fail.Usage, "", "name an image of a disk", "it is no image of a disk that boots, but %s", kind.name)
 		}
 	}
 	if isDescriptor(head) {

@@ -47,6 +47,10 @@ func TestAnImageTellsItsFormat(t *testing.T) {
 	}
 	for name, tc := range map[string]struct{ content, format, problem string }{
 		"empty":                        {"", "raw", ""},
+		"tar":                          {at(257, "ustar\x0000"), "", "archive"},
+		"tar of GNU":                   {at(257, "ustar  \x00"), "", "archive"},
+		"gzip":                         {"\x1f\x8b\x08", "", "compressed"},
+		"squashfs":                     {"hsqs", "", "squashfs"},
 		"boot sector":                  {at(510, "\x55\xaa"), "raw", ""},
 		"text":                         {"a disk\n", "raw", ""},
 		"comment":                      {"#!/bin/sh\necho version=1\n", "raw", ""},

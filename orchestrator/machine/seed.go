@@ -1,7 +1,6 @@
 package machine
 
 import (
-	"context"
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/base64"
@@ -14,7 +13,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
-	"github.com/btw-img/btw-img/orchestrator/host"
+	"github.com/btw-img/btw-img/orchestrator/seed"
 	"github.com/btw-img/btw-img/orchestrator/vm"
 )
 
@@ -74,9 +73,9 @@ func newKeyPair(comment string) (keyPair, error) {
 	return keyPair{string(pem.EncodeToMemory(block)), line + " " + comment + "\n"}, nil
 }
 
-// seed is what a guest is told: who may log in, and its own host key, so that nobody has
+// told is what a guest is told: who may log in, and its own host key, so that nobody has
 // to trust the first one that answers.
-type seed struct {
+type told struct {
 	name  string
 	login string  // public key
 	host  keyPair // of the guest's ssh server
@@ -87,7 +86,7 @@ const hostKeyFile = "/etc/ssh/ssh_host_ed25519_key"
 
 // credentials is the seed for systemd, by the credentials' names. Root is logged in at the
 // serial console, which only the owner of the machine reaches: there are no passwords.
-func (s seed) credentials(g Guest) map[string]string {
+func (s told) credentials(g Guest) map[string]string {
 	c := map[string]string{
 		"ssh.authorized_keys.root": s.login,
 		"agetty.autologin":         "root",
@@ -112,7 +111,7 @@ func smbios(name, content string) string {
 }
 
 // userData is the seed for cloud-init.
-func (s seed) userData() string {
+func (s told) userData() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "#cloud-config\ndisable_root: false\nssh_authorized_keys:\n  - %s", s.login)
 	b.WriteString("ssh_keys:\n  ed25519_private: |\n")
@@ -127,12 +126,12 @@ func (s seed) userData() string {
 }
 
 // metaData names the instance, for cloud-init to know a first boot by.
-func (s seed) metaData(id string) string {
+func (s told) metaData(id string) string {
 	return fmt.Sprintf("instance-id: %s\nlocal-hostname: %s\n", id, s.name)
 }
 
 // write makes the keys and the seed in the folder of a machine.
-func (s seed) write(ctx context.Context, h host.Host, dir string, g Guest) error {
+func (s told) write(dir string, g Guest) error {
 	login, err := newKeyPair("vmctl " + s.name)
 	if err != nil {
 		return err
@@ -161,29 +160,15 @@ func (s seed) write(ctx context.Context, h host.Host, dir string, g Guest) error
 	if err != nil || !g.noCloud() {
 		return err
 	}
-	return s.writeDisk(ctx, h, dir)
+	return s.writeDisk(dir)
 }
 
-// seedDiskSize is what mkfs.vfat is told, in units of 1024 bytes.
-const seedDiskSize = "512"
-
 // writeDisk makes the disk that cloud-init looks for.
-func (s seed) writeDisk(ctx context.Context, h host.Host, dir string) (err error) {
-	disk, temporary := filepath.Join(dir, seedDiskName), filepath.Join(dir, "cidata")
-	if err := os.Mkdir(temporary, 0o700); err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(temporary)) }()
-	user, meta := filepath.Join(temporary, "user-data"), filepath.Join(temporary, "meta-data")
-	err = errors.Join(
-		os.WriteFile(user, []byte(s.userData()), 0o600),
-		os.WriteFile(meta, []byte(s.metaData(rand.Text())), 0o600),
-	)
+func (s told) writeDisk(dir string) (err error) {
+	disk, err := os.OpenFile(filepath.Join(dir, seedDiskName), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
-	if err := h.Run(ctx, host.Cmd("mkfs.vfat", "-n", "CIDATA", "-C", disk, seedDiskSize)); err != nil {
-		return err
-	}
-	return errors.Join(os.Chmod(disk, 0o600), h.Run(ctx, host.Cmd("mcopy", "-i", disk, user, meta, "::")))
+	files := seed.Seed{seed.UserData: []byte(s.userData()), seed.MetaData: []byte(s.metaData(rand.Text()))}
+	return errors.Join(files.Write(disk), disk.Close())
 }

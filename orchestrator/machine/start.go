@@ -63,7 +63,7 @@ func (n *New) Create(ctx context.Context, h Host, image *os.File, r Record) (Mac
 			return Machine{}, err
 		}
 	}
-	if err := (seed{name: r.Name, share: r.Share != ""}).write(ctx, h, n.dir, r.Guest); err != nil {
+	if err := (told{name: r.Name, share: r.Share != ""}).write(n.dir, r.Guest); err != nil {
 		return Machine{}, err
 	}
 	return n.Finish(r)
