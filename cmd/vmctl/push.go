@@ -48,7 +48,8 @@ changed since, is refused.
 A REF without a tag gets the tags of the release: VERSION-DATE.N, which is never
 overwritten, and VERSION and latest, which move to the newest push. With a TAG,
 they are TAG-DATE.N and TAG. Formats beside the first get tags that end in
--FORMAT. Without a REF, the image goes to $CI_REGISTRY_IMAGE/NAME in a GitLab job, to
+-FORMAT; what is no image of a disk (tar, ova and the like) is not published. Without a
+REF, the image goes to $CI_REGISTRY_IMAGE/NAME in a GitLab job, to
 $VMCTL_REGISTRY/NAME where that variable is set, and else to the OCI layout
 oci:images/` + definition.LayoutsFolder + `/NAME, which 'vmctl serve' offers to a network.
 ` + registryHelp + exitCodes,
@@ -77,6 +78,9 @@ func runPush(cmd *cobra.Command, o pushOptions, target string, args []string) er
 	release, err := readRelease(folder, o.annotations)
 	if err != nil {
 		return err
+	}
+	if len(release.Disks) == 0 {
+		return fail.New(fail.Usage, folder, "build it with --format "+diskformat.Default+" too", "a release is of disks, and it has none")
 	}
 	refs, err := o.references(release.Name, args)
 	if err != nil {

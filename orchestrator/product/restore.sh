@@ -34,7 +34,7 @@ at() {
 	fi
 }
 gone() {
-	sync
+	sync "$disk"
 	if [ -n "$loop" ]; then losetup --detach "$loop"; fi
 }
 
