@@ -1,0 +1,87 @@
+package rawdisk
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestAccessListsAreAsTheKernelGivesThem(t *testing.T) {
+	stored := "\x01\x00\x00\x00" + "\x01\x00\x06\x00" + "\x02\x00\x04\x00\xe8\x03\x00\x00" + "\x04\x00\x04\x00" + "\x10\x00\x04\x00" + "\x20\x00\x00\x00"
+	none := "\xff\xff\xff\xff"
+	want := "\x02\x00\x00\x00" + "\x01\x00\x06\x00" + none + "\x02\x00\x04\x00\xe8\x03\x00\x00" + "\x04\x00\x04\x00" + none + "\x10\x00\x04\x00" + none + "\x20\x00\x00\x00" + none
+	if got := accessList([]byte(stored)); got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	for n := range stored {
+		accessList([]byte(stored[:n])) // does not panic
+	}
+}
+
+func TestFieldsOfFstab(t *testing.T) {
+	for field, want := range map[string]string{"/a\\040b": "/a b", "/a\\": "/a\\", "/\\0": "/\\0", "/\\134x": "/\\x", "/\\999": "/\\999"} {
+		if got := unescaped(field); got != want {
+			t.Errorf("%s: %q, want %q", field, got, want)
+		}
+	}
+}
+
+// A disk that is cut off, or damaged anywhere in its structures, ends in an error or in a tree, and
+// in no panic and no endless walk.
+func TestDamagedSystems(t *testing.T) {
+	root, path := t.TempDir(), filepath.Join(t.TempDir(), "disk")
+	err := errors.Join(os.Mkdir(filepath.Join(root, "etc"), 0o755), os.WriteFile(filepath.Join(root, "etc/fstab"), []byte("/dev/sda1 / ext4 defaults\n\n#\nUUID= /x ext4\nLABEL=\"\" /y\n"), 0o644),
+		os.WriteFile(path, nil, 0o600), os.Truncate(path, 4<<20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("mkfs.ext4", "-q", "-F", "-d", root, path)
+	cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	walk := func(disk []byte) (names []string, err error) {
+		system, err := OpenSystem(bytes.NewReader(disk), int64(len(disk)))
+		if err != nil {
+			return nil, err
+		}
+		err = system.Walk(t.Context(), func(e Entry) error {
+			names = append(names, e.Path)
+			if e.IsRegular() {
+				content, err := e.Content()
+				if err != nil {
+					return err
+				}
+				_, err = io.CopyN(io.Discard, io.NewSectionReader(content, 0, e.Size), min(e.Size, 1<<20))
+				return err
+			}
+			return nil
+		})
+		return names, err
+	}
+	if names, err := walk(whole); err != nil || strings.Join(names, " ") != " etc etc/fstab" {
+		t.Fatalf("%q, %v", names, err)
+	}
+	for _, size := range []int{0, 100, 1 << 11, 1 << 13, 1 << 16, 1 << 18} {
+		if _, err := walk(whole[:size]); err == nil {
+			t.Errorf("a disk of %d bytes has a tree", size)
+		}
+	}
+	for at := 1024; at < 512<<10; at += 37 {
+		if whole[at] == 0 && at > 4096 {
+			continue
+		}
+		damaged := bytes.Clone(whole)
+		damaged[at] ^= 0xff
+		_, _ = walk(damaged)
+	}
+}
