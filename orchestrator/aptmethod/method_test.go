@@ -100,7 +100,9 @@ func get(t *testing.T, folder string, fields ...field) message {
 	in, ask := io.Pipe()
 	answers, out := io.Pipe()
 	served := make(chan error, 1)
-	go func() { served <- errors.Join(Serve(t.Context(), folder, "http", in, recorded{t, folder, out}), out.Close()) }()
+	go func() {
+		served <- errors.Join(Serve(t.Context(), folder, "http", in, recorded{t, folder, out}), out.Close())
+	}()
 	reader := bufio.NewReader(answers)
 	capabilities, err := readMessage(reader)
 	if err != nil || capabilities.get("Send-Config") != "true" || capabilities.get("Send-URI-Encoded") != "true" {
