@@ -16,6 +16,7 @@ import (
 
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/format"
+	"github.com/btw-img/btw-img/orchestrator/host"
 )
 
 // small is work on a disk with few files.
@@ -176,5 +177,33 @@ func TestReferences(t *testing.T) {
 		if got := w.reference(); got != want {
 			t.Errorf("%q: %s, want %s", name, got, want)
 		}
+	}
+}
+
+// The table is read also of a disk that is named from the folder at hand.
+func TestTheTableOfADiskWithARelativeName(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	if err := errors.Join(os.WriteFile("disk.raw", nil, 0o600), os.Truncate("disk.raw", 8<<20), os.Mkdir("scratch", 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("sfdisk", "-q", "disk.raw")
+	cmd.Stdin = strings.NewReader("label: gpt\nstart=2048, size=2048, name=\"a b\"\n")
+	cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	disk, err := os.Open("disk.raw")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer disk.Close()
+	w := &work{Subject: Subject{Disk: "disk.raw", Size: 8 << 20, Base: "x"}, ctx: t.Context(), host: &host.Local{}, folder: ".", scratch: "scratch"}
+	if err := w.tableFiles(disk); err != nil {
+		t.Fatal(err)
+	}
+	script, err := os.ReadFile("x.partitions.sfdisk")
+	if err != nil || !strings.Contains(string(script), "\n1 : start=") || strings.Contains(string(script), "device") || strings.Contains(string(script), "last-lba") {
+		t.Errorf("%v\n%s", err, script)
 	}
 }

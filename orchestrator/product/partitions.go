@@ -116,7 +116,11 @@ func (w *work) tableFiles(disk io.ReaderAt) error {
 		return err
 	}
 	name := filepath.Join(w.scratch, "disk")
-	if err := os.Symlink(w.Disk, name); err != nil {
+	target, err := filepath.Abs(w.Disk)
+	if err == nil {
+		err = os.Symlink(target, name)
+	}
+	if err != nil {
 		return err
 	}
 	dump, err := w.host.Output(w.ctx, host.Cmd("sfdisk", "--dump", name))
