@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/btw-img/btw-img/orchestrator/diskformat"
+	"github.com/btw-img/btw-img/orchestrator/host"
 	"github.com/btw-img/btw-img/orchestrator/image"
 )
 
@@ -74,5 +75,29 @@ func TestImagesOfADiskAreTheSameBytes(t *testing.T) {
 				tool("check", "-f", diskformat.Named(format).QEMU, path)
 			}
 		})
+	}
+}
+
+// An image is the same under every name, although some formats hold the name of the file.
+func TestAnImageIsTheSameUnderEveryName(t *testing.T) {
+	if _, err := exec.LookPath("qemu-img"); err != nil {
+		t.Skip("needs qemu-img; make test installs it")
+	}
+	raw := filepath.Join(t.TempDir(), "disk.raw")
+	if err := os.WriteFile(raw, bytes.Repeat([]byte("disk"), 1<<18), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, format := range diskformat.Written() {
+		var sums []string
+		for _, name := range []string{"a", "another name"} {
+			made, err := image.Make(t.Context(), &host.Local{}, raw, "a disk", format, filepath.Join(t.TempDir(), name+"."+format))
+			if err != nil {
+				t.Fatal(err)
+			}
+			sums = append(sums, made.SHA256)
+		}
+		if sums[0] != sums[1] {
+			t.Errorf("%s: %v", format, sums)
+		}
 	}
 }

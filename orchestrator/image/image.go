@@ -41,11 +41,16 @@ func Compare(raw, format, out string) host.Command {
 }
 
 // Make writes the raw disk with that SHA-256 as an image of the format, and compares them.
+// The image is the same under every name: some formats hold that of the file that QEMU writes.
 func Make(ctx context.Context, h host.Host, raw, content, format, out string) (File, error) {
-	if err := Write(ctx, h, raw, format, out); err != nil {
+	written := filepath.Join(filepath.Dir(out), ".image."+format)
+	if err := Write(ctx, h, raw, format, written); err != nil {
 		return File{}, err
 	}
-	if err := Identify(out, format, content); err != nil {
+	if err := Identify(written, format, content); err != nil {
+		return File{}, err
+	}
+	if err := os.Rename(written, out); err != nil {
 		return File{}, err
 	}
 	return Measure(ctx, h, out, format)
