@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/files"
 	"github.com/btw-img/btw-img/orchestrator/filesystem"
 	"github.com/btw-img/btw-img/orchestrator/host"
 	"github.com/btw-img/btw-img/orchestrator/scope"
@@ -287,7 +288,7 @@ func describe(path string, info fs.FileInfo) ([]fact, error) {
 		}
 		facts = append(facts, fact{"target", target})
 	}
-	attributes, err := attributes(path)
+	attributes, err := files.Attributes(path)
 	for name, value := range attributes {
 		facts = append(facts, fact{"attribute " + name, fmt.Sprintf("%q", value)})
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/files"
 	"github.com/btw-img/btw-img/orchestrator/filesystem"
 	"github.com/btw-img/btw-img/orchestrator/scope"
 )
@@ -96,7 +97,7 @@ func (s share) measure(room filesystem.Room) (usage, error) {
 		case info.Mode()&fs.ModeSymlink != 0 && info.Size() > room.Inline:
 			blocks(info.Size())
 		}
-		attributes, err := attributes(path)
+		attributes, err := files.Attributes(path)
 		size := int64(0)
 		for name, value := range attributes {
 			size += int64(len(name) + len(value))

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/files"
 	"github.com/btw-img/btw-img/orchestrator/host"
 	"github.com/btw-img/btw-img/orchestrator/scope"
 )
@@ -128,7 +129,7 @@ func likeness(folder, empty string) error {
 		return err
 	}
 	stat := info.Sys().(*syscall.Stat_t)
-	attributes, err := attributes(folder)
+	attributes, err := files.Attributes(folder)
 	if err != nil {
 		return err
 	}
@@ -141,40 +142,4 @@ func likeness(folder, empty string) error {
 	times := []unix.Timespec{{Sec: stat.Atim.Sec, Nsec: stat.Atim.Nsec}, {Sec: stat.Mtim.Sec, Nsec: stat.Mtim.Nsec}}
 	problems = append(problems, unix.UtimesNanoAt(unix.AT_FDCWD, empty, times, unix.AT_SYMLINK_NOFOLLOW))
 	return errors.Join(problems...)
-}
-
-// attributes is the extended attributes of a file itself, access lists and
-// capabilities among them. Those that only the builder's root could see (trusted.*)
-// are left out.
-func attributes(path string) (map[string]string, error) {
-	names, err := sized(func(buffer []byte) (int, error) { return unix.Llistxattr(path, buffer) })
-	if errors.Is(err, unix.ENOTSUP) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, &os.PathError{Op: "list the attributes of", Path: path, Err: err}
-	}
-	found := map[string]string{}
-	for name := range strings.SplitSeq(strings.TrimSuffix(string(names), "\x00"), "\x00") {
-		if name == "" || strings.HasPrefix(name, "trusted.") {
-			continue
-		}
-		value, err := sized(func(buffer []byte) (int, error) { return unix.Lgetxattr(path, name, buffer) })
-		if err != nil {
-			return nil, &os.PathError{Op: "read " + name + " of", Path: path, Err: err}
-		}
-		found[name] = string(value)
-	}
-	return found, nil
-}
-
-// sized calls read twice: to learn the size, and to fill a buffer of it.
-func sized(read func([]byte) (int, error)) ([]byte, error) {
-	size, err := read(nil)
-	if err != nil || size == 0 {
-		return nil, err
-	}
-	buffer := make([]byte, size)
-	size, err = read(buffer)
-	return buffer[:max(size, 0)], err
 }

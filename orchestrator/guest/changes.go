@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/files"
 	"github.com/btw-img/btw-img/orchestrator/rawdisk"
 )
 
@@ -336,29 +337,23 @@ func dress(folder int, base string, inode *rawdisk.Node) error {
 	return setAttributes(below(folder, base), inode.Attributes)
 }
 
-// setAttributes gives a file these extended attributes and no others, but for those that
-// only the builder's root can see.
+// setAttributes gives a file these extended attributes and no others, but for those that are
+// the host's.
 func setAttributes(file string, attributes map[string]string) error {
+	has, err := files.Attributes(file)
+	if err != nil {
+		return err
+	}
 	for _, name := range slices.Sorted(maps.Keys(attributes)) {
-		if strings.HasPrefix(name, "trusted.") {
+		if strings.HasPrefix(name, "trusted.") { // which the builder's root alone could see
 			continue
 		}
+		delete(has, name)
 		if err := unix.Lsetxattr(file, name, []byte(attributes[name]), 0); err != nil {
 			return &os.PathError{Op: "set " + name + " of", Path: path.Base(file), Err: err}
 		}
 	}
-	names := make([]byte, 64<<10) // XATTR_LIST_MAX of the kernel
-	size, err := unix.Llistxattr(file, names)
-	if errors.Is(err, unix.ENOTSUP) {
-		return nil
-	}
-	if err != nil {
-		return &os.PathError{Op: "list the attributes of", Path: path.Base(file), Err: err}
-	}
-	for name := range strings.SplitSeq(string(names[:size]), "\x00") {
-		if _, wanted := attributes[name]; name == "" || wanted || strings.HasPrefix(name, "trusted.") || name == "security.selinux" {
-			continue
-		}
+	for name := range has {
 		if err := unix.Lremovexattr(file, name); err != nil {
 			return &os.PathError{Op: "remove " + name + " of", Path: path.Base(file), Err: err}
 		}

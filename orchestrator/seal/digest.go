@@ -8,10 +8,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 
-	"golang.org/x/sys/unix"
+	"github.com/btw-img/btw-img/orchestrator/files"
 )
 
 // content is what is digested of one file, under its name in the tree.
@@ -96,27 +95,11 @@ func fileDigest(path string, buffer []byte) (string, error) {
 	return hex.EncodeToString(sum.Sum(nil)), nil
 }
 
-// extended is the attributes of a file that a file system made of the tree has, too.
+// extended is the attributes of a file, in hexadecimal.
 func extended(path string) (map[string]string, error) {
-	buffer := make([]byte, 64<<10) // XATTR_LIST_MAX and XATTR_SIZE_MAX of Linux
-	n, err := unix.Llistxattr(path, buffer)
-	if n <= 0 || err != nil {
-		if err == unix.ENOTSUP {
-			err = nil
-		}
-		return nil, err
+	found, err := files.Attributes(path)
+	for name, value := range found {
+		found[name] = hex.EncodeToString([]byte(value))
 	}
-	names := strings.Split(strings.TrimSuffix(string(buffer[:n]), "\x00"), "\x00")
-	found := map[string]string{}
-	for _, name := range names {
-		if strings.HasPrefix(name, "trusted.") {
-			continue // root's alone, and not copied
-		}
-		n, err := unix.Lgetxattr(path, name, buffer)
-		if err != nil {
-			return nil, &fs.PathError{Op: "read " + name + " of", Path: path, Err: err}
-		}
-		found[name] = hex.EncodeToString(buffer[:n])
-	}
-	return found, nil
+	return found, err
 }

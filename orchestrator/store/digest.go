@@ -1,12 +1,12 @@
 package store
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"io/fs"
+	"maps"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -16,6 +16,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"github.com/btw-img/btw-img/orchestrator/files"
 )
 
 // complete adds the digests of the files' contents and all extended attributes, on all
@@ -46,7 +48,7 @@ func (want *inventory) complete(ctx context.Context, tree string) error {
 }
 
 func (e *entry) complete(ctx context.Context, root int, tree string, buffer []byte) (err error) {
-	if e.Xattrs, err = xattrs(filepath.Join(tree, e.Path), buffer); err != nil || !e.is(unix.S_IFREG) {
+	if e.Xattrs, err = xattrs(filepath.Join(tree, e.Path)); err != nil || !e.is(unix.S_IFREG) {
 		return err
 	}
 	e.SHA256, err = digest(ctx, root, e.Path, buffer)
@@ -79,54 +81,12 @@ func digest(ctx context.Context, folder int, path string, buffer []byte) (_ stri
 	}
 }
 
-// kept says whether an extended attribute belongs to a tree. Others, such as the labels
-// of SELinux, come from the host, or cannot be seen in a user namespace (trusted).
-func kept(name string) bool {
-	return name == "security.capability" || strings.HasPrefix(name, "user.") || strings.HasPrefix(name, "system.posix_acl_")
-}
-
 // xattrs is the extended attributes of a name itself, for an entry.
-func xattrs(path string, buffer []byte) (string, error) {
-	names, err := xattrNames(path, buffer)
-	if err != nil || len(names) == 0 {
-		return "", err
-	}
+func xattrs(path string) (string, error) {
+	found, err := files.Attributes(path)
 	var all []string
-	for _, name := range names {
-		value, err := xattr(path, name)
-		if err != nil {
-			return "", err
-		}
-		all = append(all, strconv.Quote(name+"="+string(value)))
+	for _, name := range slices.Sorted(maps.Keys(found)) {
+		all = append(all, strconv.Quote(name+"="+found[name]))
 	}
-	return strings.Join(all, " "), nil
-}
-
-// xattrNames is the names of the extended attributes that are kept, sorted; none where
-// the file system has none.
-func xattrNames(path string, buffer []byte) ([]string, error) {
-	n, err := unix.Llistxattr(path, buffer)
-	if errors.Is(err, unix.ENOTSUP) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, &fs.PathError{Op: "list attributes of", Path: path, Err: err}
-	}
-	var names []string
-	for name := range bytes.SplitSeq(buffer[:n], []byte{0}) {
-		if kept(string(name)) {
-			names = append(names, string(name))
-		}
-	}
-	slices.Sort(names)
-	return names, nil
-}
-
-func xattr(path, name string) ([]byte, error) {
-	value := make([]byte, 64<<10) // XATTR_SIZE_MAX of linux/limits.h
-	n, err := unix.Lgetxattr(path, name, value)
-	if err != nil {
-		return nil, &fs.PathError{Op: "read attribute " + name + " of", Path: path, Err: err}
-	}
-	return value[:n], nil
+	return strings.Join(all, " "), err
 }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/files"
 	"github.com/btw-img/btw-img/orchestrator/host"
 	"github.com/btw-img/btw-img/orchestrator/scope"
 )
@@ -282,19 +283,15 @@ func likeRoot(upper, below string) error {
 	if err := unix.Chmod(upper, stat.Mode&^unix.S_IFMT); err != nil {
 		return &fs.PathError{Op: "chmod", Path: upper, Err: err}
 	}
-	names, err := xattrNames(below, make([]byte, 64<<10))
+	attributes, err := files.Attributes(below)
 	if err != nil {
 		return err
 	}
-	for _, name := range names {
+	for name, value := range attributes {
 		if strings.HasPrefix(name, "user.overlay.") {
 			continue
 		}
-		value, err := xattr(below, name)
-		if err != nil {
-			return err
-		}
-		if err := unix.Lsetxattr(upper, name, value, 0); err != nil {
+		if err := unix.Lsetxattr(upper, name, []byte(value), 0); err != nil {
 			return &fs.PathError{Op: "set attribute " + name + " of", Path: upper, Err: err}
 		}
 	}
