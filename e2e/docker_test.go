@@ -3,16 +3,17 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/btw-img/btw-img/orchestrator/host"
 )
 
 // docker makes sure that a Docker daemon answers. Where none does, all tests
@@ -50,20 +51,23 @@ func startDocker() error {
 	if err != nil {
 		return err
 	}
-	daemon := exec.Command("dockerd", "--host=unix://"+socket, "--data-root="+filepath.Join(dir, "data"), "--exec-root="+filepath.Join(dir, "exec"),
+	// It ends with the tests however they end, and so do its mounts, which nobody else sees.
+	ctx, cancel := context.WithCancel(context.Background())
+	daemon := host.Tied(ctx, "/bin/sh", "-c", `PATH=$PATH:/usr/sbin:/sbin && exec dockerd "$@"`, "sh",
+		"--host=unix://"+socket, "--data-root="+filepath.Join(dir, "data"), "--exec-root="+filepath.Join(dir, "exec"),
 		"--pidfile="+filepath.Join(dir, "pid"), "--iptables=false", "--ip6tables=false")
 	daemon.Stdout, daemon.Stderr = log, log
-	daemon.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
-	if err := daemon.Start(); err != nil {
-		return err
-	}
+	daemon.SysProcAttr.Unshareflags, daemon.SysProcAttr.Pdeathsig = syscall.CLONE_NEWNS, syscall.SIGTERM
+	daemon.Cancel = func() error { return daemon.Process.Signal(syscall.SIGTERM) }
+	daemon.WaitDelay = time.Minute
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = host.RunTied(daemon)
+	}()
 	stopDocker = func() {
-		_ = daemon.Process.Signal(syscall.SIGTERM)
-		_ = daemon.Wait()
-		_, _, mounts := traces(dir)
-		for _, line := range mounts { // the daemon leaves its network namespace mounted
-			_ = syscall.Unmount(strings.Fields(line)[4], syscall.MNT_DETACH)
-		}
+		cancel()
+		<-ended
 	}
 	if err := os.Setenv("DOCKER_HOST", "unix://"+socket); err != nil {
 		return err
