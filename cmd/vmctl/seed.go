@@ -151,7 +151,8 @@ func checkSchema(ctx context.Context, h host.Host, whole seed.Seed) (checked boo
 			return false, err
 		}
 		if err := h.Run(ctx, host.Cmd("cloud-init", arguments...)); err != nil {
-			return false, &fail.Error{Kind: fail.Usage, Op: name, Hint: "'cloud-init schema --annotate' shows where", Tail: fail.Tail(err), Err: errors.New("cloud-init's schema refuses it")}
+			// What it prints may hold what is secret in the settings.
+			return false, &fail.Error{Kind: fail.Usage, Op: name, Hint: "'cloud-init schema --annotate --config-file FILE' shows where", Err: errors.New("cloud-init's schema refuses it")}
 		}
 	}
 	return true, nil
