@@ -52,10 +52,13 @@ find "$1/usr/share/doc" "$1/usr/share/man" "$1/usr/share/locale" -mindepth 1 -ty
 // and wait for that before the others are. What does not come is asked for once more then.
 // mmdebstrap's dpkg holds the locks meanwhile, and apt changes nothing that they are for.
 func prefetchHooks(scratch string, packages []string) []string {
-	lock := text.Word(filepath.Join(scratch, "prefetch.lock"))
+	lock, words := text.Word(filepath.Join(scratch, "prefetch.lock")), ""
+	for _, name := range packages {
+		words += " " + text.Word(name)
+	}
 	return []string{
 		`--extract-hook=exec 9>` + lock + ` && flock 9
-APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get --yes --download-only -oDebug::NoLocking=true install ` + strings.Join(packages, " ") + ` >/dev/null 2>&1 </dev/null &`,
+APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get --yes --download-only -oDebug::NoLocking=true install` + words + ` >/dev/null 2>&1 </dev/null &`,
 		"--essential-hook=flock " + lock + " true",
 	}
 }
