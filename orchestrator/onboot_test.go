@@ -89,7 +89,7 @@ func TestGuestsNeedQEMU(t *testing.T) {
 	for _, on := range []string{"", definition.OnBoot} {
 		d.Layers[0].Commands = []definition.CommandEntry{{Run: "true", On: on}}
 		needs := NeedsOf(d, false, "")
-		if slices.Contains(needs.tools(), tool{"mke2fs", "e2fsprogs"}) != (on != "") || (needs.Memory > 0) != (on != "") {
+		if slices.Contains(needs.tools(), tool("mke2fs", "e2fsprogs")) != (on != "") || (needs.Memory > 0) != (on != "") {
 			t.Errorf("on %q: %+v", on, needs)
 		}
 	}

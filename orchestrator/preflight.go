@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/btw-img/btw-img/orchestrator/arch"
+	"github.com/btw-img/btw-img/orchestrator/debian"
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/filesystem"
@@ -77,44 +78,41 @@ type Check struct {
 // OK says whether the host passes.
 func (c Check) OK() bool { return c.Problem == "" }
 
-// tool is a program and the Debian package that brings it.
-type tool struct{ name, pkg string }
+func tool(name, pkg string) debian.Tool { return debian.Tool{Name: name, Package: pkg} }
 
-func (n Needs) tools() []tool {
-	var tools []tool
+func (n Needs) tools() []debian.Tool {
+	var tools []debian.Tool
 	if n.Build {
 		tools = append(tools,
-			tool{"mmdebstrap", "mmdebstrap"}, tool{"ansible-playbook", "ansible"}, tool{"gpgv", "gpgv"},
-			tool{"sfdisk", "fdisk"}, tool{"qemu-img", "qemu-utils"},
-			tool{"chroot", "coreutils"}, tool{"tar", "tar"})
+			tool("mmdebstrap", "mmdebstrap"), tool("ansible-playbook", "ansible"), tool("gpgv", "gpgv"),
+			tool("sfdisk", "fdisk"), tool("qemu-img", "qemu-utils"),
+			tool("chroot", "coreutils"), tool("tar", "tar"))
 		for _, name := range n.Filesystems {
-			for _, t := range filesystem.Named(name).Tools {
-				tools = append(tools, tool{t.Name, t.Package})
-			}
+			tools = append(tools, filesystem.Named(name).Tools...)
 		}
 	}
 	if n.Build && (n.Survey || os.Geteuid() != 0) {
-		tools = append(tools, tool{"newuidmap", "uidmap"}, tool{"newgidmap", "uidmap"})
+		tools = append(tools, tool("newuidmap", "uidmap"), tool("newgidmap", "uidmap"))
 	}
 	if n.Guests {
-		tools = append(tools, tool{arch.Target.QEMU.Binary, arch.Target.QEMU.Package}, tool{"mke2fs", "e2fsprogs"})
+		tools = append(tools, tool(arch.Target.QEMU.Binary, arch.Target.QEMU.Package), tool("mke2fs", "e2fsprogs"))
 	}
 	if n.Test {
-		tools = append(tools, tool{arch.Target.QEMU.Binary, arch.Target.QEMU.Package}, tool{"qemu-img", "qemu-utils"})
+		tools = append(tools, tool(arch.Target.QEMU.Binary, arch.Target.QEMU.Package), tool("qemu-img", "qemu-utils"))
 	}
 	if n.Login {
-		tools = append(tools, tool{"ssh", "openssh-client"}, tool{"scp", "openssh-client"})
+		tools = append(tools, tool("ssh", "openssh-client"), tool("scp", "openssh-client"))
 	}
 	if n.Tests {
 		tools = append(tools,
-			tool{"dockerd", "docker.io"}, tool{"iptables", "iptables"}, tool{"sgdisk", "gdisk"}, tool{"debugfs", "e2fsprogs"},
-			tool{"mdir", "mtools"}, tool{"gpg", "gpg"}, tool{"apt-ftparchive", "apt-utils"}, tool{"setcap", "libcap2-bin"},
-			tool{"skopeo", "skopeo"}, tool{"curl", "curl"}, tool{"openssl", "openssl"}, tool{"xorriso", "xorriso"}, tool{"zstd", "zstd"}, tool{"chromium", "chromium"}, tool{"faketime", "faketime"})
+			tool("dockerd", "docker.io"), tool("iptables", "iptables"), tool("sgdisk", "gdisk"), tool("debugfs", "e2fsprogs"),
+			tool("mdir", "mtools"), tool("gpg", "gpg"), tool("apt-ftparchive", "apt-utils"), tool("setcap", "libcap2-bin"),
+			tool("skopeo", "skopeo"), tool("curl", "curl"), tool("openssl", "openssl"), tool("xorriso", "xorriso"), tool("zstd", "zstd"), tool("chromium", "chromium"), tool("faketime", "faketime"))
 	}
 	if n.Bench {
 		tools = append(tools,
-			tool{"vmdb2", "vmdb2"}, tool{"debootstrap", "debootstrap"}, tool{"zerofree", "zerofree"},
-			tool{"parted", "parted"}, tool{"kpartx", "kpartx"}, tool{"skopeo", "skopeo"}, tool{"curl", "curl"})
+			tool("vmdb2", "vmdb2"), tool("debootstrap", "debootstrap"), tool("zerofree", "zerofree"),
+			tool("parted", "parted"), tool("kpartx", "kpartx"), tool("skopeo", "skopeo"), tool("curl", "curl"))
 	}
 	return tools
 }
@@ -122,15 +120,15 @@ func (n Needs) tools() []tool {
 // Preflight runs every check and changes nothing.
 func Preflight(n Needs) []Check {
 	var checks []Check
-	seen := map[tool]bool{}
+	seen := map[debian.Tool]bool{}
 	for _, t := range n.tools() {
 		if seen[t] {
 			continue
 		}
 		seen[t] = true
-		check := Check{What: t.name}
-		if host.Find(t.name) == "" {
-			check.Problem, check.Package = "not installed", t.pkg
+		check := Check{What: t.Name}
+		if host.Find(t.Name) == "" {
+			check.Problem, check.Package = "not installed", t.Package
 		}
 		checks = append(checks, check)
 	}

@@ -13,6 +13,9 @@ func ReleaseNumber(suite string) string {
 	return map[string]string{"bookworm": "12", "trixie": "13", "forky": "14"}[suite]
 }
 
+// Tool is a program and the package that brings it.
+type Tool struct{ Name, Package string }
+
 // Package is an installed Debian package.
 type Package struct {
 	Name          string `json:"name"`

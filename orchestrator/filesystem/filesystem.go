@@ -6,6 +6,7 @@ package filesystem
 import (
 	"slices"
 
+	"github.com/btw-img/btw-img/orchestrator/debian"
 	"github.com/btw-img/btw-img/orchestrator/host"
 )
 
@@ -39,9 +40,6 @@ const (
 	Never                   // it holds no files
 )
 
-// Tool is a program and the Debian package that brings it.
-type Tool struct{ Name, Package string }
-
 // Volume is what tells one file system of a kind from others.
 type Volume struct{ UUID, Label string }
 
@@ -65,11 +63,11 @@ type Filesystem struct {
 	Name     string // as mount(8) and fstab(5) call it
 	Holds    Content
 	Filling  Filling
-	Readable bool   // package rawdisk reads its files
-	Firmware bool   // the firmware of a machine reads it
-	GRUB     string // GRUB's module; "" for none
-	Package  string // Debian package with what checks it in a running image; "" for none
-	Tools    []Tool // on the host that makes it
+	Readable bool          // package rawdisk reads its files
+	Firmware bool          // the firmware of a machine reads it
+	GRUB     string        // GRUB's module; "" for none
+	Package  string        // Debian package with what checks it in a running image; "" for none
+	Tools    []debian.Tool // on the host that makes it
 
 	Smallest     int64 // sensible size, in bytes
 	LongestLabel int   // bytes

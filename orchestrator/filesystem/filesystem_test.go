@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/btw-img/btw-img/orchestrator/debian"
 	"github.com/btw-img/btw-img/orchestrator/filesystem"
 )
 
@@ -16,7 +17,7 @@ func TestEveryRowIsWhole(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			fs := filesystem.Named(name)
 			has := func(program string) bool {
-				return slices.ContainsFunc(fs.Tools, func(tool filesystem.Tool) bool { return tool.Name == program && tool.Package != "" })
+				return slices.ContainsFunc(fs.Tools, func(tool debian.Tool) bool { return tool.Name == program && tool.Package != "" })
 			}
 			if fs.Smallest <= 0 || fs.LongestLabel <= 0 || len(fs.Options) == 0 || !fs.HasOption(fs.Usual) {
 				t.Errorf("a limit or an option is missing: %+v", fs)

@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/btw-img/btw-img/orchestrator/debian"
 	"github.com/btw-img/btw-img/orchestrator/host"
 )
 
@@ -13,7 +14,7 @@ const mib = 1 << 20
 var table = []Filesystem{
 	{
 		Name: Ext4, Holds: Tree, Filling: ByMkfs, Readable: true, GRUB: "ext2", Package: "e2fsprogs",
-		Tools:    []Tool{{"mkfs.ext4", "e2fsprogs"}, {"e2fsck", "e2fsprogs"}},
+		Tools:    []debian.Tool{{Name: "mkfs.ext4", Package: "e2fsprogs"}, {Name: "e2fsck", Package: "e2fsprogs"}},
 		Smallest: 16 * mib, LongestLabel: 16,
 		Options: slices.Concat(genericOptions, ext4Options), Usual: "defaults", BootCheck: true,
 		FillOptions: "noinit_itable", // would fill the sparse image with zeros
@@ -30,7 +31,7 @@ var table = []Filesystem{
 	},
 	{
 		Name: XFS, Holds: Tree, Filling: ByKernel, GRUB: "xfs", Package: "xfsprogs",
-		Tools:    []Tool{{"mkfs.xfs", "xfsprogs"}, {"xfs_repair", "xfsprogs"}},
+		Tools:    []debian.Tool{{Name: "mkfs.xfs", Package: "xfsprogs"}, {Name: "xfs_repair", Package: "xfsprogs"}},
 		Smallest: 300 * mib, LongestLabel: 12,
 		Options: slices.Concat(genericOptions, xfsOptions), Usual: "defaults",
 		ReadOptions: "norecovery",
@@ -45,7 +46,7 @@ var table = []Filesystem{
 		// mkfs.btrfs --rootdir loses fractions of seconds, the root folder's owner and
 		// mode, and holes.
 		Name: Btrfs, Holds: Tree, Filling: ByKernel, GRUB: "btrfs", Package: "btrfs-progs",
-		Tools:    []Tool{{"mkfs.btrfs", "btrfs-progs"}, {"btrfs", "btrfs-progs"}},
+		Tools:    []debian.Tool{{Name: "mkfs.btrfs", Package: "btrfs-progs"}, {Name: "btrfs", Package: "btrfs-progs"}},
 		Smallest: 256 * mib, LongestLabel: 255,
 		Options: slices.Concat(genericOptions, btrfsOptions), Usual: "defaults",
 		ReadOptions: "rescue=nologreplay",
@@ -58,7 +59,7 @@ var table = []Filesystem{
 	},
 	{
 		Name: VFAT, Holds: Files, Filling: ByMtools, Readable: true, Firmware: true, GRUB: "fat", Package: "dosfstools",
-		Tools:    []Tool{{"mkfs.fat", "dosfstools"}, {"fsck.fat", "dosfstools"}, {"mcopy", "mtools"}},
+		Tools:    []debian.Tool{{Name: "mkfs.fat", Package: "dosfstools"}, {Name: "fsck.fat", Package: "dosfstools"}, {Name: "mcopy", Package: "mtools"}},
 		Smallest: 34 * mib, LongestLabel: 11, // FAT32
 		Options: slices.Concat(genericOptions, vfatOptions), Usual: "defaults", BootCheck: true,
 		UUID: serial, Room: roomFAT,
@@ -70,7 +71,7 @@ var table = []Filesystem{
 	},
 	{
 		Name: Swap, Holds: Pages, Filling: Never,
-		Tools:    []Tool{{"mkswap", "util-linux"}},
+		Tools:    []debian.Tool{{Name: "mkswap", Package: "util-linux"}},
 		Smallest: 1 * mib, LongestLabel: 15,
 		Options: swapOptions, Usual: "sw",
 		UUID: itself, Room: roomNone,

@@ -3,7 +3,10 @@
 // what others have to know; package product writes them.
 package format
 
-import "github.com/btw-img/btw-img/orchestrator/diskformat"
+import (
+	"github.com/btw-img/btw-img/orchestrator/debian"
+	"github.com/btw-img/btw-img/orchestrator/diskformat"
+)
 
 // Names of the formats that others have to name.
 const (
@@ -17,17 +20,14 @@ const (
 	Kernel     = "kernel"
 )
 
-// Tool is a program and the Debian package that brings it.
-type Tool struct{ Name, Package string }
-
 // Format is what is known of one.
 type Format struct {
-	Name   string // in definitions, options and records
-	Suffix string // of the first file's name, without its dot
-	About  string // what it is, in a few words
-	Disk   bool   // an image that QEMU boots
-	Tree   bool   // of the files alone: it needs file systems that vmctl reads
-	Tools  []Tool // that write or check it, besides those of every build
+	Name   string        // in definitions, options and records
+	Suffix string        // of the first file's name, without its dot
+	About  string        // what it is, in a few words
+	Disk   bool          // an image that QEMU boots
+	Tree   bool          // of the files alone: it needs file systems that vmctl reads
+	Tools  []debian.Tool // that write or check it, besides those of every build
 }
 
 // table is the formats that are no images of disks.
@@ -36,14 +36,14 @@ var table = []Format{
 	{Name: OCI, Suffix: "oci.tar", About: "container image of the tree, for 'docker load' and 'podman load'", Tree: true},
 	{
 		Name: Squashfs, Suffix: "squashfs", About: "compressed file system of the tree, which nothing can change", Tree: true,
-		Tools: []Tool{{"tar2sqfs", "squashfs-tools-ng"}, {"sqfs2tar", "squashfs-tools-ng"}},
+		Tools: []debian.Tool{{Name: "tar2sqfs", Package: "squashfs-tools-ng"}, {Name: "sqfs2tar", Package: "squashfs-tools-ng"}},
 	},
 	{Name: OVA, Suffix: "ova", About: "virtual machine for VMware and VirtualBox: OVF, stream-optimized disk, manifest"},
 	{Name: Box, Suffix: "box", About: "Vagrant box for libvirt"},
 	{Name: GCE, Suffix: "gce.tar.gz", About: "disk as Google Compute Engine imports it: whole GiB, in a compressed archive"},
 	{
 		Name: Partitions, Suffix: "partitions.json", About: "for bare metal: one compressed file for each partition, the table, and a script that restores them",
-		Tools: []Tool{{"partclone.restore", "partclone"}, {"partclone.extfs", "partclone"}, {"partclone.vfat", "partclone"}, {"zstd", "zstd"}},
+		Tools: []debian.Tool{{Name: "partclone.restore", Package: "partclone"}, {Name: "partclone.extfs", Package: "partclone"}, {Name: "partclone.vfat", Package: "partclone"}, {Name: "zstd", Package: "zstd"}},
 	},
 	{Name: Kernel, Suffix: "vmlinuz", About: "kernel, initramfs and command line, to boot the disk without its boot loader", Tree: true},
 }
@@ -77,8 +77,8 @@ func Names() []string {
 }
 
 // ToolsOf is what these formats need besides what every build needs.
-func ToolsOf(names ...string) []Tool {
-	var tools []Tool
+func ToolsOf(names ...string) []debian.Tool {
+	var tools []debian.Tool
 	for _, name := range names {
 		tools = append(tools, Named(name).Tools...)
 	}
