@@ -33,7 +33,9 @@ func TestImagesAreReadByXorriso(t *testing.T) {
 	}
 	for _, names := range []string{"any", "norock"} {
 		out := filepath.Join(t.TempDir(), "out")
-		told, err := exec.Command("xorriso", "-read_fs", names, "-osirrox", "on", "-indev", path, "-extract", "/", out, "-pvd_info").CombinedOutput()
+		reader := exec.Command("xorriso", "-read_fs", names, "-osirrox", "on", "-indev", path, "-extract", "/", out, "-pvd_info")
+		reader.Env = append(os.Environ(), "LC_ALL=C.UTF-8")
+		told, err := reader.CombinedOutput()
 		if err != nil {
 			t.Fatalf("%v\n%s", err, told)
 		}
