@@ -61,6 +61,7 @@ var abc = []source.Release{{URL: "http://mirror.example/debian/dists/trixie/InRe
 // putSource stores a tree as the source's in that state.
 func putSource(t *testing.T, w *workshop, archive []source.Release) *store.Layer {
 	t.Helper()
+	needRoot(t) // for files of all users
 	made, err := grow(silent(t.Context()), w, recipe{
 		title: sourceTitle, work: func(context.Context, string) error { return nil },
 		finished: func(string) (store.Key, any, error) { return w.parts.sourceKey(archive), nil, nil },

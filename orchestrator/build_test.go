@@ -113,6 +113,7 @@ func (o outsider) Compare(_ context.Context, _ disk.Plan, file, root string) err
 // fakeBuild runs buildDisk against a tree that looks like a bootstrapped one.
 func fakeBuild(ctx context.Context, t *testing.T, fake *hosttest.Fake, provisioning error, visit visitAfter) error {
 	t.Helper()
+	needRoot(t) // whose store is real, and has files of all users
 	folder := t.TempDir()
 	layersStore, err := store.Open(filepath.Join(folder, "store"))
 	if err != nil {

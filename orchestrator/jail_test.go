@@ -49,7 +49,7 @@ func TestAVerbRunsInAJail(t *testing.T) {
 func needRoot(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("needs root, for namespaces and loop devices")
+		t.Skip("needs root, for namespaces, loop devices and files of all users; make test runs this as root")
 	}
 }
 
