@@ -409,7 +409,7 @@ func TestLayoutMendsWhatAPowerFailureLeft(t *testing.T) {
 		path := filepath.Join(blobs, name)
 		info, err := os.Stat(path)
 		if err == nil {
-			err = os.Truncate(path, info.Size()/2)
+			err = errors.Join(os.Chmod(path, 0o644), os.Truncate(path, info.Size()/2))
 		}
 		if err != nil {
 			t.Fatal(err)

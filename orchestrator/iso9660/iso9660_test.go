@@ -42,6 +42,9 @@ func TestImagesAreReadByXorriso(t *testing.T) {
 		if !strings.Contains(string(told), "Volume Id    : cidata") || strings.Contains(string(told), "WARNING") {
 			t.Errorf("%s", told)
 		}
+		if err := os.Chmod(out, 0o700); err != nil { // it is as read-only as a CD
+			t.Fatal(err)
+		}
 		entries, err := os.ReadDir(out)
 		if err != nil || len(entries) != len(files) {
 			t.Errorf("%s: %v, %v", names, entries, err)
