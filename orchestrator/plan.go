@@ -78,7 +78,11 @@ func (p Plan) identity() seal.Identity {
 }
 
 func (p Plan) sourceOptions(scratch string) source.Options {
-	return source.Options{Scratch: scratch, Packages: slices.Concat(p.Disk.Packages(), p.Boot.Packages(), earlyPackages(p.Definition)), EssentialHook: chroot.DeferInitramfsHook}
+	packages := slices.Concat(p.Disk.Packages(), p.Boot.Packages(), earlyPackages(p.Definition))
+	if b := p.Definition.Source.Bootstrap; b != nil && p.Disk.Grow {
+		packages = append(packages, debian.RepartPackages(b.Suite)...)
+	}
+	return source.Options{Scratch: scratch, Packages: packages, EssentialHook: chroot.DeferInitramfsHook}
 }
 
 // DebianRelease is the number of the Debian release in the image, "" for unknown.

@@ -23,6 +23,7 @@ type Needs struct {
 	Test        bool            // boot disks
 	Guests      bool            // apply entries in guests
 	Login       bool            // log in to test machines
+	Write       bool            // write disks of this machine
 	Tests       bool            // run the project's own tests
 	Bench       bool            // run the project's own benchmark
 	Survey      bool            // all that any build can need: what some can do without is no problem
@@ -39,7 +40,7 @@ type Needs struct {
 // EverythingNeeded is what all verbs together can need.
 func EverythingNeeded() Needs {
 	return Needs{
-		Build: true, Test: true, Guests: true, Login: true, Keyring: true, Survey: true,
+		Build: true, Test: true, Guests: true, Login: true, Write: true, Keyring: true, Survey: true,
 		Filesystems: filesystem.Names(nil), Filled: filesystem.Names(nil),
 		Firmware: arch.Target.FirmwareNames(), Formats: format.Names(),
 	}
@@ -102,6 +103,9 @@ func (n Needs) tools() []debian.Tool {
 	}
 	if n.Login {
 		tools = append(tools, tool("ssh", "openssh-client"), tool("scp", "openssh-client"))
+	}
+	if n.Write {
+		tools = append(tools, tool("qemu-img", "qemu-utils"), tool(arch.Target.QEMU.Binary, arch.Target.QEMU.Package), tool("sfdisk", "fdisk"), tool("lsblk", "util-linux"))
 	}
 	if n.Tests {
 		tools = append(tools,

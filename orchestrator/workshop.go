@@ -396,7 +396,7 @@ func (w *workshop) boot(below tree, key store.Key) recipe {
 
 // makeBootable needs the identified disk.
 func (w *workshop) makeBootable(ctx context.Context, h host.Host, below tree, root string) (facts DiskFacts, err error) {
-	if err := errors.Join(w.plan.identity().Settle(root), w.makeMountPoints(root)); err != nil {
+	if err := errors.Join(w.plan.identity().Settle(root), w.makeMountPoints(root), w.plan.Disk.LetGrow(root)); err != nil {
 		return facts, err
 	}
 	err = w.entered(ctx, root, w.plan.Definition.Hostname, func() (err error) {

@@ -81,6 +81,7 @@ func addCompletions(root *cobra.Command, defs *definitions) {
 		"convert": {both(builtNames, paths(diskformat.Suffixes()...)), func(*cobra.Command, string) []string { return format.Names() }},
 		"diff":    {images, images},
 		"seed":    {anyPath},
+		"write":   {images, anyPath},
 		"launch":  {images},
 		"ssh":     {machineNames}, "console": {machineNames}, "logs": {machineNames}, "screenshot": {machineNames, paths()},
 		"stop": {machineNames}, "start": {machineNames}, "snapshot": {machineNames},

@@ -77,6 +77,7 @@ type Tarball struct {
 type Disk struct {
 	Size   Size   `yaml:"size,omitempty" json:"size,omitempty" jsonschema_description:"Size of the disk, such as 2G. Default: 2G"`
 	Layout Layout `yaml:"layout,omitempty" json:"layout,omitzero" jsonschema_description:"hybrid (BIOS and UEFI), efi, bios, or a list of partitions. Default: hybrid"`
+	Grow   *bool  `yaml:"grow,omitempty" json:"grow,omitempty" jsonschema_description:"The root file system takes all of a larger disk when the machine starts. Default: true where its partition is the last one"`
 }
 
 // Partition is one partition of an inline layout.

@@ -230,6 +230,7 @@ func TestMistakes(t *testing.T) {
 		"a small disk":      {map[string]string{"install.d/x.yml": base + "disk: {size: 300M}"}, []string{"install.d/x.yml:2: disk.size: the partitions need 643M, the disk has 300M"}},
 		"a crooked disk":    {map[string]string{"install.d/x.yml": base + "disk: {size: 2000000001}"}, []string{"install.d/x.yml:2: disk.size: 2000000001 is not a multiple of 1 MiB"}},
 		"a huge disk":       {map[string]string{"install.d/x.yml": base + "disk: {size: 9000T}"}, []string{"install.d/x.yml:2: disk.size: 9000T is more than"}},
+		"a root that cannot grow": {map[string]string{"install.d/x.yml": base + "disk:\n  layout: [{type: bios}, {filesystem: ext4, mount: /}, {size: 1G, filesystem: swap}]\n  grow: true\n"}, []string{"install.d/x.yml:4: disk.grow: only a root file system on the last partition can grow"}},
 		"an unknown layout": {map[string]string{"install.d/x.yml": base + "disk: {layout: raid}"}, []string{`install.d/x.yml:2: disk.layout: unknown "raid"`}},
 		"firmware that cannot be": {
 			map[string]string{"install.d/x.yml": base + "disk: {layout: efi}\nfirmware: [bios, uefi]"},

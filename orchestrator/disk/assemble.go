@@ -4,14 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/btw-img/btw-img/orchestrator/definition"
@@ -55,13 +56,29 @@ func Assemble(ctx context.Context, h host.Host, plan Plan, root, file, scratch s
 	if err := Create(ctx, h, plan, file); err != nil {
 		return err
 	}
+	// Side by side, but for those of the one helper outside.
+	putting, together := errgroup.WithContext(ctx)
+	putting.SetLimit(runtime.NumCPU())
 	for _, s := range shares {
-		if err := s.put(ctx, h, file, scratch, filler); err != nil {
-			return fail.Wrap(fail.Build, s.String(), err)
+		if !s.byKernel() {
+			putting.Go(func() error { return fail.Wrap(fail.Build, s.String(), s.put(together, h, file, scratch, filler)) })
+		}
+	}
+	if err := putting.Wait(); err != nil {
+		return err
+	}
+	for _, s := range shares {
+		if s.byKernel() {
+			if err := s.put(ctx, h, file, scratch, filler); err != nil {
+				return fail.Wrap(fail.Build, s.String(), err)
+			}
 		}
 	}
 	return nil
 }
+
+// byKernel says whether only the kernel can put the share's files into its file system.
+func (s share) byKernel() bool { return s.kind().Filling == filesystem.ByKernel && s.folder != "" }
 
 // put makes the share's file system in the disk image, in place where its tools can.
 func (s share) put(ctx context.Context, h host.Host, file, scratch string, filler Filler) (err error) {
@@ -69,7 +86,7 @@ func (s share) put(ctx context.Context, h host.Host, file, scratch string, fille
 	defer stack.CloseInto(&err)
 	folder := ""
 	if s.folder != "" {
-		folder = filepath.Join(scratch, "view")
+		folder = filepath.Join(scratch, fmt.Sprintf("view-%d", s.Number))
 		release, err := s.show(h, folder, scratch)
 		if err != nil {
 			return err
@@ -85,7 +102,7 @@ func (s share) put(ctx context.Context, h host.Host, file, scratch string, fille
 		return err
 	}
 	stack.Push("remove "+image, func() error { return os.Remove(image) })
-	if s.kind().Filling == filesystem.ByKernel && folder != "" {
+	if s.byKernel() {
 		err = filler.Fill(ctx, s.Partition, image, folder)
 	} else {
 		err = s.make(ctx, h, target, folder)

@@ -1,0 +1,99 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestWriteADisk writes the shared build onto a disk that is larger and full of other things.
+func TestWriteADisk(t *testing.T) {
+	b := debian(t)
+	folder := t.TempDir()
+	backing := filepath.Join(folder, "device")
+	tool(t, "sh", "-c", `head -c 200M /dev/urandom >"$1" && truncate -s 3G "$1" && mkfs.ext4 -q -F -L old "$1"`, "sh", backing)
+	device := strings.TrimSpace(tool(t, "losetup", "--find", "--show", backing))
+	t.Cleanup(func() { tool(t, "losetup", "--detach", device) })
+	before := digest(t, backing)
+	image := b.image("qcow2")
+
+	t.Run("what is refused", func(t *testing.T) {
+		at := t.TempDir()
+		good(t, folder, "seed", "seed.iso", "--hostname", "rack-1")
+		tool(t, "truncate", "-s", "100M", filepath.Join(folder, "small"))
+		small := strings.TrimSpace(tool(t, "losetup", "--find", "--show", filepath.Join(folder, "small")))
+		defer func() { tool(t, "losetup", "--detach", small) }()
+		for name, tc := range map[string]struct {
+			args []string
+			want string
+		}{
+			"nobody is asked": {[]string{image, device}, "--yes"},
+			"a file":          {[]string{image, backing, "--yes"}, "it is no disk"},
+			"nothing":         {[]string{image, "/dev/none", "--yes"}, "no such file"},
+			"too small":       {[]string{image, small, "--yes"}, "are needed"},
+			"no seed":         {[]string{image, device, "--yes", "--seed", image}, "it is no seed"},
+			"no image":        {[]string{"none", device, "--yes"}, "neither an image nor a build"},
+		} {
+			if r := run(t, folder, append([]string{"write"}, tc.args...)...); r.code != 2 || !strings.Contains(r.stderr, tc.want) {
+				t.Errorf("%s: exit code %d\n%s", name, r.code, r.stderr)
+			}
+		}
+		tool(t, "mount", "-o", "ro,noload", device, at)
+		if r := run(t, folder, "write", image, device, "--yes"); r.code != 2 || !strings.Contains(r.stderr, "in use") {
+			t.Errorf("a mounted disk: exit code %d\n%s", r.code, r.stderr)
+		}
+		tool(t, "umount", at)
+		if digest(t, backing) != before {
+			t.Fatal("what was refused has changed the disk")
+		}
+	})
+
+	t.Run("interrupted", func(t *testing.T) {
+		cmd := command(folder, "write", image, device, "--yes")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(1500 * time.Millisecond)
+		_ = cmd.Process.Signal(syscall.SIGINT)
+		_ = cmd.Wait()
+		if code := cmd.ProcessState.ExitCode(); code != 130 {
+			t.Errorf("exit code %d", code)
+		}
+		tool(t, "cmp", "--bytes=1048576", backing, "/dev/zero")
+	})
+
+	r := good(t, folder, "write", image, device, "--yes", "--seed", "seed.iso")
+	if !strings.Contains(r.stderr, "onto "+device+", 3.0 GiB") {
+		t.Errorf("it does not tell onto what it writes:\n%s", r.stderr)
+	}
+	if told := tool(t, "sfdisk", "--verify", backing); !strings.Contains(told, "No errors") {
+		t.Error(told)
+	}
+	if told := tool(t, "sgdisk", "--verify", backing); !strings.Contains(told, "No problems found") {
+		t.Error(told)
+	}
+	written, of := partitions(t, backing), partitions(t, b.image("raw"))
+	seed := written["cidata"]
+	if delete(written, "cidata"); fmt.Sprint(written) != fmt.Sprint(of) {
+		t.Errorf("the partitions are %v, want %v", written, of)
+	}
+	root := of["root"]
+	if seed.Start < root.Start+root.Size || seed.Start+seed.Size < 3<<30-3<<20 {
+		t.Errorf("the seed is at %+v", seed)
+	}
+	tool(t, "cmp", fmt.Sprintf("--ignore-initial=%d", of["bios"].Start), fmt.Sprintf("--bytes=%d", root.Start+root.Size-of["bios"].Start), backing, b.image("raw"))
+	if told := tool(t, "blkid", "--probe", "--offset", fmt.Sprint(seed.Start), "--output", "value", "--match-tag", "LABEL", backing); strings.TrimSpace(told) != "cidata" {
+		t.Errorf("the seed's label is %q", told)
+	}
+	iso, err := os.Stat(filepath.Join(folder, "seed.iso"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tool(t, "cmp", fmt.Sprintf("--ignore-initial=%d:0", seed.Start), fmt.Sprintf("--bytes=%d", iso.Size()), backing, filepath.Join(folder, "seed.iso"))
+}
