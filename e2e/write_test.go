@@ -12,20 +12,26 @@ import (
 	"time"
 )
 
-// TestWriteADisk writes the shared build onto a disk that is larger and full of other things.
+// TestWriteADisk writes a build with cloud-init onto a disk that is larger and full of other
+// things, with a seed, and boots it: it has the seed's name then, and a root that has grown.
 func TestWriteADisk(t *testing.T) {
-	b := debian(t)
+	t.Parallel()
 	folder := t.TempDir()
+	good(t, folder, "build", "debian-cloud", "--no-test", "--format", "raw,qcow2")
+	image, raw := filepath.Join(folder, "images/debian-cloud/debian-cloud-13-amd64.qcow2"), filepath.Join(folder, "images/debian-cloud/debian-cloud-13-amd64.raw")
+	if info, err := os.Stat(image); err != nil || info.Size() > 150e6 {
+		t.Errorf("%v, %v", info, err)
+	}
 	backing := filepath.Join(folder, "device")
 	tool(t, "sh", "-c", `head -c 200M /dev/urandom >"$1" && truncate -s 3G "$1" && mkfs.ext4 -q -F -L old "$1"`, "sh", backing)
 	device := strings.TrimSpace(tool(t, "losetup", "--find", "--show", backing))
 	t.Cleanup(func() { tool(t, "losetup", "--detach", device) })
 	before := digest(t, backing)
-	image := b.image("qcow2")
 
 	t.Run("what is refused", func(t *testing.T) {
 		at := t.TempDir()
-		good(t, folder, "seed", "seed.iso", "--hostname", "rack-1")
+		write(t, filepath.Join(folder, "user.yml"), "#cloud-config\nruncmd:\n  - echo SEEDED $(hostname) $(($(df --output=size --block-size=100M / | tail -n 1))) >/dev/ttyS0\n")
+		good(t, folder, "seed", "seed.iso", "--hostname", "rack-1", "--user-data", "user.yml")
 		tool(t, "truncate", "-s", "100M", filepath.Join(folder, "small"))
 		small := strings.TrimSpace(tool(t, "losetup", "--find", "--show", filepath.Join(folder, "small")))
 		defer func() { tool(t, "losetup", "--detach", small) }()
@@ -78,7 +84,7 @@ func TestWriteADisk(t *testing.T) {
 	if told := tool(t, "sgdisk", "--verify", backing); !strings.Contains(told, "No problems found") {
 		t.Error(told)
 	}
-	written, of := partitions(t, backing), partitions(t, b.image("raw"))
+	written, of := partitions(t, backing), partitions(t, raw)
 	seed := written["cidata"]
 	if delete(written, "cidata"); fmt.Sprint(written) != fmt.Sprint(of) {
 		t.Errorf("the partitions are %v, want %v", written, of)
@@ -87,7 +93,7 @@ func TestWriteADisk(t *testing.T) {
 	if seed.Start < root.Start+root.Size || seed.Start+seed.Size < 3<<30-3<<20 {
 		t.Errorf("the seed is at %+v", seed)
 	}
-	tool(t, "cmp", fmt.Sprintf("--ignore-initial=%d", of["bios"].Start), fmt.Sprintf("--bytes=%d", root.Start+root.Size-of["bios"].Start), backing, b.image("raw"))
+	tool(t, "cmp", fmt.Sprintf("--ignore-initial=%d", of["bios"].Start), fmt.Sprintf("--bytes=%d", root.Start+root.Size-of["bios"].Start), backing, raw)
 	if told := tool(t, "blkid", "--probe", "--offset", fmt.Sprint(seed.Start), "--output", "value", "--match-tag", "LABEL", backing); strings.TrimSpace(told) != "cidata" {
 		t.Errorf("the seed's label is %q", told)
 	}
@@ -96,4 +102,9 @@ func TestWriteADisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	tool(t, "cmp", fmt.Sprintf("--ignore-initial=%d:0", seed.Start), fmt.Sprintf("--bytes=%d", iso.Size()), backing, filepath.Join(folder, "seed.iso"))
+
+	good(t, folder, "test", backing, "--firmware", "bios", "--logs", "logs")
+	if console := tool(t, "cat", filepath.Join(folder, "logs/boot-bios.log")); !strings.Contains(console, "SEEDED rack-1 27\r\n") && !strings.Contains(console, "SEEDED rack-1 28\r\n") {
+		t.Errorf("the machine has not obeyed its seed, or not grown:\n%s", console)
+	}
 }

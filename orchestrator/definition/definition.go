@@ -177,16 +177,17 @@ type File struct {
 
 // User is a user account.
 type User struct {
-	Name         string   `yaml:"name" json:"name" jsonschema:"required"`
-	UID          int      `yaml:"uid,omitempty" json:"uid,omitempty"`
-	Comment      string   `yaml:"comment,omitempty" json:"comment,omitempty"`
-	Groups       []string `yaml:"groups,omitempty" json:"groups,omitempty" jsonschema_description:"Further groups; missing ones are made"`
-	Shell        string   `yaml:"shell,omitempty" json:"shell,omitempty" jsonschema_description:"Default: /bin/bash"`
-	Home         string   `yaml:"home,omitempty" json:"home,omitempty"`
-	System       bool     `yaml:"system,omitempty" json:"system,omitempty"`
-	PasswordHash string   `yaml:"password_hash,omitempty" json:"password_hash,omitempty" jsonschema_description:"Hash as in /etc/shadow (mkpasswd). Default: no password"`
-	SSHKeys      []string `yaml:"ssh_keys,omitempty" json:"ssh_keys,omitempty" jsonschema_description:"Public keys for authorized_keys"`
-	Sudo         bool     `yaml:"sudo,omitempty" json:"sudo,omitempty" jsonschema_description:"May become root without a password; needs the package sudo"`
+	Name          string   `yaml:"name" json:"name" jsonschema:"required"`
+	UID           int      `yaml:"uid,omitempty" json:"uid,omitempty"`
+	Comment       string   `yaml:"comment,omitempty" json:"comment,omitempty"`
+	Groups        []string `yaml:"groups,omitempty" json:"groups,omitempty" jsonschema_description:"Further groups; missing ones are made"`
+	Shell         string   `yaml:"shell,omitempty" json:"shell,omitempty" jsonschema_description:"Default: /bin/bash"`
+	Home          string   `yaml:"home,omitempty" json:"home,omitempty"`
+	System        bool     `yaml:"system,omitempty" json:"system,omitempty"`
+	PasswordHash  string   `yaml:"password_hash,omitempty" json:"password_hash,omitempty" jsonschema_description:"Hash as in /etc/shadow (mkpasswd). Default: no password"`
+	EmptyPassword bool     `yaml:"empty_password,omitempty" json:"empty_password,omitempty" jsonschema_description:"Whoever is at the console may log in without a password"`
+	SSHKeys       []string `yaml:"ssh_keys,omitempty" json:"ssh_keys,omitempty" jsonschema_description:"Public keys for authorized_keys"`
+	Sudo          bool     `yaml:"sudo,omitempty" json:"sudo,omitempty" jsonschema_description:"May become root without a password; needs the package sudo"`
 }
 
 // Secret says where the value of a secret comes from: exactly one field is set.

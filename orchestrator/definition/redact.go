@@ -198,7 +198,8 @@ func (c conceal) file(f File) File {
 func (c conceal) user(u User) User {
 	shown := User{
 		Name: u.Name, UID: u.UID, Comment: u.Comment, Groups: u.Groups, Shell: u.Shell, Home: u.Home, System: u.System, Sudo: u.Sudo,
-		SSHKeys: each(u.SSHKeys, c.sshKey),
+		EmptyPassword: u.EmptyPassword,
+		SSHKeys:       each(u.SSHKeys, c.sshKey),
 	}
 	if u.PasswordHash != "" {
 		shown.PasswordHash = hidden

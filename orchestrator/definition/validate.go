@@ -313,6 +313,9 @@ func (ld *loading) validateUsers(users []User, n *yaml.Node) {
 		if u.PasswordHash != "" && !isJinja(u.PasswordHash) && !strings.HasPrefix(u.PasswordHash, "$") && !strings.ContainsAny(u.PasswordHash, "!*") {
 			ld.report(at("password_hash"), "users: password_hash is not a hash", "make one with 'mkpasswd'; it starts with $")
 		}
+		if u.EmptyPassword && u.PasswordHash != "" {
+			ld.report(at("empty_password"), "users: empty_password and password_hash exclude each other", "remove one of them")
+		}
 		for j, key := range u.SSHKeys {
 			if strings.Contains(key, "PRIVATE KEY") {
 				ld.report(at("ssh_keys", strconv.Itoa(j)), "users: ssh_keys holds a private key", "give the public one, from the file that ends in .pub")
