@@ -3,7 +3,9 @@
 package e2e
 
 import (
+	"bufio"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -62,11 +64,18 @@ func TestWriteADisk(t *testing.T) {
 
 	t.Run("interrupted", func(t *testing.T) {
 		cmd := command(folder, "write", image, device, "--yes")
+		stderr, err := cmd.StderrPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(1500 * time.Millisecond)
+		for lines := bufio.NewScanner(stderr); lines.Scan() && lines.Text() != "writing"; {
+		}
+		time.Sleep(50 * time.Millisecond)
 		_ = cmd.Process.Signal(syscall.SIGINT)
+		_, _ = io.Copy(io.Discard, stderr)
 		_ = cmd.Wait()
 		if code := cmd.ProcessState.ExitCode(); code != 130 {
 			t.Errorf("exit code %d", code)

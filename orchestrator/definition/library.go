@@ -44,7 +44,7 @@ var (
 // names in messages; it is "" for the current folder. It fails where a folder
 // cannot be listed, since nobody knows what is defined then.
 func NewLibrary(working fs.FS, prefix string, embedded fs.FS) (*Library, error) {
-	l := &Library{roots: []root{{working, prefix}, {embedded, "(embedded) "}}}
+	l := &Library{roots: []root{{working, prefix}, {embedded, embeddedPrefix}}}
 	var problems Problems
 	index := func(folder string) map[string]int {
 		nearest := map[string]int{}

@@ -6,6 +6,12 @@ import (
 	"strings"
 )
 
+// embeddedPrefix begins the names of files that are in the binary.
+const embeddedPrefix = "(embedded) "
+
+// Embedded says whether the problem is one of a build that is shipped.
+func (p Problem) Embedded() bool { return strings.HasPrefix(p.File, embeddedPrefix) }
+
 // Warnings is what of a definition without mistakes may not be what is wanted.
 func (d Definition) Warnings() Problems {
 	var warnings Problems
