@@ -20,7 +20,6 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/aptmethod"
 	"github.com/btw-img/btw-img/orchestrator/bootloader"
 	"github.com/btw-img/btw-img/orchestrator/chroot"
-	"github.com/btw-img/btw-img/orchestrator/debian"
 	"github.com/btw-img/btw-img/orchestrator/disk"
 	"github.com/btw-img/btw-img/orchestrator/host"
 	"github.com/btw-img/btw-img/orchestrator/image"
@@ -407,10 +406,7 @@ func (w *workshop) makeBootable(ctx context.Context, h host.Host, below tree, ro
 		if target.Initramfs, err = below.rememberInitramfs(root); err != nil {
 			return err
 		}
-		if err := bootloader.Apply(ctx, h, w.plan.Boot, target); err != nil {
-			return err
-		}
-		facts, err = listPackages(ctx, h, root)
+		facts.Packages, err = bootloader.Apply(ctx, h, w.plan.Boot, target)
 		return err
 	})
 	return facts, err
@@ -432,15 +428,6 @@ func (w *workshop) makeMountPoints(root string) error {
 func (t bootableTree) facts() (facts DiskFacts, err error) {
 	err = json.Unmarshal(t.top().About().Data, &facts)
 	return facts, err
-}
-
-func listPackages(ctx context.Context, h host.Host, root string) (DiskFacts, error) {
-	out, err := h.Output(ctx, host.Cmd("dpkg-query", debian.QueryArgs...).In(root))
-	if err != nil {
-		return DiskFacts{}, err
-	}
-	packages, err := debian.Installed(out)
-	return DiskFacts{Packages: packages}, err
 }
 
 // sealing turns the tree of one machine into that of many.
@@ -484,13 +471,14 @@ func (w *workshop) assemble(ctx context.Context, t sealedTree) (raw rawDisk, err
 	return rawDisk{w.disk(), t}, explainFull(err, resultsPlace(w.work, w.results))
 }
 
-// compare makes sure that the disk holds the tree, and digests it meanwhile.
+// compare makes sure that the disk is sound and holds the tree, and digests it meanwhile.
 func (w *workshop) compare(ctx context.Context, raw rawDisk) (content DiskContent, err error) {
-	both, together := errgroup.WithContext(ctx)
-	both.Go(func() error { return w.outside.Compare(together, w.plan.Disk, raw.file, w.root()) })
-	both.Go(func() (err error) {
+	all, together := errgroup.WithContext(ctx)
+	all.Go(func() error { return disk.CheckFilled(together, w.host, w.plan.Disk, raw.file) })
+	all.Go(func() error { return w.outside.Compare(together, w.plan.Disk, raw.file, w.root()) })
+	all.Go(func() (err error) {
 		content.SHA256, content.Size, err = image.Digest(together, raw.file)
 		return err
 	})
-	return content, both.Wait()
+	return content, all.Wait()
 }

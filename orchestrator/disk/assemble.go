@@ -122,7 +122,7 @@ func (p Partition) target(disk, own string) filesystem.Target {
 	return filesystem.Target{File: own, Size: p.Size}
 }
 
-// make makes, fills and checks a file system without mounting it. folder is "" where
+// make makes and fills a file system without mounting it, and checks what is in a file of its own. folder is "" where
 // it stays empty.
 func (s share) make(ctx context.Context, h host.Host, target filesystem.Target, folder string) error {
 	kind := s.kind()
@@ -139,10 +139,25 @@ func (s share) make(ctx context.Context, h host.Host, target filesystem.Target, 
 			return err
 		}
 	}
-	if kind.Fsck == nil {
+	if kind.Fsck == nil || kind.Filling == filesystem.ByMkfs { // CheckFilled does that
 		return nil
 	}
 	return h.Run(ctx, kind.Fsck(target))
+}
+
+// CheckFilled has the file systems that are made in the disk image itself checked by their
+// own tools.
+func CheckFilled(ctx context.Context, h host.Host, plan Plan, file string) error {
+	for _, part := range plan.Partitions {
+		fs := part.kind()
+		if fs == nil || fs.Fsck == nil || fs.Filling != filesystem.ByMkfs {
+			continue
+		}
+		if err := h.Run(ctx, fs.Fsck(part.target(file, ""))); err != nil {
+			return fail.Wrap(fail.Build, "check "+part.String(), err)
+		}
+	}
+	return nil
 }
 
 // copyFiles puts all that is in the folder into a FAT file system, in the order of names:
