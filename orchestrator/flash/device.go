@@ -5,7 +5,9 @@ package flash
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -51,19 +53,14 @@ func Open(ctx context.Context, h host.Host, path string) (*Device, error) {
 // refused explains why the kernel does not open the disk for writing by us alone.
 func refused(path string, err error) error {
 	switch {
-	case errorIs(err, unix.EBUSY):
+	case errors.Is(err, unix.EBUSY):
 		return fail.New(fail.Usage, path, "unmount it, or name another disk", "it is in use")
-	case errorIs(err, unix.EACCES, unix.EPERM):
+	case errors.Is(err, fs.ErrPermission):
 		return &fail.Error{Kind: fail.Host, Err: err, Hint: "use sudo, or have an administrator give you the disk"}
-	case errorIs(err, unix.EROFS):
+	case errors.Is(err, unix.EROFS):
 		return fail.New(fail.Usage, path, "unlock it, or name another disk", "it is read-only")
 	}
 	return fail.Wrap(fail.Host, "open the disk", err)
-}
-
-func errorIs(err error, numbers ...unix.Errno) bool {
-	path, ok := err.(*os.PathError)
-	return ok && slices.ContainsFunc(numbers, func(n unix.Errno) bool { return path.Err == n })
 }
 
 // Close lets others have the disk again. Where the kernel reads partition tables, it reads
