@@ -111,7 +111,8 @@ func (n Needs) tools() []debian.Tool {
 		tools = append(tools,
 			tool("dockerd", "docker.io"), tool("iptables", "iptables"), tool("sgdisk", "gdisk"), tool("debugfs", "e2fsprogs"),
 			tool("mdir", "mtools"), tool("gpg", "gpg"), tool("apt-ftparchive", "apt-utils"), tool("setcap", "libcap2-bin"),
-			tool("skopeo", "skopeo"), tool("curl", "curl"), tool("openssl", "openssl"), tool("xorriso", "xorriso"), tool("zstd", "zstd"), tool("chromium", "chromium"), tool("faketime", "faketime"))
+			tool("skopeo", "skopeo"), tool("curl", "curl"), tool("openssl", "openssl"), tool("xorriso", "xorriso"), tool("zstd", "zstd"), tool("chromium", "chromium"), tool("faketime", "faketime"),
+			tool("virt-xml-validate", "libvirt-clients"), tool("xmllint", "libxml2-utils"), tool("ruby", "ruby"))
 	}
 	if n.Bench {
 		tools = append(tools,

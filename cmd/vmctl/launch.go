@@ -94,7 +94,7 @@ type origin struct {
 }
 
 func runLaunch(cmd *cobra.Command, o launchOptions, target string) error {
-	from, err := findOrigin(o, target)
+	from, err := findOrigin(o.defs, o.folder, target)
 	if err != nil {
 		return err
 	}
@@ -211,7 +211,7 @@ func guestOf(b orchestrator.Built) machine.Guest {
 }
 
 // findOrigin is what the target names: an image file, a build, or what is published.
-func findOrigin(o launchOptions, target string) (origin, error) {
+func findOrigin(defs *definitions, builds, target string) (origin, error) {
 	from := origin{conf: machine.Conf{Settings: machine.Defaults()}}
 	info, err := os.Stat(target)
 	if err != nil && strings.ContainsAny(target, "/:") {
@@ -219,25 +219,25 @@ func findOrigin(o launchOptions, target string) (origin, error) {
 		return from, nil
 	}
 	if err == nil && (info.Mode().IsRegular() || isBuild(target)) {
-		from.path, from.build, err = findImage(target, o.folder)
+		from.path, from.build, err = findImage(target, builds)
 		from.asBuilt()
 		return from, err
 	}
 	if err := definition.CheckName(target); err != nil {
 		return from, &fail.Error{Kind: fail.Usage, Err: err, Hint: "name a build, an image file, or a reference such as HOST/REPOSITORY:TAG"}
 	}
-	from.path, from.build, err = findImage(target, o.folder)
+	from.path, from.build, err = findImage(target, builds)
 	from.asBuilt()
 	from.conf.Disk = from.path
-	if reading := from.conf.ReadConf(o.defs.dir, target); reading != nil {
+	if reading := from.conf.ReadConf(defs.dir, target); reading != nil {
 		return from, reading
 	}
 	if from.conf.Disk == "" || from.conf.Disk == from.path {
 		return from, err
 	}
-	from.path, from.build, err = findImage(from.conf.Disk, o.folder)
+	from.path, from.build, err = findImage(from.conf.Disk, builds)
 	if err != nil {
-		err = fail.Wrap(fail.Usage, machine.ConfPath(o.defs.dir, target), err)
+		err = fail.Wrap(fail.Usage, machine.ConfPath(defs.dir, target), err)
 	}
 	from.format = from.build.Format(filepath.Base(from.path))
 	return from, err
