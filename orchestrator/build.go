@@ -101,7 +101,7 @@ func (b Builder) build(ctx context.Context, plan Plan, space *workspace) (manife
 	defer func() { room.release() }()
 	keeper := b.keeper(plan, space, s, h)
 	defer func() { err = scope.Join(err, keeper.until.Close()) }()
-	inside, err := caller{log: space.log, tell: b.Tell, terminal: b.Terminal, reserve: room.reserve, guests: keeper.answer}.jailed(ctx, b.JailVerb, order)
+	inside, err := caller{log: space.log, tell: b.tellAndWriteOut(plan, space), terminal: b.Terminal, reserve: room.reserve, guests: keeper.answer}.jailed(ctx, b.JailVerb, order)
 	if err != nil {
 		return Manifest{}, err
 	}

@@ -67,6 +67,8 @@ type (
 	}
 )
 
+const diskTitle = "Disk"
+
 // buildDisk is the work in the jail: from nothing to a raw disk that boots. All but the
 // last two stages make a tree of the tree before; what the store has is not made again.
 // Where nothing has changed since the build before, nothing is made at all.
@@ -80,7 +82,7 @@ func buildDisk(s *stages, w *workshop) (facts DiskFacts, err error) {
 	if err != nil {
 		return facts, err
 	}
-	raw, err := step(s, "Disk", func(ctx context.Context) (rawDisk, error) { return w.assemble(ctx, sealed) })
+	raw, err := step(s, diskTitle, func(ctx context.Context) (rawDisk, error) { return w.assemble(ctx, sealed) })
 	if err != nil {
 		return facts, err
 	}
