@@ -88,7 +88,7 @@ func (r Run) Apply(ctx context.Context) error {
 		opened <- err
 	}()
 	events := newStream(r.Log, r.OnEvent)
-	events.project, events.guest = r.Project.Folder, r.Guest != ""
+	events.projects, events.guest = []string{r.Project.Folder, r.Project.Installed}, r.Guest != ""
 	for _, entry := range r.Entries {
 		events.origins = append(events.origins, entry.Origin)
 	}

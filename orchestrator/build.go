@@ -88,6 +88,11 @@ func (b Builder) build(ctx context.Context, plan Plan, space *workspace) (manife
 	if err != nil {
 		return Manifest{}, err
 	}
+	release, err := b.requirements(s, &plan, tools, space.log)
+	if err != nil {
+		return Manifest{}, err
+	}
+	defer func() { err = scope.Join(err, release()) }()
 	parts, err := plan.keyParts(ctx, b.Maker, tools)
 	if err != nil {
 		return Manifest{}, err

@@ -11,9 +11,11 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/store"
 )
 
-// Provisioner applies one layer to a tree; cmd/vmctl wires Ansible in.
+// Provisioner applies layers to a tree; cmd/vmctl wires Ansible in.
 type Provisioner interface {
 	Provision(ctx context.Context, p Provision) error
+	// Install gets roles and collections from elsewhere.
+	Install(ctx context.Context, i Installation) error
 }
 
 // Provision is entries of one layer, and the tree to apply them to.
@@ -28,6 +30,7 @@ type Provision struct {
 	Facts      bool              // find out what Ansible tells of the image
 	Machine    map[string]any    // facts of the machine that is being built, in place of the builder's
 	Project    string            // the folder with the user's roles and all else that Ansible finds
+	Installed  string            // folder with further roles and collections; "" for none
 	Epoch      time.Time         // what the machine takes for now
 	Env        []string
 	// AllowLocalhost lets tasks act on the machine that builds.

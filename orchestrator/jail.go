@@ -24,6 +24,8 @@ type request struct {
 	Verb   *verb   `json:"verb,omitempty"`   // in a confined jail
 	Erase  string  `json:"erase,omitempty"`  // folder; in a confined jail
 	Errand *errand `json:"errand,omitempty"` // in one that may mount
+	// Install is in a confined jail.
+	Install *installation `json:"install,omitempty"`
 }
 
 // job is to build the disk of a plan, or to visit its tree.
@@ -112,6 +114,8 @@ func RunInJail(provisioner Provisioner, verbs Verbs) error {
 		result.Failure = newFailure(err)
 	case r.Job != nil:
 		result = r.Job.run(jail, h, provisioner)
+	case r.Install != nil:
+		result.Failure = newFailure(r.Install.run(jail.Context, h, provisioner))
 	case r.Verb != nil:
 		result = r.Verb.run(jail.Context, verbs)
 	case r.Erase != "":

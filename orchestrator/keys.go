@@ -81,7 +81,7 @@ func (p Plan) keyParts(ctx context.Context, maker string, tools map[string]strin
 	}
 	d := p.Definition
 	all.Maker = digestOf(maker, os.Getenv("SOURCE_DATE_EPOCH"))
-	all.Ansible = digestOf(all.Maker, of(tools, "ansible", "ansible-core", "ansible-playbook", "ansible-community"), collections)
+	all.Ansible = digestOf(all.Maker, of(tools, ansibleTools...), collections)
 	if p.Lock != nil {
 		all.Ansible = digestOf(all.Ansible, p.Lock.Fetched)
 	}

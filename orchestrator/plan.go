@@ -30,6 +30,10 @@ type Plan struct {
 	Boot       bootloader.Plan       `json:"boot"`
 	FSTab      string                `json:"fstab"`
 	Project    string                `json:"project"` // the folder that holds install.d, and what Ansible finds beside it
+	// Installed is the folder with the roles and collections of requirements.yml, "" for none.
+	Installed string `json:"installed,omitempty"`
+	// Requirements is what is in it.
+	Requirements []Installed `json:"requirements,omitempty"`
 	// AllowLocalhost lets Ansible act on the machine that builds.
 	AllowLocalhost bool `json:"allow_localhost,omitempty"`
 	// SecretSums is a digest of each secret's value, of this store alone.

@@ -29,6 +29,8 @@ type Needs struct {
 	Survey      bool            // all that any build can need: what some can do without is no problem
 	Filesystems []string        // of the disks to be made
 	Filled      []string        // those of them that get files
+	Galaxy      bool            // install roles and collections from elsewhere
+	Git         bool            // some of them come from repositories of git
 	Firmware    []string        // of the boot tests
 	Formats     []string        // of what is made of the disks
 	Keyring     bool            // Debian's, to check the archive's signatures
@@ -40,7 +42,7 @@ type Needs struct {
 // EverythingNeeded is what all verbs together can need.
 func EverythingNeeded() Needs {
 	return Needs{
-		Build: true, Test: true, Guests: true, Login: true, Write: true, Keyring: true, Survey: true,
+		Build: true, Test: true, Guests: true, Login: true, Write: true, Galaxy: true, Git: true, Keyring: true, Survey: true,
 		Filesystems: filesystem.Names(nil), Filled: filesystem.Names(nil),
 		Firmware: arch.Target.FirmwareNames(), Formats: format.Names(),
 	}
@@ -57,6 +59,8 @@ func NeedsOf(d definition.Definition, test bool, folder string) Needs {
 			n.Filled = append(n.Filled, part.Filesystem)
 		}
 	}
+	n.Galaxy = len(d.Requirements) > 0
+	n.Git = slices.ContainsFunc(d.Requirements, func(r definition.Requirement) bool { return r.SCM == "git" || r.Git() })
 	n.Guests = slices.ContainsFunc(d.Layers, definition.Layer.OnBoot)
 	if test {
 		n.Firmware = d.Firmware
@@ -94,6 +98,12 @@ func (n Needs) tools() []debian.Tool {
 	}
 	if n.Build && (n.Survey || os.Geteuid() != 0) {
 		tools = append(tools, tool("newuidmap", "uidmap"), tool("newgidmap", "uidmap"))
+	}
+	if n.Galaxy {
+		tools = append(tools, tool("ansible-galaxy", "ansible"))
+	}
+	if n.Git {
+		tools = append(tools, tool("git", "git"))
 	}
 	if n.Guests {
 		tools = append(tools, tool(arch.Target.QEMU.Binary, arch.Target.QEMU.Package), tool("mke2fs", "e2fsprogs"))

@@ -25,8 +25,30 @@ var sharedFolders = []string{
 	"action_plugins", "filter_plugins", "lookup_plugins", "test_plugins",
 }
 
-// rolesPath is the folder of the user's roles.
-func (p Plan) rolesPath() string { return filepath.Join(p.Project, rolesFolder) }
+// found is the folders of that name in which Ansible looks, the first first.
+func (p Plan) found(name string) []string {
+	folders := []string{filepath.Join(p.Project, name)}
+	if p.Installed != "" {
+		folders = append(folders, filepath.Join(p.Installed, name))
+	}
+	return folders
+}
+
+// rolesPaths is the folders of roles.
+func (p Plan) rolesPaths() []string { return p.found(rolesFolder) }
+
+// rolePath is the folder of a role, "" where there is none.
+func (p Plan) rolePath(name string) string {
+	if !filepath.IsLocal(name) {
+		return ""
+	}
+	for _, folder := range p.rolesPaths() {
+		if info, err := os.Stat(filepath.Join(folder, name)); err == nil && info.IsDir() {
+			return filepath.Join(folder, name)
+		}
+	}
+	return ""
+}
 
 // project binds the folders of a project: roles one by one, since they are often links
 // to elsewhere.
@@ -71,7 +93,12 @@ func (r *reading) project(entry definition.InstallEntry) (string, error) {
 	folders := sharedFolders
 	if len(entry.Playbooks) > 0 { // which may apply any role, also of collections
 		r.opaque = true
-		folders = append([]string{playbooksFolder, rolesFolder}, folders...)
+		folders = append([]string{playbooksFolder}, folders...)
+		digest, err := r.allRoles()
+		if err != nil {
+			return "", err
+		}
+		all = append(all, digest)
 	}
 	for _, name := range folders {
 		digest, err := r.folder(filepath.Join(r.plan.Project, name))
@@ -80,6 +107,12 @@ func (r *reading) project(entry definition.InstallEntry) (string, error) {
 		}
 		all = append(all, digest)
 	}
-	collections, err := installedCollections(r.ctx, filepath.Join(r.plan.Project, collectionsFolder))
-	return digestOf(all, collections), err
+	for _, folder := range r.plan.found(collectionsFolder) {
+		collections, err := installedCollections(r.ctx, folder)
+		if err != nil {
+			return "", err
+		}
+		all = append(all, collections)
+	}
+	return digestOf(all), nil
 }

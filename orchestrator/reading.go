@@ -190,11 +190,10 @@ func (r *reading) roles(names []string) (string, error) {
 	}
 	var digests []string
 	for _, name := range names {
-		path := filepath.Join(r.plan.rolesPath(), name)
-		info, err := os.Stat(path)
-		if !filepath.IsLocal(name) || err != nil || !info.IsDir() {
+		path := r.plan.rolePath(name)
+		if path == "" {
 			r.opaque = true // of a collection, or known only when it runs
-			return r.folder(r.plan.rolesPath())
+			return r.allRoles()
 		}
 		from := r.text.Len()
 		digest, err := r.folder(path)
@@ -203,9 +202,22 @@ func (r *reading) roles(names []string) (string, error) {
 		}
 		if leavesRole.MatchString(r.text.String()[from:]) {
 			r.opaque = true // the other role may be of a collection
-			return r.folder(r.plan.rolesPath())
+			return r.allRoles()
 		}
 		digests = append(digests, name, digest)
+	}
+	return digestOf(digests), nil
+}
+
+// allRoles is the digest of all roles that there are.
+func (r *reading) allRoles() (digest string, err error) {
+	var digests []string
+	for _, path := range r.plan.rolesPaths() {
+		digest, err := r.folder(path)
+		if err != nil {
+			return "", err
+		}
+		digests = append(digests, digest)
 	}
 	return digestOf(digests), nil
 }

@@ -40,6 +40,9 @@ type Definition struct {
 	Test        Test              `yaml:"test" json:"test"`
 	Outputs     []string          `yaml:"outputs" json:"outputs"`
 	Layers      []Layer           `yaml:"layers" json:"layers"`
+	// Requirements is the roles and collections from elsewhere that the roles and playbooks may
+	// use; none where the build has neither.
+	Requirements []Requirement `yaml:"requirements,omitempty" json:"requirements,omitempty"`
 }
 
 // Layer is what one build of an extends chain adds; the farthest ancestor
@@ -115,7 +118,7 @@ type InstallEntry struct {
 	Templates    []File       `yaml:"templates,omitempty" json:"templates,omitempty" jsonschema_description:"Files rendered as Jinja templates"`
 	Users        []User       `yaml:"users,omitempty" json:"users,omitempty" jsonschema_description:"User accounts"`
 	Services     Services     `yaml:"services,omitempty" json:"services,omitempty" jsonschema_description:"systemd units"`
-	Roles        []Role       `yaml:"roles,omitempty" json:"roles,omitempty" jsonschema_description:"Ansible roles, from the folder roles beside install.d, or of collections"`
+	Roles        []Role       `yaml:"roles,omitempty" json:"roles,omitempty" jsonschema_description:"Ansible roles, from the folder roles beside install.d, of its requirements.yml, or of collections"`
 	Playbooks    []string     `yaml:"playbooks,omitempty" json:"playbooks,omitempty" jsonschema_description:"Playbooks for the hosts all or image, from the folder playbooks beside install.d"`
 	On           string       `yaml:"on,omitempty" json:"on,omitempty" jsonschema:"enum=boot" jsonschema_description:"boot: apply the entry in a guest that starts from the tree so far. Default: in the tree"`
 	NoLog        bool         `yaml:"no_log,omitempty" json:"no_log,omitempty" jsonschema_description:"Keep the values of this entry, and all that it prints, out of the output, the log and build.json"`
@@ -199,7 +202,7 @@ type Secret struct {
 
 // Role is an Ansible role, written as its name where it needs nothing else.
 type Role struct {
-	Name string         `yaml:"name" json:"name" jsonschema:"required" jsonschema_description:"Folder in roles, or NAMESPACE.COLLECTION.ROLE"`
+	Name string         `yaml:"name" json:"name" jsonschema:"required" jsonschema_description:"Folder in roles, name in requirements.yml, or NAMESPACE.COLLECTION.ROLE"`
 	Vars map[string]any `yaml:"vars,omitempty" json:"vars,omitempty" jsonschema_description:"Variables for this role, which beat all others"`
 	Tags []string       `yaml:"tags,omitempty" json:"tags,omitempty" jsonschema_description:"Run only the role's tasks with these tags"`
 }

@@ -133,6 +133,9 @@ func (l *Library) load(name string, settings []string) (*Definition, *loading) {
 		return nil, ld
 	}
 	definition := file.effective(name, layers)
+	if definition.usesProject() {
+		definition.Requirements = ld.requirements().all
+	}
 	ld.validate(definition, merged)
 	return definition, ld
 }

@@ -75,6 +75,7 @@ func (d Definition) Redacted() Definition {
 		Name: d.Name, Description: d.Description, Source: d.Source.redacted(), Disk: d.Disk, Firmware: d.Firmware,
 		Hostname: d.Hostname, Boot: d.Boot, Test: d.Test, Outputs: d.Outputs, Layers: make([]Layer, len(d.Layers)),
 	}
+	shown.Requirements = each(d.Requirements, Requirement.redacted)
 	shown.Vars, shown.Facts = hiddenValues(d.Vars), hiddenValues(d.Facts)
 	for name := range d.Secrets {
 		if shown.Secrets == nil {

@@ -335,8 +335,10 @@ func (ld *loading) validateRole(role string, n *yaml.Node) {
 	case err != nil && isThere(in.files, folder):
 		what, mend := because(in.files, folder, err)
 		ld.report(at, "roles: "+folder+" "+what, mend)
+	case (err != nil || !info.IsDir()) && ld.requirements().mayHave(role):
+		return
 	case err != nil || !info.IsDir():
-		ld.report(at, fmt.Sprintf("roles: there is no role %q", role), "put it into the folder roles, beside install.d")
+		ld.report(at, fmt.Sprintf("roles: there is no role %q", role), "put it into the folder roles, beside install.d, or name it in requirements.yml")
 	default:
 		ld.checkRole(at, in.files, folder)
 	}

@@ -100,6 +100,9 @@ func (l *Layer) Release() error {
 	return lock.Close()
 }
 
+// Folder is where the files of a piece lie, which are to be read alone.
+func (l *Layer) Folder() string { return l.tree() }
+
 func (l *Layer) tree() string { return filepath.Join(l.folder, treeName) }
 
 // Get is the layer of a key, nil where there is none. A layer that no longer matches its
