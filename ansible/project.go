@@ -138,7 +138,7 @@ func (r Run) projectEnvironment() []string {
 }
 
 func writeJSON(path string, content any) error {
-	text, err := json.Marshal(content)
+	text, err := withVault(content)
 	if err != nil {
 		return err
 	}

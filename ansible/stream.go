@@ -249,8 +249,16 @@ func (s *stream) taskFailure(task string, o outcome) error {
 	if !s.guest && (talks.MatchString(action) || refused.MatchString(what+failure.Tail)) {
 		failure.Hint = "no service runs in a tree: give the entry 'on: boot', which applies it in a guest"
 	}
+	if needsVault.MatchString(what + failure.Tail) {
+		failure.Hint = hintVault
+	}
 	return failure
 }
+
+// needsVault is what Ansible says of what it cannot decrypt.
+var needsVault = regexp.MustCompile(`(?i)no vault secrets (?:were )?found|Decryption failed`)
+
+const hintVault = "name the file with the right password with --vault-password-file or VMCTL_VAULT_PASSWORD_FILE"
 
 var (
 	// talks is modules that wait for a service, or talk to one.

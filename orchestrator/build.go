@@ -40,7 +40,8 @@ type Builder struct {
 	Retest     bool            // boot a disk, too, that has come up before
 	Budget     *budget.Budget  // of all builds of this machine
 	How        How
-	Terminal   Terminal // for a shell in the tree of a stage that fails; nil for no shell
+	Vault      PasswordSource // of what is encrypted with ansible-vault
+	Terminal   Terminal       // for a shell in the tree of a stage that fails; nil for no shell
 	Tell       func(Event)
 }
 
@@ -93,6 +94,9 @@ func (b Builder) build(ctx context.Context, plan Plan, space *workspace) (manife
 		return Manifest{}, err
 	}
 	defer func() { err = scope.Join(err, release()) }()
+	if secret, err = b.Vault.take(ctx, plan, secret); err != nil {
+		return Manifest{}, err
+	}
 	parts, err := plan.keyParts(ctx, b.Maker, tools)
 	if err != nil {
 		return Manifest{}, err

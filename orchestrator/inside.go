@@ -27,6 +27,7 @@ type Provision struct {
 	Definition *definition.Definition
 	Layer      definition.Layer  // with those entries
 	Secrets    map[string]string // values of the secrets that they use
+	Vault      string            // password of what is encrypted with ansible-vault; "" for none
 	Facts      bool              // find out what Ansible tells of the image
 	Machine    map[string]any    // facts of the machine that is being built, in place of the builder's
 	Project    string            // the folder with the user's roles and all else that Ansible finds

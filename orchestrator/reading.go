@@ -148,7 +148,7 @@ func (r *reading) look(path string) (string, error) {
 	if err != nil || bytes.IndexByte(content, 0) >= 0 {
 		return "", err // what has zeros is no text
 	}
-	r.opaque = r.opaque || len(content) > largestText
+	r.opaque = r.opaque || len(content) > largestText || bytes.Contains(content, []byte(vaultMark))
 	r.text.WriteString("\n")
 	r.text.Write(content)
 	return string(content), nil
@@ -257,6 +257,7 @@ func (r *reading) words(value any, bare bool) {
 	each = func(value any) {
 		switch value := value.(type) {
 		case string:
+			r.opaque = r.opaque || strings.HasPrefix(value, vaultMark)
 			if bare || strings.Contains(value, "{{") || strings.Contains(value, "{%") {
 				r.text.WriteString("\n" + value)
 			}

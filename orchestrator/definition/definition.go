@@ -43,6 +43,8 @@ type Definition struct {
 	// Requirements is the roles and collections from elsewhere that the roles and playbooks may
 	// use; none where the build has neither.
 	Requirements []Requirement `yaml:"requirements,omitempty" json:"requirements,omitempty"`
+	// Vaulted is the values that ansible-vault has encrypted.
+	Vaulted []Vaulted `yaml:"-" json:"vaulted,omitempty"`
 }
 
 // Layer is what one build of an extends chain adds; the farthest ancestor

@@ -136,6 +136,7 @@ func (l *Library) load(name string, settings []string) (*Definition, *loading) {
 	if definition.usesProject() {
 		definition.Requirements = ld.requirements().all
 	}
+	definition.Vaulted = ld.vaulted
 	ld.validate(definition, merged)
 	return definition, ld
 }
