@@ -121,6 +121,9 @@ func growTree(s *stages, w *workshop, key store.Key) (sealed sealedTree, facts D
 	if err != nil {
 		return sealed, facts, err
 	}
+	if layered, err = growWithoutPython(s, w, layered); err != nil {
+		return sealed, facts, err
+	}
 	bootable, err := growBoot(s, w, layered)
 	if err != nil {
 		return sealed, facts, err

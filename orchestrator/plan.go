@@ -153,8 +153,18 @@ func (p Plan) Describe(folder string, accel *vm.Accelerator) Description {
 	section := func(title, text string) { steps = append(steps, PlannedStep{title, strings.TrimSpace(text)}) }
 	section("Build", d.Name+": "+d.Description)
 	section("Source", source.Command(d.Source, root, p.sourceOptions("")).String())
+	if len(d.Requirements) > 0 {
+		var required strings.Builder
+		for _, r := range d.Requirements {
+			fmt.Fprintf(&required, "%s  %s\n", r.Origin, r)
+		}
+		section("Requirements", required.String())
+	}
 	for _, layer := range d.Layers {
 		section("Layer "+layer.Name, describeLayer(layer))
+	}
+	if d.Python == definition.PythonTransient {
+		section("Python", "removed, with what came with it, where no package needs it")
 	}
 	section("Boot loader", "GRUB for "+strings.Join(p.Boot.Firmware(), ", ")+", packages "+strings.Join(p.Boot.Packages(), " ")+"\nkernel command line: "+d.Boot.Cmdline)
 	section("/etc/fstab", p.FSTab)

@@ -339,7 +339,7 @@ func (w *workshop) outcome(key store.Key) (string, error) {
 			key = following(key, entry.Digest)
 		}
 	}
-	key = following(following(key, w.bootPart()), w.sealPart())
+	key = following(following(following(key, w.bootPart()), w.sealPart()), w.plan.Definition.Python)
 	secret, err := w.store.Secret()
 	if err != nil {
 		return "", err

@@ -13,6 +13,7 @@ type InstallFile struct {
 	Vars        map[string]any    `yaml:"vars,omitempty" jsonschema_description:"Ansible variables: {{ NAME }} is the value in every text and template. A role's vars beat them, its defaults do not"`
 	Secrets     map[string]Secret `yaml:"secrets,omitempty" jsonschema_description:"Ansible variables whose values are known on this machine alone"`
 	Facts       map[string]any    `yaml:"facts,omitempty" jsonschema_description:"Facts of the machine that Ansible is to be told otherwise, by their names without ansible_"`
+	Python      string            `yaml:"python,omitempty" jsonschema:"enum=keep,enum=transient" jsonschema_description:"transient: remove at the end the python3 that was brought for Ansible, where no package needs it; then Ansible cannot manage the machines. Default: keep"`
 	Boot        Boot              `yaml:"boot,omitempty" jsonschema_description:"Boot loader settings"`
 	Test        Test              `yaml:"test,omitempty" jsonschema_description:"The machine of the boot test"`
 	Install     []InstallEntry    `yaml:"install,omitempty" jsonschema_description:"What gets installed, in order"`
@@ -36,6 +37,7 @@ type Definition struct {
 	Vars        map[string]any    `yaml:"vars,omitempty" json:"vars,omitempty"`
 	Secrets     map[string]Secret `yaml:"secrets,omitempty" json:"secrets,omitempty"`
 	Facts       map[string]any    `yaml:"facts,omitempty" json:"facts,omitempty"`
+	Python      string            `yaml:"python,omitempty" json:"python,omitempty"`
 	Boot        Boot              `yaml:"boot" json:"boot"`
 	Test        Test              `yaml:"test" json:"test"`
 	Outputs     []string          `yaml:"outputs" json:"outputs"`
@@ -126,6 +128,12 @@ type InstallEntry struct {
 	NoLog        bool         `yaml:"no_log,omitempty" json:"no_log,omitempty" jsonschema_description:"Keep the values of this entry, and all that it prints, out of the output, the log and build.json"`
 	Origin       string       `yaml:"-" json:"origin,omitempty"`
 }
+
+// The values of Python; "" is PythonKeep.
+const (
+	PythonKeep      = "keep"
+	PythonTransient = "transient"
+)
 
 // OnBoot is the value of On of entries that need a running system.
 const OnBoot = "boot"

@@ -155,7 +155,7 @@ func (l *Library) unknown(name string) error {
 func (f InstallFile) effective(name string, layers []Layer) *Definition {
 	d := &Definition{
 		Name: name, Description: f.Description, Source: f.Source, Disk: f.Disk, Firmware: f.Firmware,
-		Hostname: f.Hostname, Vars: f.Vars, Secrets: f.Secrets, Facts: f.Facts, Boot: f.Boot, Test: f.Test, Outputs: f.Outputs, Layers: layers,
+		Hostname: f.Hostname, Vars: f.Vars, Secrets: f.Secrets, Facts: f.Facts, Python: f.Python, Boot: f.Boot, Test: f.Test, Outputs: f.Outputs, Layers: layers,
 	}
 	d.applyDefaults()
 	return d

@@ -73,7 +73,7 @@ const hidden = "(hidden)"
 func (d Definition) Redacted() Definition {
 	shown := Definition{
 		Name: d.Name, Description: d.Description, Source: d.Source.redacted(), Disk: d.Disk, Firmware: d.Firmware,
-		Hostname: d.Hostname, Boot: d.Boot, Test: d.Test, Outputs: d.Outputs, Layers: make([]Layer, len(d.Layers)),
+		Hostname: d.Hostname, Python: d.Python, Boot: d.Boot, Test: d.Test, Outputs: d.Outputs, Layers: make([]Layer, len(d.Layers)),
 	}
 	shown.Requirements = each(d.Requirements, Requirement.redacted)
 	shown.Vars, shown.Facts = hiddenValues(d.Vars), hiddenValues(d.Facts)

@@ -68,6 +68,12 @@ func (ld *loading) validate(d *Definition, merged *yaml.Node) {
 	ld.validateChoice(at("firmware"), "firmware", d.Firmware, arch.Target.FirmwareNames())
 	ld.validateChoice(at("outputs"), "outputs", d.Outputs, format.Names())
 	ld.validateTrees(at("outputs"), d)
+	switch {
+	case d.Python != "" && d.Python != PythonKeep && d.Python != PythonTransient:
+		ld.report(at("python"), fmt.Sprintf("python: unknown %q", d.Python), "known: "+PythonKeep+", "+PythonTransient)
+	case d.Python == PythonTransient && d.Source.Tarball != nil:
+		ld.report(at("python"), "python: a tarball has its own", "leave it out: what Ansible needs is brought by a bootstrap alone")
+	}
 	if *d.Boot.Timeout < 0 {
 		ld.report(at("boot", "timeout"), "boot.timeout is negative", "give seconds, 0 for no wait")
 	}
