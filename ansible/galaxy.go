@@ -2,7 +2,6 @@ package ansible
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -53,8 +52,7 @@ func (g Galaxy) Install(ctx context.Context) error {
 	var settings strings.Builder
 	for _, r := range g.Requirements {
 		if r.Local != "" {
-			quoted, _ := json.Marshal(r.Local) // as git quotes it
-			fmt.Fprintf(&settings, "[safe]\n\tdirectory = %s\n", quoted)
+			fmt.Fprintf(&settings, "[safe]\n\tdirectory = \"%s\"\n", gitQuoted.Replace(r.Local))
 		}
 	}
 	err := errors.Join(
@@ -73,6 +71,9 @@ func (g Galaxy) Install(ctx context.Context) error {
 		g.run(ctx, true, slices.Concat([]string{"collection", "install"}, offline, []string{"--collections-path", g.Collections, "--requirements-file"})...),
 	)
 }
+
+// gitQuoted is a text between quotes in git's settings (git-config(1)).
+var gitQuoted = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`, "\t", `\t`)
 
 func (g Galaxy) home() string        { return filepath.Join(g.Scratch, "home") }
 func (g Galaxy) temporary() string   { return filepath.Join(g.Scratch, "tmp") }

@@ -25,7 +25,7 @@ func fakeGalaxy(t *testing.T, script string) (ansible.Galaxy, *bytes.Buffer) {
 		Roles: "/installed/roles", Collections: "/installed/collections", Scratch: filepath.Join(t.TempDir(), "scratch"),
 		Command: host.Grouped, Env: []string{"PATH=" + os.Getenv("PATH"), "HOME=/home/user"}, Log: &log,
 		Requirements: []ansible.Requirement{
-			{Name: "common", Source: "file:///srv/it's \"common\".git", SCM: "git", Version: "v1", Local: "/srv/it's \"common\".git", Origin: "requirements.yml:2", Shown: "role common v1"},
+			{Name: "common", Source: "file:///srv/it's & ü \"common\".git", SCM: "git", Version: "v1", Local: "/srv/it's & ü \"common\".git", Origin: "requirements.yml:2", Shown: "role common v1"},
 			{Name: "geerlingguy.nginx", Version: "2.8.0", Origin: "requirements.yml:3", Shown: "role geerlingguy.nginx 2.8.0"},
 			{Collection: true, Name: "acme.tools", Type: "galaxy", Server: "https://galaxy.example/", Origin: "requirements.yml:5", Shown: "collection acme.tools"},
 			{Collection: true, Source: "/srv/acme-motd-1.0.0.tar.gz", Origin: "requirements.yml:6", Shown: "collection /srv/acme-motd-1.0.0.tar.gz"},
@@ -40,12 +40,12 @@ func TestGalaxyIsAskedForBothKinds(t *testing.T) {
 		t.Fatal(err)
 	}
 	const want = `role install --roles-path /installed/roles --role-file SCRATCH/roles.yml
-{"roles":[{"name":"common","scm":"git","src":"file:///srv/it's \"common\".git","version":"v1"},{"name":"geerlingguy.nginx","src":"geerlingguy.nginx","version":"2.8.0"}]}
-/srv/it's "common".git
+{"roles":[{"name":"common","scm":"git","src":"file:///srv/it's \u0026 ü \"common\".git","version":"v1"},{"name":"geerlingguy.nginx","src":"geerlingguy.nginx","version":"2.8.0"}]}
+/srv/it's & ü "common".git
 1
 collection install --offline --collections-path /installed/collections --requirements-file SCRATCH/collections.yml
 {"collections":[{"name":"acme.tools","source":"https://galaxy.example/","type":"galaxy"},{"name":"/srv/acme-motd-1.0.0.tar.gz"}]}
-/srv/it's "common".git
+/srv/it's & ü "common".git
 1
 `
 	if log.String() != want {

@@ -69,6 +69,7 @@ type ending struct {
 	Facts   DiskFacts   `json:"facts"`
 	Code    int         `json:"code,omitempty"` // exit code of what a visit ran, or of a verb
 	Printed *printed    `json:"printed,omitempty"`
+	Stored  bool        `json:"stored,omitempty"` // an installation was there already
 	Failure *failure    `json:"failure,omitempty"`
 }
 
@@ -115,7 +116,7 @@ func RunInJail(provisioner Provisioner, verbs Verbs) error {
 	case r.Job != nil:
 		result = r.Job.run(jail, h, provisioner)
 	case r.Install != nil:
-		result.Failure = newFailure(r.Install.run(jail.Context, h, provisioner))
+		result = r.Install.run(jail.Context, h, provisioner)
 	case r.Verb != nil:
 		result = r.Verb.run(jail.Context, verbs)
 	case r.Erase != "":

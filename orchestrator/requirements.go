@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
@@ -130,18 +131,15 @@ func (b Builder) requirements(s *stages, plan *Plan, tools map[string]string, lo
 		if err != nil {
 			return nil, false, err
 		}
-		found, err := b.installed(layers, key, *plan)
-		if found != nil || err != nil {
-			return found, true, err
-		}
-		if err := b.install(ctx, *plan, key, log); err != nil {
+		stored, err := b.install(ctx, *plan, key, log)
+		if err != nil {
 			return nil, false, err
 		}
-		found, err = layers.Get(key)
-		if found == nil && err == nil {
-			err = errors.New("they were removed at once: build again")
+		layer, err := layers.Use(key)
+		if layer == nil && err == nil {
+			err = errors.New("what was installed was removed at once: build again")
 		}
-		return found, false, err
+		return layer, stored, err
 	})
 	if err != nil {
 		return nil, err
@@ -167,24 +165,11 @@ func (p *Plan) takeStored(ctx context.Context, folder string, tools map[string]s
 	if err != nil {
 		return release, err
 	}
-	layer, err := layers.Get(key)
+	layer, err := layers.Use(key)
 	if layer == nil || err != nil {
 		return release, err
 	}
 	return layer.Release, p.takeInstalled(layer)
-}
-
-// installed is what the store has, nil where it is to be installed (again).
-func (b Builder) installed(layers *store.Store, key store.Key, plan Plan) (*store.Layer, error) {
-	found, err := layers.Get(key)
-	if found == nil || err != nil {
-		return nil, err
-	}
-	how := b.How.of(plan)
-	if how.Fresh == "" || how.Offline || plan.Lock != nil || !found.Made().Before(how.Since) {
-		return found, nil
-	}
-	return nil, errors.Join(found.Release(), layers.Remove(key))
 }
 
 // obeyInstalled refuses what is not what the lock says.
@@ -201,30 +186,24 @@ func (p Plan) obeyInstalled() error {
 	return fail.New(fail.Build, "the lock of "+p.Lock.Name, "name versions in requirements.yml, or build with --no-lock", "other roles and collections than before: %s", strings.Join(atMost(others), ", "))
 }
 
-// install installs what a plan requires in a jail, which puts it into the store.
-func (b Builder) install(ctx context.Context, plan Plan, key store.Key, log io.Writer) error {
+// install installs what a plan requires in a jail, which puts it into the store, unless it is
+// there: files of the store are what they are in a jail alone.
+func (b Builder) install(ctx context.Context, plan Plan, key store.Key, log io.Writer) (stored bool, err error) {
 	folder, err := filepath.Abs(b.Store)
 	if err != nil {
-		return err
+		return false, err
 	}
-	order := installation{Key: key, Store: folder, Project: plan.Project, Requirements: plan.Definition.Requirements, Offline: b.How.Offline}
-	if b.How.Offline {
-		var elsewhere []string
-		for _, r := range order.Requirements {
-			if r.Local() == "" {
-				elsewhere = append(elsewhere, r.Origin+" "+r.String())
-			}
-		}
-		if len(elsewhere) > 0 {
-			return fail.New(fail.Build, "--offline", hintOnline, "the store lacks %s", strings.Join(atMost(elsewhere), ", "))
-		}
+	how := b.How.of(plan)
+	order := installation{
+		Key: key, Store: folder, Project: plan.Project, Requirements: plan.Definition.Requirements, Offline: how.Offline,
+		Fresh: how.Fresh != "" && !how.Offline && plan.Lock == nil, Since: how.Since,
 	}
 	hide := credentials(order.Requirements).hider()
 	hiding := &hidingWriter{to: log, hide: hide}
-	_, err = converse(ctx, host.JailOptions{
+	result, err := converse(ctx, host.JailOptions{
 		Args: []string{b.JailVerb}, Offline: order.Offline, Request: request{Install: &order}, Log: hiding,
 	}, nil)
-	return errors.Join(hiddenError(err, hide), hiding.Close())
+	return result.Stored, errors.Join(hiddenError(err, hide), hiding.Close())
 }
 
 // hiddenError is a failure as it may be shown.
@@ -266,6 +245,8 @@ type installation struct {
 	Project      string                   `json:"project"` // where local paths begin
 	Requirements []definition.Requirement `json:"requirements"`
 	Offline      bool                     `json:"offline,omitempty"`
+	Fresh        bool                     `json:"fresh,omitempty"` // install what was installed before Since again
+	Since        time.Time                `json:"since"`
 }
 
 // Installation is what a Provisioner installs from elsewhere.
@@ -278,16 +259,66 @@ type Installation struct {
 	Log          io.Writer
 }
 
-// run installs in a jail, in which nothing but the store can be written, and commits.
-func (i *installation) run(ctx context.Context, h *host.Local, provisioner Provisioner) (err error) {
+// run installs in a jail, in which nothing but the store can be written, and commits, unless
+// the store has it.
+func (i *installation) run(ctx context.Context, h *host.Local, provisioner Provisioner) (result ending) {
+	stored, err := i.stored(h)
+	if err == nil && !stored {
+		err = i.install(ctx, h, provisioner)
+	}
+	return ending{Stored: stored, Failure: newFailure(err)}
+}
+
+// open opens the store.
+func (i *installation) open(h *host.Local) (*store.Store, error) {
+	layers, err := store.Open(i.Store)
+	if err == nil {
+		layers.Note = func(text string) { fmt.Fprintln(h.Log, text) }
+	}
+	return layers, err
+}
+
+// stored says whether the store has it, and it is to stay.
+func (i *installation) stored(h *host.Local) (bool, error) {
+	layers, err := i.open(h)
+	if err != nil {
+		return false, err
+	}
+	found, err := layers.Get(i.Key)
+	if found == nil || err != nil {
+		return false, err
+	}
+	if !i.Fresh || !found.Made().Before(i.Since) {
+		return true, found.Release()
+	}
+	return false, errors.Join(found.Release(), layers.Remove(i.Key))
+}
+
+// reachable refuses what cannot be had without network.
+func (i *installation) reachable() error {
+	var elsewhere []string
+	for _, r := range i.Requirements {
+		if i.Offline && r.Local() == "" {
+			elsewhere = append(elsewhere, r.Origin+" "+r.String())
+		}
+	}
+	if len(elsewhere) == 0 {
+		return nil
+	}
+	return fail.New(fail.Build, "--offline", hintOnline, "the store lacks %s", strings.Join(atMost(elsewhere), ", "))
+}
+
+func (i *installation) install(ctx context.Context, h *host.Local, provisioner Provisioner) (err error) {
+	if err := i.reachable(); err != nil {
+		return err
+	}
 	if err := i.confine(h); err != nil {
 		return fail.Wrap(fail.Host, "enter the jail", err)
 	}
-	layers, err := store.Open(i.Store)
+	layers, err := i.open(h)
 	if err != nil {
 		return err
 	}
-	layers.Note = func(text string) { fmt.Fprintln(h.Log, text) }
 	begun, err := layers.BeginPiece(ctx, h, filepath.Join(stageFolder, "installed"))
 	if err != nil {
 		return err

@@ -137,7 +137,11 @@ func TestRequirementsAreInstalledFromHereAlone(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(roles, "common/tasks/a.yml")); err != nil {
 		t.Error(err)
 	}
-	err = Builder{How: How{Offline: true}, Store: t.TempDir()}.install(t.Context(), p, "", nil)
+	if err := order.reachable(); err != nil {
+		t.Error(err)
+	}
+	order.Offline = true
+	err = order.reachable()
 	if fail.ExitCode(err) != 4 || !strings.Contains(err.Error(), "the store lacks requirements.yml:5 collection https://files.example/") || strings.Contains(err.Error(), "hunter2") {
 		t.Errorf("offline: %v", err)
 	}

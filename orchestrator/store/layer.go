@@ -130,6 +130,14 @@ func (s *Store) get(key Key) (*Layer, error) {
 	return layer, nil
 }
 
+// Use is the layer of a key as it is, for who needs no more than to know that it stays; nil
+// where there is none. Get compares it with its inventory, which tells of files as they are in
+// the jail that made it.
+func (s *Store) Use(key Key) (*Layer, error) {
+	layer, err := s.use(key)
+	return layer, explain("layer "+key.short(), err)
+}
+
 // Stack is the layer of a key and all that it stands on, lowest first, each as Get gives
 // it. It is empty where one of them is missing. Those known, which are in use, are not
 // checked again.
