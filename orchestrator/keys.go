@@ -248,6 +248,11 @@ func (p Plan) entryPart(ctx context.Context, ansible string, number, entry int) 
 		entry := &layer.Commands[i]
 		entry.Name, entry.NoLog, entry.Origin = "", false, ""
 	}
+	if project == "" {
+		if project, err = read.inventoryVariables(layer); err != nil {
+			return entryPart{}, err
+		}
+	}
 	vars := read.variables(*layer, d.Vars)
 	outside, err := read.outside()
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/btw-img/btw-img/orchestrator/definition"
 )
@@ -18,6 +19,9 @@ const (
 	collectionsFolder = "collections"
 	playbooksFolder   = "playbooks"
 )
+
+// inventoryFolders is those of variables, which every entry has.
+var inventoryFolders = []string{"group_vars", "host_vars"}
 
 // sharedFolders is those that any role or playbook may read, but for roles and collections.
 var sharedFolders = []string{
@@ -73,6 +77,31 @@ func (s *stager) project(path string) (string, error) {
 		}
 	}
 	return target, nil
+}
+
+// inventoryVariables is the digest of the variables that Ansible finds beside the inventory,
+// "" where there are none, or the entry renders nothing.
+func (r *reading) inventoryVariables(layer *definition.Layer) (string, error) {
+	all := r.text.String() + strings.Join(texts(layer), "\n")
+	if !strings.Contains(all, "{{") && !strings.Contains(all, "{%") {
+		return "", nil
+	}
+	var digests []string
+	for _, name := range inventoryFolders {
+		path := filepath.Join(r.plan.Project, name)
+		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		digest, err := r.folder(path)
+		if err != nil {
+			return "", err
+		}
+		digests = append(digests, name, digest)
+	}
+	if len(digests) == 0 {
+		return "", nil
+	}
+	return digestOf(digests), nil
 }
 
 // project is the digest of what an entry's roles and playbooks read of the project, "" where

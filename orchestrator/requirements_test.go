@@ -161,3 +161,17 @@ func TestALockHoldsRequirements(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// Ansible finds group_vars whatever an entry holds.
+func TestVariablesBesideTheInventoryCount(t *testing.T) {
+	p := project{
+		"install.d/x.yml":  "source: {bootstrap: {suite: trixie}}\ninstall: [{files: [{path: /a, content: 'of {{ site }}'}]}, {files: [{path: /b, content: b}]}]\n",
+		"commands.d/x.yml": "commands: [{run: 'echo {{ site }}'}, {run: 'true'}]\n", "group_vars/all.yml": "site: here\n",
+	}
+	before, after := p.parts(t, "x").Layers[0], p.with("group_vars/all.yml", "here", "there").parts(t, "x").Layers[0]
+	for i, want := range []bool{true, false, true, false} {
+		if (before[i] != after[i]) != want {
+			t.Errorf("entry %d: %t", i, !want)
+		}
+	}
+}

@@ -143,7 +143,7 @@ func (p Plan) vaulted(ctx context.Context) (all []definition.Vaulted, err error)
 	}
 	uses := len(roles) > 0 || playbooks
 	var folders []string
-	for _, name := range []string{"group_vars", "host_vars"} {
+	for _, name := range inventoryFolders {
 		folders = append(folders, filepath.Join(p.Project, name))
 	}
 	if playbooks {
