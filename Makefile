@@ -2,6 +2,8 @@
 # sudo make test     runs every test
 # sudo make bench    compares with vmdb2, see e2e/bench.sh
 # make vmctl lint    need no root
+# make dist          static binaries with checksums and SBOMs in dist/, the same bytes from the same commit
+# make deb           a Debian package in dist/: binary, manual pages, completions, dependencies
 
 export PATH := $(PATH):/usr/local/go/bin
 export CGO_ENABLED := 0
@@ -11,11 +13,15 @@ GO      ?= go
 VERSION := $(shell git describe --tags --always $$(test "$$(id -u)" = 0 || echo --dirty) 2>/dev/null)
 SOURCES := $(shell find cmd ansible orchestrator publish commands.d install.d embed.go go.mod go.sum -type f 2>/dev/null)
 LINT    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.5.0
+NFPM    := github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.2
+BUILD    = $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X main.commit=$(VERSION)'
+DIST    ?= dist
+ARCHES  ?= amd64 arm64
 
-.PHONY: debian test bench lint fuzz clean
+.PHONY: debian test bench lint fuzz dist deb clean
 
 vmctl: $(SOURCES)
-	$(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X main.commit=$(VERSION)' -o $@ ./cmd/vmctl
+	$(BUILD) -o $@ ./cmd/vmctl
 
 debian: vmctl
 	./vmctl doctor --install-missing
@@ -48,5 +54,29 @@ fuzz:
 	$(GO) test -run '^$$' -fuzz FuzzInspect -fuzztime 30s ./publish
 	$(GO) test -run '^$$' -fuzz FuzzPull -fuzztime 30s ./publish
 
+# What is given to others is dated like its commit.
+dist deb: export SOURCE_DATE_EPOCH := $(or $(SOURCE_DATE_EPOCH),$(shell git rev-list -1 --timestamp HEAD | cut -d ' ' -f 1))
+
+dist:
+	mkdir -p $(DIST)
+	rm -f $(DIST)/vmctl-* $(DIST)/SHA256SUMS
+	set -e; for arch in $(ARCHES); do \
+		binary=$(DIST)/vmctl-$(VERSION)-linux-$$arch; \
+		GOOS=linux GOARCH=$$arch $(BUILD) -o $$binary ./cmd/vmctl; \
+		$(GO) run ./cmd/package sbom $$binary '$(VERSION)' > $$binary.spdx.json; \
+	done
+	cd $(DIST) && LC_ALL=C sh -c 'sha256sum vmctl-* > SHA256SUMS'
+
+deb:
+	rm -rf $(DIST)/deb $(DIST)/vmctl_*.deb
+	mkdir -p $(DIST)/deb
+	$(BUILD) -o $(DIST)/deb/vmctl ./cmd/vmctl
+	$(DIST)/deb/vmctl man $(DIST)/deb
+	gzip -9n $(DIST)/deb/*.1
+	set -e; for shell in bash fish zsh; do $(DIST)/deb/vmctl completion $$shell > $(DIST)/deb/$$shell; done
+	$(GO) run ./cmd/package deb $(DIST)/deb '$(VERSION)' > $(DIST)/deb/nfpm.yaml
+	$(GO) run $(NFPM) package --packager deb --config $(DIST)/deb/nfpm.yaml --target $(DIST)
+	rm -r $(DIST)/deb
+
 clean:
-	rm -rf vmctl images conf.d
+	rm -rf vmctl images conf.d dist

@@ -48,6 +48,15 @@ func EverythingNeeded() Needs {
 	}
 }
 
+// CommonlyNeeded is what builds of disks need that Debian is bootstrapped for, whoever calls them.
+func CommonlyNeeded() Needs {
+	d := definition.Definition{Source: definition.Source{Bootstrap: &definition.Bootstrap{}}}
+	d.Disk.Layout.Name = definition.LayoutHybrid
+	n := NeedsOf(d, false, "")
+	n.Survey = true // the tools of an ordinary user's build, too
+	return n
+}
+
 // NeedsOf is what building the definition needs.
 func NeedsOf(d definition.Definition, test bool, folder string) Needs {
 	n := Needs{Build: true, Test: test, Folder: folder, Formats: d.Outputs, Keyring: d.Source.Bootstrap != nil && d.Source.Bootstrap.Keyring == ""}
@@ -152,14 +161,8 @@ func Preflight(n Needs) []Check {
 		checks = append(checks, checkAnsible(), checkJail())
 		checks = append(checks, n.checkKernel()...)
 	}
-	if n.Keyring {
-		checks = append(checks, checkFile("/usr/share/keyrings/debian-archive-keyring.gpg", "debian-archive-keyring"))
-	}
-	for _, name := range n.Firmware {
-		firmware := arch.Target.FirmwareNamed(name)
-		for _, file := range firmware.Files() {
-			checks = append(checks, checkFile(file, firmware.Package))
-		}
+	for _, file := range n.files() {
+		checks = append(checks, checkFile(file))
 	}
 	if n.Folder != "" {
 		checks = append(checks, checkSpace(n.Folder))
@@ -195,12 +198,42 @@ func (n Needs) checkFormats() []Check {
 	return checks
 }
 
-func checkFile(path, pkg string) Check {
-	check := Check{What: path}
-	if _, err := os.Stat(path); err != nil {
-		check.Problem, check.Package = "missing", pkg
+// file is one that a package of Debian brings.
+type file struct{ path, pkg string }
+
+func (n Needs) files() []file {
+	var files []file
+	if n.Keyring {
+		files = append(files, file{"/usr/share/keyrings/debian-archive-keyring.gpg", "debian-archive-keyring"})
+	}
+	for _, name := range n.Firmware {
+		firmware := arch.Target.FirmwareNamed(name)
+		for _, path := range firmware.Files() {
+			files = append(files, file{path, firmware.Package})
+		}
+	}
+	return files
+}
+
+func checkFile(f file) Check {
+	check := Check{What: f.path}
+	if _, err := os.Stat(f.path); err != nil {
+		check.Problem, check.Package = "missing", f.pkg
 	}
 	return check
+}
+
+// Packages is those of Debian that bring what Preflight looks for, sorted.
+func (n Needs) Packages() []string {
+	var names []string
+	for _, t := range append(n.tools(), format.ToolsOf(n.Formats...)...) {
+		names = append(names, t.Package)
+	}
+	for _, f := range n.files() {
+		names = append(names, f.pkg)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // checkAnsible looks for the two plugins that ansible-core alone lacks, where

@@ -143,7 +143,7 @@ UEFI and Secure Boot before it calls them good.
 		newList(&defs), newShow(&defs), newLint(&defs), newSchema(), newNew(&defs),
 		newConvert(), newExport(&defs), newSeed(), newWrite(), newDiff(), newPush(), newPull(), newInspect(), newVerify(), newServe(), newLogin(), newLogout(),
 		newLaunch(&defs), newPs(), newSSH(), newCp(), newConsole(), newStop(), newStart(), newLogs(), newScreenshot(), newSnapshot(), newClean(&defs),
-		newLock(&defs), newRebuild(&defs), newCache(), newDoctor(), newCompletion(),
+		newLock(&defs), newRebuild(&defs), newCache(), newDoctor(), newCompletion(), newMan(),
 	)
 	for _, verb := range root.Commands() {
 		if verb.Args == nil {

@@ -19,40 +19,47 @@ import (
 // sbom is an SPDX 2.3 document, in JSON, of the packages that the disk's dpkg
 // database lists.
 func sbom(r Release, d Disk) ([]byte, error) {
-	const image = "Image"
-	unknown := func(p *spdx.Package) *spdx.Package {
-		p.PackageDownloadLocation, p.PackageLicenseConcluded, p.PackageLicenseDeclared, p.PackageCopyrightText = "NOASSERTION", "NOASSERTION", "NOASSERTION", "NOASSERTION"
-		return p
-	}
-	doc := &spdx.Document{
-		SPDXVersion: spdx.Version, DataLicense: spdx.DataLicense, SPDXIdentifier: "DOCUMENT",
-		DocumentName:      d.Name,
-		DocumentNamespace: fmt.Sprintf("https://spdx.org/spdxdocs/%s-%s", url.PathEscape(d.Name), r.BuildID),
-		CreationInfo: &spdx.CreationInfo{
-			Created:  r.Created.UTC().Format(time.RFC3339),
-			Creators: []common.Creator{{CreatorType: "Tool", Creator: strings.ReplaceAll(r.Tool, " ", "-")}},
-		},
-		Packages: []*spdx.Package{unknown(&spdx.Package{
-			PackageName: r.Name, PackageSPDXIdentifier: image, PackageVersion: r.Version, PackageFileName: d.Name,
-			PackageChecksums:      []common.Checksum{{Algorithm: common.SHA256, Value: d.Digest.Encoded()}},
-			PrimaryPackagePurpose: "OPERATING-SYSTEM", PackageSummary: r.Description,
-		})},
-		Relationships: []*spdx.Relationship{relation("DOCUMENT", common.TypeRelationshipDescribe, image)},
+	image := &spdx.Package{
+		PackageName: r.Name, PackageSPDXIdentifier: "Image", PackageVersion: r.Version, PackageFileName: d.Name,
+		PackageChecksums:      []common.Checksum{{Algorithm: common.SHA256, Value: d.Digest.Encoded()}},
+		PrimaryPackagePurpose: "OPERATING-SYSTEM", PackageSummary: r.Description,
 	}
 	packages := slices.SortedFunc(slices.Values(r.Packages), func(a, b debian.Package) int {
 		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Architecture, b.Architecture))
 	})
+	var parts []*spdx.Package
 	for _, p := range packages {
-		id := common.ElementID("Package-" + idString(p.Name+"-"+p.Architecture))
-		doc.Packages = append(doc.Packages, unknown(&spdx.Package{
-			PackageName: p.Name, PackageSPDXIdentifier: id, PackageVersion: p.Version,
-			PackageSupplier:   &common.Supplier{SupplierType: "NOASSERTION", Supplier: "NOASSERTION"},
+		parts = append(parts, &spdx.Package{
+			PackageName: p.Name, PackageSPDXIdentifier: common.ElementID("Package-" + idString(p.Name+"-"+p.Architecture)), PackageVersion: p.Version,
 			PackageSourceInfo: fmt.Sprintf("built from the source package %s %s", p.Source, p.SourceVersion),
 			PackageExternalReferences: []*spdx.PackageExternalReference{{
 				Category: common.CategoryPackageManager, RefType: common.TypePackageManagerPURL, Locator: purl(r, p),
 			}},
-		}))
-		doc.Relationships = append(doc.Relationships, relation(image, common.TypeRelationshipContains, id))
+		})
+	}
+	return writeSPDX(d.Name, r.BuildID, r.Tool, r.Created, image, parts)
+}
+
+// writeSPDX is the document of a file that holds all of the parts. What nobody has looked
+// into, such as licenses, is said to be unknown.
+func writeSPDX(name, id, tool string, created time.Time, whole *spdx.Package, parts []*spdx.Package) ([]byte, error) {
+	doc := &spdx.Document{
+		SPDXVersion: spdx.Version, DataLicense: spdx.DataLicense, SPDXIdentifier: "DOCUMENT",
+		DocumentName:      name,
+		DocumentNamespace: fmt.Sprintf("https://spdx.org/spdxdocs/%s-%s", url.PathEscape(name), id),
+		CreationInfo: &spdx.CreationInfo{
+			Created:  created.UTC().Format(time.RFC3339),
+			Creators: []common.Creator{{CreatorType: "Tool", Creator: strings.ReplaceAll(tool, " ", "-")}},
+		},
+		Packages:      append([]*spdx.Package{whole}, parts...),
+		Relationships: []*spdx.Relationship{relation("DOCUMENT", common.TypeRelationshipDescribe, whole.PackageSPDXIdentifier)},
+	}
+	for _, part := range parts {
+		part.PackageSupplier = &common.Supplier{SupplierType: "NOASSERTION", Supplier: "NOASSERTION"}
+		doc.Relationships = append(doc.Relationships, relation(whole.PackageSPDXIdentifier, common.TypeRelationshipContains, part.PackageSPDXIdentifier))
+	}
+	for _, p := range doc.Packages {
+		p.PackageDownloadLocation, p.PackageLicenseConcluded, p.PackageLicenseDeclared, p.PackageCopyrightText = "NOASSERTION", "NOASSERTION", "NOASSERTION", "NOASSERTION"
 	}
 	var out bytes.Buffer
 	err := spdxjson.Write(doc, &out)
@@ -79,10 +86,11 @@ func idString(s string) string {
 // purl is the package URL of a Debian package
 // (package-url/purl-spec, types/deb).
 func purl(r Release, p debian.Package) string {
-	escape := func(s string) string { return strings.ReplaceAll(url.PathEscape(s), "+", "%2B") }
-	s := fmt.Sprintf("pkg:deb/debian/%s@%s?arch=%s", escape(p.Name), strings.ReplaceAll(escape(p.Version), ":", "%3A"), url.QueryEscape(p.Architecture))
+	s := fmt.Sprintf("pkg:deb/debian/%s@%s?arch=%s", escapePURL(p.Name), strings.ReplaceAll(escapePURL(p.Version), ":", "%3A"), url.QueryEscape(p.Architecture))
 	if r.Version != "" {
 		s += "&distro=debian-" + url.QueryEscape(r.Version)
 	}
 	return s
 }
+
+func escapePURL(s string) string { return strings.ReplaceAll(url.PathEscape(s), "+", "%2B") }

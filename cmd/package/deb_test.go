@@ -1,0 +1,43 @@
+package main
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/btw-img/btw-img/orchestrator"
+)
+
+func TestVersionsAsDebianHasThem(t *testing.T) {
+	made := time.Unix(1_700_000_000, 0).UTC()
+	for described, want := range map[string]string{
+		"v1.2.3":              "1.2.3",
+		"1.2":                 "1.2",
+		"v1.2.3-rc.1":         "1.2.3~rc.1",
+		"v1.2.3-4-g0abc123":   "1.2.3+4.g0abc123",
+		"v1.2.3-rc1-4-gabc":   "1.2.3~rc1+4.gabc",
+		"6bcb87e":             "0+git20231114221320.6bcb87e",
+		"6bcb87e-dirty":       "0+git20231114221320.6bcb87e+dirty",
+		"release_9":           "0+git20231114221320.release.9",
+		"":                    "0+git20231114221320",
+		"v2.0.0-1-gabc-dirty": "2.0.0+1.gabc+dirty",
+	} {
+		if got := debianVersion(described, made); got != want {
+			t.Errorf("%q: %s instead of %s", described, got, want)
+		}
+	}
+}
+
+// TestDependenciesAreDoctors: each package that doctor can name is in one of the lists.
+func TestDependenciesAreDoctors(t *testing.T) {
+	depends, recommends := dependencies()
+	for _, name := range []string{"mmdebstrap", "ansible", "e2fsprogs", "uidmap", "debian-archive-keyring"} {
+		if !slices.Contains(depends, name) {
+			t.Errorf("%s is no dependency: %v", name, depends)
+		}
+	}
+	all := slices.Sorted(slices.Values(slices.Concat(depends, recommends)))
+	if !slices.Equal(all, orchestrator.EverythingNeeded().Packages()) {
+		t.Errorf("%v", all)
+	}
+}
