@@ -51,7 +51,7 @@ func installPackage(t *testing.T, folder string) {
 	tool(t, "cp", packages[0], filepath.Join(tree, "vmctl.deb"))
 	within := func(args ...string) string {
 		t.Helper()
-		cmd := exec.Command("chroot", append([]string{tree}, args...)...)
+		cmd := exec.Command("unshare", append([]string{"--mount", "--pid", "--fork", "--mount-proc=" + filepath.Join(tree, "proc"), "chroot", tree}, args...)...)
 		cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive"}
 		out, err := cmd.CombinedOutput()
 		if err != nil {

@@ -26,7 +26,7 @@ type ahead struct {
 // beginAhead begins an initramfs of the source's tree, where it is likely to be that of the
 // whole build.
 func (w *workshop) beginAhead(ctx context.Context, source tree) error {
-	if w.onlyOld || !w.bootstrapped() || !w.likelyAside() {
+	if w.onlyOld || !w.bootstrapped() || !w.plan.Boot.Boots() || !w.likelyAside() {
 		return nil
 	}
 	found, err := w.find(w.initramfsOf(source))

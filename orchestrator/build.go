@@ -81,6 +81,9 @@ func (b Builder) Build(ctx context.Context, plan Plan) (manifest Manifest, log s
 
 // build is the stages of a build, in a workspace of its own.
 func (b Builder) build(ctx context.Context, plan Plan, space *workspace) (manifest Manifest, err error) {
+	if !plan.Boot.Boots() {
+		b.Boot = nil
+	}
 	s := &stages{ctx: ctx, tell: b.Tell}
 	started := time.Now()
 	h := &host.Local{Log: space.log}

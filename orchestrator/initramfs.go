@@ -48,11 +48,11 @@ func partInInitramfs(name string) bool {
 }
 
 // withInitramfs is how many of the tree's layers have a part in its initramfs, 0 where it is
-// made with the boot loader: packages that it needs may still be missing, or it is not all
-// that is made with it.
+// made with the boot loader, if at all: packages that it needs may still be missing, or it is
+// not all that is made with it.
 func (w *workshop) withInitramfs(t layeredTree) (int, error) {
 	last := 0
-	if !w.bootstrapped() {
+	if !w.bootstrapped() || !w.plan.Boot.Boots() {
 		return 0, nil
 	}
 	for i, layer := range t.layers {

@@ -166,7 +166,7 @@ func (p Plan) Describe(folder string, accel *vm.Accelerator) Description {
 	if d.Python == definition.PythonTransient {
 		section("Python", "removed, with what came with it, where no package needs it")
 	}
-	section("Boot loader", "GRUB for "+strings.Join(p.Boot.Firmware(), ", ")+", packages "+strings.Join(p.Boot.Packages(), " ")+"\nkernel command line: "+d.Boot.Cmdline)
+	section("Boot loader", p.describeBoot())
 	section("/etc/fstab", p.FSTab)
 	section("Partition table (sfdisk)", p.Disk.Script())
 	section("File systems", p.Disk.Describe("DISK", root))
@@ -186,6 +186,13 @@ func (p Plan) Describe(folder string, accel *vm.Accelerator) Description {
 		}
 	}
 	return steps
+}
+
+func (p Plan) describeBoot() string {
+	if !p.Boot.Boots() {
+		return "none: nothing starts from this disk"
+	}
+	return "GRUB for " + strings.Join(p.Boot.Firmware(), ", ") + ", packages " + strings.Join(p.Boot.Packages(), " ") + "\nkernel command line: " + p.Definition.Boot.Cmdline
 }
 
 func describeLayer(layer definition.Layer) string {

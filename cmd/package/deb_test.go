@@ -3,9 +3,12 @@ package main
 import (
 	"slices"
 	"testing"
+	"testing/fstest"
 	"time"
 
+	btwimg "github.com/btw-img/btw-img"
 	"github.com/btw-img/btw-img/orchestrator"
+	"github.com/btw-img/btw-img/orchestrator/definition"
 )
 
 func TestVersionsAsDebianHasThem(t *testing.T) {
@@ -39,5 +42,28 @@ func TestDependenciesAreDoctors(t *testing.T) {
 	all := slices.Sorted(slices.Values(slices.Concat(depends, recommends)))
 	if !slices.Equal(all, orchestrator.EverythingNeeded().Packages()) {
 		t.Errorf("%v", all)
+	}
+}
+
+// TestToolsHaveWhatDoctorWants: in a container of the build tools, doctor misses no package.
+func TestToolsHaveWhatDoctorWants(t *testing.T) {
+	library, err := definition.NewLibrary(fstest.MapFS{}, "", btwimg.Files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tools, err := library.Load("tools", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	there := []string{"coreutils", "tar"} // every tree has them
+	for _, layer := range tools.Layers {
+		for _, entry := range layer.Install {
+			there = append(there, entry.Packages...)
+		}
+	}
+	for _, name := range orchestrator.EverythingNeeded().Packages() {
+		if !slices.Contains(there, name) {
+			t.Errorf("install.d/tools.yml lacks %s", name)
+		}
 	}
 }

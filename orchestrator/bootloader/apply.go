@@ -24,11 +24,12 @@ type Target struct {
 
 // Apply makes a tree bootable: packages, configuration, initramfs, and what each
 // firmware runs: core.img beside grub.cfg, and the content of the ESP. It needs no
-// disk; Embed puts the boot code on it. It gives the packages that are installed then.
+// disk; Embed puts the boot code on it. It gives the packages that are installed then. Where
+// nothing is to start, it does no more.
 func Apply(ctx context.Context, h host.Host, p Plan, t Target) ([]debian.Package, error) {
 	packages, err := ensurePackages(ctx, h, p, t.Root)
-	if err != nil {
-		return nil, err
+	if err != nil || !p.Boots() {
+		return packages, err
 	}
 	return packages, p.apply(ctx, h, t)
 }

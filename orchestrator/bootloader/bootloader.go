@@ -43,10 +43,15 @@ type Volume struct {
 	PartUUID   string `json:"partuuid"`
 }
 
+// Boots says whether anything is to start from the disk.
+func (p Plan) Boots() bool { return p.BIOS || p.EFI }
+
 // Packages is the Debian packages that boot the image and keep doing so when
 // kernel and GRUB are upgraded inside it.
 func (p Plan) Packages() []string {
 	switch grub := arch.Target.GRUB; {
+	case !p.Boots():
+		return nil
 	case p.BIOS && p.EFI:
 		return slices.Clone(grub.HybridPackages)
 	case p.EFI:

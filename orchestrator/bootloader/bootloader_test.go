@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
 	"github.com/btw-img/btw-img/orchestrator/golden"
+	"github.com/btw-img/btw-img/orchestrator/host/hosttest"
 )
 
 func TestFiles(t *testing.T) {
@@ -32,6 +34,20 @@ func TestFiles(t *testing.T) {
 			}
 			golden.Equal(t, name+".golden", b.String())
 		})
+	}
+}
+
+// TestNothingIsDoneForWhatBootsNowhere: the tree is only asked what is installed.
+func TestNothingIsDoneForWhatBootsNowhere(t *testing.T) {
+	var plan Plan
+	root := t.TempDir()
+	h := &hosttest.Fake{}
+	if _, err := Apply(t.Context(), h, plan, Target{Root: root}); err != nil {
+		t.Fatal(err)
+	}
+	made, err := os.ReadDir(root)
+	if err != nil || len(made) > 0 || len(plan.Packages()) > 0 || len(h.Calls) != 1 {
+		t.Errorf("%v, %v, %v, calls %v", made, err, plan.Packages(), h.Calls)
 	}
 }
 

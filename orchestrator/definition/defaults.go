@@ -13,6 +13,7 @@ const (
 	LayoutHybrid = "hybrid"
 	LayoutEFI    = "efi"
 	LayoutBIOS   = "bios"
+	LayoutNone   = "none" // nothing boots it
 )
 
 // Types of partitions.
@@ -34,6 +35,7 @@ var layouts = map[string][]Partition{
 	LayoutHybrid: {biosPartition, espPartition, rootPartition},
 	LayoutEFI:    {espPartition, rootPartition},
 	LayoutBIOS:   {biosPartition, rootPartition},
+	LayoutNone:   {rootPartition},
 }
 
 var (
@@ -99,7 +101,8 @@ func (d *Definition) applyDefaults() {
 		d.Disk.Layout.Name = LayoutHybrid
 	}
 	if d.Disk.Grow == nil {
-		d.Disk.Grow = new(growable(d.Disk.Layout.Resolve()))
+		partitions := d.Disk.Layout.Resolve()
+		d.Disk.Grow = new(growable(partitions) && len(bootable(partitions)) > 0)
 	}
 	if len(d.Firmware) == 0 {
 		d.Firmware = bootable(d.Disk.Layout.Resolve())

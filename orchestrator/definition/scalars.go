@@ -255,7 +255,7 @@ func (Layout) JSONSchema() *jsonschema.Schema {
 	partition := reflector().ReflectFromType(partitionType)
 	partition.Version = ""
 	return &jsonschema.Schema{OneOf: []*jsonschema.Schema{
-		{Type: "string", Enum: []any{LayoutHybrid, LayoutEFI, LayoutBIOS}},
+		{Type: "string", Enum: []any{LayoutHybrid, LayoutEFI, LayoutBIOS, LayoutNone}},
 		{Type: "array", Items: partition},
 	}}
 }

@@ -68,6 +68,7 @@ func (ld *loading) validate(d *Definition, merged *yaml.Node) {
 	ld.validateChoice(at("firmware"), "firmware", d.Firmware, arch.Target.FirmwareNames())
 	ld.validateChoice(at("outputs"), "outputs", d.Outputs, format.Names())
 	ld.validateTrees(at("outputs"), d)
+	ld.validateBootless(at("outputs"), d)
 	switch {
 	case d.Python != "" && d.Python != PythonKeep && d.Python != PythonTransient:
 		ld.report(at("python"), fmt.Sprintf("python: unknown %q", d.Python), "known: "+PythonKeep+", "+PythonTransient)

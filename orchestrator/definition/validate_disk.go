@@ -36,6 +36,30 @@ func (ld *loading) validateTrees(at place, d *Definition) {
 	}
 }
 
+// validateBootless refuses formats of what boots, where nothing boots from the disk.
+func (ld *loading) validateBootless(at place, d *Definition) {
+	if len(d.Firmware) > 0 || ld.unsure("disk") || slices.ContainsFunc(d.Disk.Layout.Resolve(), Partition.doubtful) {
+		return
+	}
+	for _, name := range d.Outputs {
+		if f := format.Named(name); f.Name != "" && (!f.Tree || f.Name == format.Kernel) {
+			ld.report(at, fmt.Sprintf("outputs: %s is of a machine, and no firmware starts from this disk.layout", name),
+				"choose "+strings.Join(treeFormats(), " or ")+", or a layout with a partition of 'type: bios' or with an ESP")
+		}
+	}
+}
+
+// treeFormats is those that hold a tree and nothing that boots it.
+func treeFormats() []string {
+	var names []string
+	for _, f := range format.All() {
+		if f.Tree && f.Name != format.Kernel {
+			names = append(names, f.Name)
+		}
+	}
+	return names
+}
+
 var labelPattern = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
 
 func (ld *loading) validateDisk(d *Definition, merged *yaml.Node) {
@@ -43,7 +67,7 @@ func (ld *loading) validateDisk(d *Definition, merged *yaml.Node) {
 	layout := value(disk, "layout")
 	at := func(keys ...string) place { return ld.where(merged, append([]string{"disk"}, keys...)...) }
 	if name := d.Disk.Layout.Name; name != "" && layouts[name] == nil {
-		ld.report(at("layout"), fmt.Sprintf("disk.layout: unknown %q", name), "known: hybrid, efi, bios, or a list of partitions")
+		ld.report(at("layout"), fmt.Sprintf("disk.layout: unknown %q", name), "known: hybrid, efi, bios, none, or a list of partitions")
 		return
 	}
 	partitions := d.Disk.Layout.Resolve()
