@@ -4,6 +4,7 @@
 # make vmctl lint    need no root
 # make dist          static binaries with checksums and SBOMs in dist/, the same bytes from the same commit
 # make deb           a Debian package in dist/: binary, manual pages, completions, dependencies
+# make image         a container image in dist/image/ in which .gitlab-ci.yml needs to install nothing
 
 export PATH := $(PATH):/usr/local/go/bin
 export CGO_ENABLED := 0
@@ -18,7 +19,7 @@ BUILD    = $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X main.commit=
 DIST    ?= dist
 ARCHES  ?= amd64 arm64
 
-.PHONY: debian test bench lint fuzz dist deb clean
+.PHONY: debian test bench lint fuzz dist deb image clean
 
 vmctl: $(SOURCES)
 	$(BUILD) -o $@ ./cmd/vmctl
@@ -78,5 +79,9 @@ deb:
 	$(GO) run $(NFPM) package --packager deb --config $(DIST)/deb/nfpm.yaml --target $(DIST)
 	rm -r $(DIST)/deb
 
+image: vmctl
+	install -m 755 vmctl .ci/install.d/vmctl
+	./vmctl build vmctl --definitions .ci -o $(DIST)/image
+
 clean:
-	rm -rf vmctl images conf.d dist
+	rm -rf vmctl images conf.d dist .ci/install.d/vmctl

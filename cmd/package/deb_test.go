@@ -1,9 +1,9 @@
 package main
 
 import (
+	"os"
 	"slices"
 	"testing"
-	"testing/fstest"
 	"time"
 
 	btwimg "github.com/btw-img/btw-img"
@@ -47,7 +47,7 @@ func TestDependenciesAreDoctors(t *testing.T) {
 
 // TestToolsHaveWhatDoctorWants: in a container of the build tools, doctor misses no package.
 func TestToolsHaveWhatDoctorWants(t *testing.T) {
-	library, err := definition.NewLibrary(fstest.MapFS{}, "", btwimg.Files)
+	library, err := definition.NewLibrary(os.DirFS("../../.ci"), "", btwimg.Files)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,7 +63,7 @@ func TestToolsHaveWhatDoctorWants(t *testing.T) {
 	}
 	for _, name := range orchestrator.EverythingNeeded().Packages() {
 		if !slices.Contains(there, name) {
-			t.Errorf("install.d/tools.yml lacks %s", name)
+			t.Errorf(".ci/install.d/tools.yml lacks %s", name)
 		}
 	}
 }
