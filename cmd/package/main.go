@@ -31,7 +31,7 @@ func run(args []string) error {
 	var out []byte
 	switch args[0] {
 	case "sbom":
-		out, err = artifact.ProgramSBOM(args[1], args[2], made)
+		out, err = sbom(args[1], args[2], made)
 	case "deb":
 		out, err = describe(args[1], debianVersion(args[2], made), made)
 	default:
@@ -42,4 +42,13 @@ func run(args []string) error {
 	}
 	_, err = os.Stdout.Write(out)
 	return err
+}
+
+func sbom(binary, version string, made time.Time) ([]byte, error) {
+	file, err := os.Open(binary)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	return artifact.ProgramSBOM(file, version, made)
 }

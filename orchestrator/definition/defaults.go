@@ -101,8 +101,7 @@ func (d *Definition) applyDefaults() {
 		d.Disk.Layout.Name = LayoutHybrid
 	}
 	if d.Disk.Grow == nil {
-		partitions := d.Disk.Layout.Resolve()
-		d.Disk.Grow = new(growable(partitions) && len(bootable(partitions)) > 0)
+		d.Disk.Grow = new(growsByItself(d.Disk.Layout.Resolve()))
 	}
 	if len(d.Firmware) == 0 {
 		d.Firmware = bootable(d.Disk.Layout.Resolve())
@@ -141,6 +140,12 @@ func growable(partitions []Partition) bool {
 	last := partitions[len(partitions)-1]
 	fs := filesystem.Named(last.Filesystem)
 	return last.Mount == "/" && fs != nil && fs.Grows
+}
+
+// growsByItself says whether the root file system is to grow where nobody has said: a machine
+// has to run for it.
+func growsByItself(partitions []Partition) bool {
+	return growable(partitions) && len(bootable(partitions)) > 0
 }
 
 func hasType(partitions []Partition, kind string) bool {

@@ -3,8 +3,10 @@ package artifact
 import (
 	"cmp"
 	"debug/buildinfo"
-	"os"
-	"path/filepath"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -16,24 +18,27 @@ import (
 )
 
 // ProgramSBOM is an SPDX 2.3 document, in JSON, of the modules that a Go program was linked
-// of, as it tells itself. It says no version of its own, and no date.
-func ProgramSBOM(path, version string, created time.Time) ([]byte, error) {
-	info, err := buildinfo.ReadFile(path)
+// of, as it tells itself: all but its own version, and the date.
+func ProgramSBOM(file fs.File, version string, created time.Time) ([]byte, error) {
+	stat, err := file.Stat()
 	if err != nil {
 		return nil, err
 	}
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, err
+	content, ok := file.(io.ReaderAt)
+	if !ok {
+		return nil, fmt.Errorf("%s can only be read from its beginning", stat.Name())
 	}
-	defer file.Close()
-	sum, err := digest.FromReader(file)
+	info, err := buildinfo.Read(content)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", stat.Name(), err)
+	}
+	sum, err := digest.FromReader(io.NewSectionReader(content, 0, stat.Size()))
 	if err != nil {
 		return nil, err
 	}
 	program := module(debug.Module{Path: info.Main.Path, Version: version})
-	program.PackageName, program.PackageSPDXIdentifier = filepath.Base(info.Path), "Program"
-	program.PackageFileName, program.PrimaryPackagePurpose = filepath.Base(path), "APPLICATION"
+	program.PackageName, program.PackageSPDXIdentifier = path.Base(info.Path), "Program"
+	program.PackageFileName, program.PrimaryPackagePurpose = stat.Name(), "APPLICATION"
 	program.PackageChecksums = []common.Checksum{{Algorithm: common.SHA256, Value: sum.Encoded()}}
 	parts := []*spdx.Package{module(debug.Module{Path: "stdlib", Version: strings.TrimPrefix(info.GoVersion, "go")})}
 	for _, m := range info.Deps {
@@ -43,7 +48,7 @@ func ProgramSBOM(path, version string, created time.Time) ([]byte, error) {
 		parts = append(parts, module(*m))
 	}
 	slices.SortFunc(parts, func(a, b *spdx.Package) int { return cmp.Compare(a.PackageName, b.PackageName) })
-	return writeSPDX(filepath.Base(path), sum.Encoded(), "vmctl "+version, created, program, parts)
+	return writeSPDX(stat.Name(), sum.Encoded(), "vmctl "+version, created, program, parts)
 }
 
 // module is a Go module with its package URL (package-url/purl-spec, types/golang).

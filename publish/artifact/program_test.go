@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	spdxjson "github.com/spdx/tools-golang/json"
@@ -13,10 +14,15 @@ import (
 
 // TestModulesOfAProgram looks into the test's own binary.
 func TestModulesOfAProgram(t *testing.T) {
-	self, err := os.Executable()
+	path, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
+	self, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer self.Close()
 	made := time.Unix(1_700_000_000, 0)
 	first, err := artifact.ProgramSBOM(self, "v1.2.3", made)
 	if err != nil {
@@ -40,7 +46,11 @@ func TestModulesOfAProgram(t *testing.T) {
 	if err != nil || !bytes.Equal(first, again) {
 		t.Errorf("the second is another one: %v", err)
 	}
-	if _, err := artifact.ProgramSBOM("program_test.go", "v1", made); err == nil {
+	text, err := fstest.MapFS{"a": {Data: []byte("package a")}}.Open("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := artifact.ProgramSBOM(text, "v1", made); err == nil {
 		t.Error("a text has modules")
 	}
 }
