@@ -31,7 +31,7 @@ func TestPackages(t *testing.T) {
 func makePackages(t *testing.T, umask string) (folder string) {
 	t.Helper()
 	folder = filepath.Join(t.TempDir(), "dist")
-	tool(t, "sh", "-ec", `umask "$1"; exec make -C .. dist deb ARCHES=amd64 DIST="$2"`, "sh", umask, folder)
+	tool(t, "sh", "-ec", `umask "$1"; export VMCTL_CACHE="$2"; exec make -C .. dist deb ARCHES=amd64 DIST="$2"`, "sh", umask, folder)
 	return folder
 }
 

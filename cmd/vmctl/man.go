@@ -18,8 +18,19 @@ func newMan() *cobra.Command {
 			root := cmd.Root()
 			root.DisableAutoGenTag = true // it has the date of the day
 			asMarkdown(root)
+			forAnybody(root)
 			return doc.GenManTree(root, &doc.GenManHeader{Section: "1", Source: "vmctl " + version(), Manual: "vmctl"}, args[0])
 		},
+	}
+}
+
+// forAnybody has no verb tell the folder of whoever writes the pages.
+func forAnybody(cmd *cobra.Command) {
+	if cache := cmd.Flags().Lookup("cache"); cache != nil {
+		cache.DefValue = "~/.cache/vmctl"
+	}
+	for _, verb := range cmd.Commands() {
+		forAnybody(verb)
 	}
 }
 
