@@ -40,6 +40,7 @@ type Builder struct {
 	Retest     bool            // boot a disk, too, that has come up before
 	Budget     *budget.Budget  // of all builds of this machine
 	How        How
+	Images     Images   // where container images come from
 	Terminal   Terminal // for a shell in the tree of a stage that fails; nil for no shell
 	Tell       func(Event)
 }
@@ -88,6 +89,13 @@ func (b Builder) build(ctx context.Context, plan Plan, space *workspace) (manife
 	if err != nil {
 		return Manifest{}, err
 	}
+	supplier, err := b.supplier(plan, space.log)
+	if err != nil {
+		return Manifest{}, err
+	}
+	if plan.Pinned, err = supplier.pin(s); err != nil {
+		return Manifest{}, err
+	}
 	parts, err := plan.keyParts(ctx, b.Maker, tools)
 	if err != nil {
 		return Manifest{}, err
@@ -101,7 +109,7 @@ func (b Builder) build(ctx context.Context, plan Plan, space *workspace) (manife
 	defer func() { room.release() }()
 	keeper := b.keeper(plan, space, s, h)
 	defer func() { err = scope.Join(err, keeper.until.Close()) }()
-	inside, err := caller{log: space.log, tell: b.Tell, terminal: b.Terminal, reserve: room.reserve, guests: keeper.answer}.jailed(ctx, b.JailVerb, order)
+	inside, err := caller{log: space.log, tell: b.Tell, terminal: b.Terminal, reserve: room.reserve, guests: keeper.answer, supply: supplier.supply}.jailed(ctx, b.JailVerb, order)
 	if err != nil {
 		return Manifest{}, err
 	}

@@ -52,13 +52,14 @@ type errand struct {
 	Root    string          `json:"root,omitempty"` // of the jail that asks, as others see it
 }
 
-// message is what a jail sends: an event, an errand, a guest or a terminal that it waits for,
+// message is what a jail sends: an event, an errand, a guest, a terminal or files that it waits for,
 // or how the work ended.
 type message struct {
 	Event  *Event        `json:"event,omitempty"`
 	Errand *errand       `json:"errand,omitempty"`
 	Guest  *guestRequest `json:"guest,omitempty"`
 	TTY    *tty          `json:"tty,omitempty"`
+	Supply bool          `json:"supply,omitempty"` // what the source is made of
 	Ended  *ending       `json:"ended,omitempty"`
 }
 
@@ -143,7 +144,7 @@ func (j *job) run(jail *host.Jail, h *host.Local, provisioner Provisioner) (resu
 	layers.Note = func(text string) { fmt.Fprintln(jail.Log, text) }
 	s := &stages{ctx: jail.Context, tell: func(e Event) { _ = jail.Send(message{Event: &e}) }}
 	w := &workshop{
-		plan: j.Plan, secrets: j.Secrets, project: inputs.Project, parts: j.Parts, store: layers, host: h, provisioner: provisioner, outside: j.outside(jail, h), guests: askedGuests{errands{jail}}, assembler: disk.Assemble, log: jail.Log,
+		plan: j.Plan, secrets: j.Secrets, project: inputs.Project, parts: j.Parts, store: layers, host: h, provisioner: provisioner, outside: j.outside(jail, h), guests: askedGuests{errands{jail}}, supply: errands{jail}.supply, assembler: disk.Assemble, log: jail.Log,
 		stage: stageFolder, work: j.Work, results: results, before: j.Before, fresh: j.How.Fresh, since: j.How.Since, offline: j.How.Offline, alone: j.How.Alone,
 		entryPart: func(ctx context.Context, layer, entry int) (entryPart, error) {
 			return inputs.entryPart(ctx, j.Parts.Ansible, layer, entry)
@@ -270,6 +271,7 @@ type caller struct {
 	files    []*os.File // for the jail
 	reserve  func(ctx context.Context, bytes int64) error
 	guests   func(ctx context.Context, r guestRequest) guestAnswer
+	supply   func(ctx context.Context) supplied
 }
 
 // jailed does the job in a jail and returns how it ended.
@@ -302,6 +304,8 @@ func (c caller) jailed(ctx context.Context, verb string, j job) (result ending, 
 			return jail.Answer(newFailure(c.reserve(jail.Context, m.Errand.Reserve)))
 		case m.Guest != nil:
 			return jail.Answer(c.guests(jail.Context, *m.Guest))
+		case m.Supply:
+			return jail.Answer(c.supply(jail.Context))
 		case m.Errand != nil:
 			m.Errand.Root = jail.Root
 			_, err := converse(jail.Context, host.JailOptions{

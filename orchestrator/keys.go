@@ -163,6 +163,10 @@ func (p Plan) sourcePart(ctx context.Context, maker string, tools map[string]str
 	var named []*string
 	s := p.Definition.Source
 	switch {
+	case s.OCI != nil:
+		return digestOf(maker, "oci", p.Pinned.Digest, source.Needed(p.sourceOptions(""))), nil
+	case s.Outside():
+		s.Tarball = &definition.Tarball{Path: s.Tarball.SHA256}
 	case s.Tarball != nil:
 		s.Tarball = new(*s.Tarball)
 		named = append(named, &s.Tarball.Path)
@@ -176,6 +180,9 @@ func (p Plan) sourcePart(ctx context.Context, maker string, tools map[string]str
 			return "", err
 		}
 		*asset = digest
+	}
+	if t := s.Tarball; t != nil && t.SHA256 != "" && t.SHA256 != t.Path {
+		return "", fail.New(fail.Build, "source.tarball", "get the file again, or correct the digest", "its SHA-256 is %s, and %s is wanted", t.Path, t.SHA256)
 	}
 	var makers map[string]string
 	if s.Bootstrap != nil {

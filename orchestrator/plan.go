@@ -38,6 +38,8 @@ type Plan struct {
 	Assets map[string]string `json:"assets,omitempty"`
 	// Lock is what archives are to give; nil for what they have.
 	Lock *Lock `json:"lock,omitempty"`
+	// Pinned is what a source that is downloaded is; nil for others, and before it is found out.
+	Pinned *Pinned `json:"pinned,omitempty"`
 	// Snapshots is addresses of archives as they once were, for what a lock names.
 	Snapshots []string `json:"snapshots,omitempty"`
 }
@@ -144,7 +146,7 @@ func (p Plan) Describe(folder string, accel *vm.Accelerator) Description {
 	const root = "ROOT"
 	section := func(title, text string) { steps = append(steps, PlannedStep{title, strings.TrimSpace(text)}) }
 	section("Build", d.Name+": "+d.Description)
-	section("Source", source.Command(d.Source, root, p.sourceOptions("")).String())
+	section("Source", p.describeSource(root))
 	for _, layer := range d.Layers {
 		section("Layer "+layer.Name, describeLayer(layer))
 	}
@@ -168,6 +170,18 @@ func (p Plan) Describe(folder string, accel *vm.Accelerator) Description {
 		}
 	}
 	return steps
+}
+
+func (p Plan) describeSource(root string) string {
+	s, told := p.Definition.Source, ""
+	if s.OCI != nil {
+		return "unpack the container image " + s.OCI.Image + ", and install what it lacks of " + strings.Join(source.Needed(p.sourceOptions("")), " ")
+	}
+	if t := s.Tarball; t != nil && t.URL != "" {
+		told = "download " + definition.PublicAddress(t.URL) + ", SHA-256 " + t.SHA256 + "\n"
+		s.Tarball = &definition.Tarball{Path: "TARBALL"}
+	}
+	return told + source.Command(s, root, p.sourceOptions("")).String()
 }
 
 func describeLayer(layer definition.Layer) string {

@@ -40,6 +40,7 @@ type workshop struct {
 	provisioner Provisioner
 	outside     outside
 	guests      guests
+	supply      func() ([]string, error)                                                                                     // has the store get what the source is made of
 	project     string                                                                                                       // the user's folder, as the user calls it
 	entryPart   func(ctx context.Context, layer, entry int) (entryPart, error)                                               // as its files are now, both by their numbers
 	assembler   func(ctx context.Context, h host.Host, plan disk.Plan, root, file, scratch string, filler disk.Filler) error // disk.Assemble
@@ -271,12 +272,8 @@ func (w *workshop) source(key store.Key) recipe {
 	return recipe{
 		title: sourceTitle, key: key,
 		work: func(ctx context.Context, root string) error {
-			options := w.plan.sourceOptions(filepath.Join(w.work, "tmp"))
-			apply := func(f *fetching) error {
-				options.APTConfig = f.config()
-				return source.Apply(ctx, w.host, d.Source, root, options)
-			}
-			if err := w.fetchFor(ctx, d.Source, apply); err != nil {
+			facts.Pinned = w.plan.Pinned
+			if err := w.fill(ctx, root); err != nil {
 				return blame(d, err)
 			}
 			epoch, err := w.sourceEpoch(root)
@@ -284,6 +281,9 @@ func (w *workshop) source(key store.Key) recipe {
 				return err
 			}
 			facts.Epoch = epoch.Unix()
+			if err := w.complete(ctx, root, chosenEpoch(epoch)); err != nil {
+				return err
+			}
 			if err := errors.Join(seal.Begin(root), seal.DropCaches(root)); err != nil {
 				return err
 			}

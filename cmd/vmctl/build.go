@@ -380,7 +380,7 @@ func buildOne(ctx context.Context, o buildOptions, plan orchestrator.Plan, accel
 	repository, revision := provenance(ctx, o.defs.dir)
 	unchanged := false
 	builder := orchestrator.Builder{
-		Folder: o.folder, Store: o.cache.folder, JailVerb: jailVerb, Maker: btwimg.Maker(), Version: version(), Repository: repository, Revision: revision, Boot: accel, Accel: o.accel, Retest: o.retest, Budget: shared, How: o.how, Terminal: terminal,
+		Folder: o.folder, Store: o.cache.folder, JailVerb: jailVerb, Maker: btwimg.Maker(), Version: version(), Repository: repository, Revision: revision, Boot: accel, Accel: o.accel, Retest: o.retest, Budget: shared, How: o.how, Terminal: terminal, Images: containerImages{},
 		Tell: func(e orchestrator.Event) {
 			unchanged = unchanged || e.Kind == orchestrator.Unchanged
 			show.event(name, e)

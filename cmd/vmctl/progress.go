@@ -121,6 +121,10 @@ func (p *progress) prefix(name string) string {
 }
 
 func (p *progress) event(name string, e orchestrator.Event) {
+	if e.Kind == orchestrator.Transferred {
+		p.transfer(registry.Event{Item: p.prefix(name) + e.Text, Done: e.Done, Total: max(e.Done, e.Total), Ended: e.Status == "done"})
+		return
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	title := p.prefix(name) + e.Stage

@@ -1,6 +1,9 @@
 package definition
 
-import "slices"
+import (
+	"slices"
+	"strings"
+)
 
 // InstallFile is what install.d/NAME.yml and its drop-ins may hold.
 type InstallFile struct {
@@ -55,7 +58,18 @@ type Layer struct {
 type Source struct {
 	Bootstrap *Bootstrap `yaml:"bootstrap,omitempty" json:"bootstrap,omitempty" jsonschema_description:"Install Debian from its archive with mmdebstrap"`
 	Tarball   *Tarball   `yaml:"tarball,omitempty" json:"tarball,omitempty" jsonschema_description:"Unpack a root file system that exists already"`
+	OCI       *OCI       `yaml:"oci,omitempty" json:"oci,omitempty" jsonschema_description:"Unpack a container image of Debian; what it lacks to be a machine is installed"`
 }
+
+// Outside says whether the source is neither an archive of packages nor a file of the
+// definition's, but something to download.
+func (s Source) Outside() bool {
+	return s.OCI != nil || s.Tarball != nil && s.Tarball.URL != ""
+}
+
+// Foreign says whether the source was made for something else than one of our disks, so that
+// it may lack what these need.
+func (s Source) Foreign() bool { return s.OCI != nil }
 
 // Bootstrap installs Debian from its archive.
 type Bootstrap struct {
@@ -70,7 +84,25 @@ type Bootstrap struct {
 
 // Tarball unpacks a root file system.
 type Tarball struct {
-	Path string `yaml:"path" json:"path" jsonschema:"required" jsonschema_description:"Tar archive, in any compression that tar knows, beside this file"`
+	Path   string `yaml:"path,omitempty" json:"path,omitempty" jsonschema_description:"Tar archive, in any compression that tar knows, beside this file"`
+	URL    string `yaml:"url,omitempty" json:"url,omitempty" jsonschema_description:"Where to download it from, in place of path; needs sha256"`
+	SHA256 string `yaml:"sha256,omitempty" json:"sha256,omitempty" jsonschema_description:"Digest that it must have, in hexadecimal"`
+}
+
+// OCI unpacks a container image.
+type OCI struct {
+	Image string `yaml:"image" json:"image" jsonschema:"required" jsonschema_description:"HOST/REPOSITORY[:TAG][@DIGEST], oci:DIR[:TAG|@DIGEST] for an OCI image layout or oci-archive:FILE[:TAG|@DIGEST] for an archive of one, beside this file"`
+}
+
+// Local is the kind of place in the file system that holds the image, and its path with what
+// follows that; "" for an image in a registry.
+func (o OCI) Local() (kind, rest string) {
+	for _, kind := range []string{"oci", "oci-archive"} {
+		if rest, is := strings.CutPrefix(o.Image, kind+":"); is {
+			return kind, rest
+		}
+	}
+	return "", ""
 }
 
 // Disk is the disk image and its partitions.

@@ -120,7 +120,10 @@ func (s Source) redacted() (shown Source) {
 		}
 	}
 	if t := s.Tarball; t != nil {
-		shown.Tarball = &Tarball{Path: t.Path}
+		shown.Tarball = &Tarball{Path: t.Path, URL: address(t.URL), SHA256: t.SHA256}
+	}
+	if o := s.OCI; o != nil {
+		shown.OCI = &OCI{Image: o.Image}
 	}
 	return shown
 }
@@ -216,6 +219,9 @@ func (c conceal) sshKey(key string) string {
 	}
 	return c.text(key)
 }
+
+// PublicAddress is an address as everybody may see it.
+func PublicAddress(url string) string { return address(url) }
 
 // address is the scheme, host and path of a URL, which may hold templates.
 func address(url string) string {
