@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"io/fs"
 	"net/url"
@@ -111,6 +110,9 @@ func (s *supplier) pin(st *stages) (pinned *Pinned, err error) {
 
 // local says whether the source needs no network.
 func (s *supplier) local() bool {
+	if s.source.OCI == nil {
+		return false
+	}
 	kind, _ := s.source.OCI.Local()
 	return kind != ""
 }
@@ -190,7 +192,7 @@ func (s *supplier) file(ctx context.Context, file PinnedFile) (name string, err 
 	if name, err = s.kept(ctx, file); name != "" || err != nil {
 		return name, err
 	}
-	if s.offline && !(s.source.OCI != nil && s.local()) {
+	if s.offline && !s.local() {
 		return "", fail.New(fail.Build, "--offline", hintOnline, "the store lacks %s, %s", file.Name, file.Digest)
 	}
 	folder, err := s.store.Partial()
@@ -266,7 +268,7 @@ func digestOfFile(ctx context.Context, path, kind string) (string, error) {
 		return "", err
 	}
 	defer file.Close()
-	var sum hash.Hash = sha256.New()
+	sum := sha256.New()
 	if kind == "sha512" {
 		sum = sha512.New()
 	}

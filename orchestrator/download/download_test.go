@@ -48,12 +48,11 @@ func open(t *testing.T) *shop {
 		if s.tag != "" {
 			w.Header().Set("ETag", s.tag)
 		}
-		var out http.ResponseWriter = w
 		if len(s.cuts) > 0 {
-			out = &cutting{w, s.cuts[0]}
+			w = &cutting{w, s.cuts[0]}
 			s.cuts = s.cuts[1:]
 		}
-		http.ServeContent(out, r, "", time.Time{}, bytes.NewReader(s.content))
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(s.content))
 	}))
 	t.Cleanup(s.Close)
 	return s

@@ -109,7 +109,7 @@ func (t *tree) put(name string, node *rawdisk.Node, fill func(*os.File) error) e
 	defer func() { _ = unix.Close(folder) }()
 	base := path.Base(name)
 	there, err := Kind(folder, base)
-	if err == nil && !(isFolder && there == unix.S_IFDIR) {
+	if stays := isFolder && there == unix.S_IFDIR; err == nil && !stays {
 		if there != 0 {
 			err = Remove(folder, base)
 		}
