@@ -89,7 +89,7 @@ func (b Builder) build(ctx context.Context, plan Plan, space *workspace) (manife
 	if err != nil {
 		return Manifest{}, err
 	}
-	supplier, err := b.supplier(plan, space.log)
+	supplier, err := b.supplier(plan, h, space.work, space.log)
 	if err != nil {
 		return Manifest{}, err
 	}

@@ -32,6 +32,9 @@ func (e errands) supply() ([]string, error) {
 func (w *workshop) fill(ctx context.Context, root string) (err error) {
 	s := w.plan.Definition.Source
 	options := w.plan.sourceOptions(filepath.Join(w.work, "tmp"))
+	if c := s.CloudImage; c != nil && c.File != "" {
+		return w.unpackDisk(ctx, root, c.File)
+	}
 	if !s.Outside() {
 		return w.fetchFor(ctx, s, func(f *fetching) error {
 			options.APTConfig = f.config()
@@ -53,6 +56,8 @@ func (w *workshop) fill(ctx context.Context, root string) (err error) {
 	switch {
 	case s.OCI != nil:
 		err = w.unpackLayers(ctx, root, names)
+	case s.CloudImage != nil:
+		err = w.unpackDisk(ctx, root, names[0])
 	default:
 		s.Tarball = &definition.Tarball{Path: names[0]}
 		err = source.Apply(ctx, w.host, s, root, options)

@@ -165,6 +165,9 @@ func (p Plan) sourcePart(ctx context.Context, maker string, tools map[string]str
 	switch {
 	case s.OCI != nil:
 		return digestOf(maker, "oci", p.Pinned.Digest, source.Needed(p.sourceOptions(""))), nil
+	case s.CloudImage != nil:
+		digest, err := p.cloudImageDigest(ctx)
+		return digestOf(maker, "cloudimage", digest, of(tools, "qemu-utils", "qemu-img"), source.Needed(p.sourceOptions(""))), err
 	case s.Outside():
 		s.Tarball = &definition.Tarball{Path: s.Tarball.SHA256}
 	case s.Tarball != nil:

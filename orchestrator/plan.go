@@ -85,8 +85,11 @@ func (p Plan) sourceOptions(scratch string) source.Options {
 
 // DebianRelease is the number of the Debian release in the image, "" for unknown.
 func (p Plan) DebianRelease() string {
-	if b := p.Definition.Source.Bootstrap; b != nil {
-		return debian.ReleaseNumber(b.Suite)
+	switch s := p.Definition.Source; {
+	case s.Bootstrap != nil:
+		return debian.ReleaseNumber(s.Bootstrap.Suite)
+	case s.CloudImage != nil:
+		return debian.ReleaseNumber(s.CloudImage.Suite)
 	}
 	return ""
 }
@@ -174,8 +177,12 @@ func (p Plan) Describe(folder string, accel *vm.Accelerator) Description {
 
 func (p Plan) describeSource(root string) string {
 	s, told := p.Definition.Source, ""
+	lacks := ", and install what it lacks of " + strings.Join(source.Needed(p.sourceOptions("")), " ")
+	if s.CloudImage != nil {
+		return "take the files of the disk image " + describeCloudImage(*s.CloudImage) + lacks
+	}
 	if s.OCI != nil {
-		return "unpack the container image " + s.OCI.Image + ", and install what it lacks of " + strings.Join(source.Needed(p.sourceOptions("")), " ")
+		return "unpack the container image " + s.OCI.Image + lacks
 	}
 	if t := s.Tarball; t != nil && t.URL != "" {
 		told = "download " + definition.PublicAddress(t.URL) + ", SHA-256 " + t.SHA256 + "\n"

@@ -46,7 +46,7 @@ func (s Shell) Open(ctx context.Context, plan Plan) (code int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	supplier, err := Builder{Store: s.Store, How: How{Offline: true}}.supplier(plan, io.Discard)
+	supplier, err := Builder{Store: s.Store, How: How{Offline: true}}.supplier(plan, nil, "", io.Discard)
 	if err != nil {
 		return 0, err
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/download"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/files"
+	"github.com/btw-img/btw-img/orchestrator/host"
 	"github.com/btw-img/btw-img/orchestrator/store"
 )
 
@@ -74,6 +75,8 @@ type supplier struct {
 	source  definition.Source
 	images  Images
 	pinned  *Pinned
+	host    host.Host // for tools; nil for nothing but what was found out before
+	work    string    // folder for files in passing
 	store   *store.Store
 	agent   string // for servers
 	offline bool
@@ -81,10 +84,10 @@ type supplier struct {
 	log     io.Writer
 }
 
-func (b Builder) supplier(plan Plan, log io.Writer) (*supplier, error) {
+func (b Builder) supplier(plan Plan, h host.Host, work string, log io.Writer) (*supplier, error) {
 	layers, err := store.Open(b.Store)
 	return &supplier{
-		plan: plan, source: plan.Definition.Source, images: b.Images, store: layers, agent: "vmctl/" + strings.ReplaceAll(b.Version, " ", "-"), offline: b.How.Offline, tell: b.Tell, log: log,
+		plan: plan, source: plan.Definition.Source, images: b.Images, host: h, work: work, store: layers, agent: "vmctl/" + strings.ReplaceAll(b.Version, " ", "-"), offline: b.How.Offline, tell: b.Tell, log: log,
 	}, err
 }
 
@@ -99,7 +102,7 @@ func (s *supplier) pin(st *stages) (pinned *Pinned, err error) {
 		pinned = &Pinned{Digest: digest, Files: []PinnedFile{{Name: nameIn(t.URL), Digest: digest}}}
 	case s.plan.Lock != nil && s.plan.Lock.Pinned != nil:
 		pinned = s.plan.Lock.Pinned
-	case s.images == nil || s.offline && !s.local():
+	case s.host == nil || s.offline && !s.local() && !s.told():
 		pinned, err = s.pinnedBefore()
 	default:
 		pinned, err = step(st, "Resolve", s.resolve)
@@ -117,9 +120,21 @@ func (s *supplier) local() bool {
 	return kind != ""
 }
 
+// told says whether the definition tells all that resolve would ask for.
+func (s *supplier) told() bool {
+	c := s.source.CloudImage
+	return c != nil && c.URL != "" && c.SHA512 != "" && c.Keyring == ""
+}
+
 // resolve asks what the source is now.
 func (s *supplier) resolve(ctx context.Context) (*Pinned, error) {
-	found, err := s.images.Resolve(ctx, s.reference(), arch.Target.OCI)
+	var found Pinned
+	var err error
+	if c := s.source.CloudImage; c != nil {
+		found, err = s.resolveCloudImage(ctx, *c)
+	} else {
+		found, err = s.images.Resolve(ctx, s.reference(), arch.Target.OCI)
+	}
 	if err == nil {
 		err = found.check()
 	}
@@ -143,6 +158,14 @@ func (s *supplier) reference() string {
 	return s.source.OCI.Image
 }
 
+// shown is what the source is called for people.
+func (s *supplier) shown() string {
+	if c := s.source.CloudImage; c != nil {
+		return describeCloudImage(*c)
+	}
+	return s.source.OCI.Image
+}
+
 // pinRecord is where the store remembers what the source was found to be last.
 func (s *supplier) pinRecord() string {
 	return filepath.Join(s.store.Folder(), "archives", "pinned", digestOf(s.source)+".json")
@@ -155,7 +178,7 @@ func (s *supplier) pinnedBefore() (*Pinned, error) {
 		err = json.Unmarshal(content, &before)
 	}
 	if err != nil {
-		return nil, fail.New(fail.Build, "--offline", hintOnline, "the store does not know what %s is", s.source.OCI.Image)
+		return nil, fail.New(fail.Build, "--offline", hintOnline, "the store does not know what %s is", s.shown())
 	}
 	return &before, before.check()
 }
@@ -225,8 +248,11 @@ func (s *supplier) file(ctx context.Context, file PinnedFile) (name string, err 
 }
 
 func (s *supplier) opener(file PinnedFile) download.Opener {
-	if s.source.OCI != nil {
+	switch {
+	case s.source.OCI != nil:
 		return s.images.Open(s.reference(), file)
+	case s.source.CloudImage != nil:
+		return download.HTTP(s.agent, cloudImageAddress(*s.source.CloudImage, file.Name))
 	}
 	return download.HTTP(s.agent, s.source.Tarball.URL)
 }

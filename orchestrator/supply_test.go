@@ -17,6 +17,7 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/download"
 	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/host/hosttest"
 )
 
 func sha256Of(text string) string {
@@ -33,7 +34,7 @@ func sha512Of(text string) string {
 func supplying(t *testing.T, source definition.Source) *supplier {
 	t.Helper()
 	b := Builder{Store: filepath.Join(t.TempDir(), "store"), Version: "test", Tell: func(Event) {}}
-	s, err := b.supplier(Plan{Definition: definition.Definition{Source: source}, Project: "/definitions"}, io.Discard)
+	s, err := b.supplier(Plan{Definition: definition.Definition{Source: source}, Project: "/definitions"}, &hosttest.Fake{}, t.TempDir(), io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}

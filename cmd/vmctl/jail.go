@@ -54,8 +54,11 @@ func (provisioner) Provision(ctx context.Context, p orchestrator.Provision) erro
 		variables = map[string]any{}
 	}
 	build := map[string]any{"name": d.Name, "hostname": d.Hostname, "architecture": arch.Target.Debian, "layer": p.Layer.Name}
-	if b := d.Source.Bootstrap; b != nil {
-		build["suite"] = b.Suite
+	switch s := d.Source; {
+	case s.Bootstrap != nil:
+		build["suite"] = s.Bootstrap.Suite
+	case s.CloudImage != nil && s.CloudImage.Suite != "":
+		build["suite"] = s.CloudImage.Suite
 	}
 	variables["build"] = build
 	entries, err := entriesOf(p.Layer)

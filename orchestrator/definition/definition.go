@@ -59,17 +59,19 @@ type Source struct {
 	Bootstrap *Bootstrap `yaml:"bootstrap,omitempty" json:"bootstrap,omitempty" jsonschema_description:"Install Debian from its archive with mmdebstrap"`
 	Tarball   *Tarball   `yaml:"tarball,omitempty" json:"tarball,omitempty" jsonschema_description:"Unpack a root file system that exists already"`
 	OCI       *OCI       `yaml:"oci,omitempty" json:"oci,omitempty" jsonschema_description:"Unpack a container image of Debian; what it lacks to be a machine is installed"`
+	// CloudImage has no hyphen, as nobody writes one there.
+	CloudImage *CloudImage `yaml:"cloudimage,omitempty" json:"cloudimage,omitempty" jsonschema_description:"Take the files of a disk image: one of Debian's official images for clouds, or another"`
 }
 
 // Outside says whether the source is neither an archive of packages nor a file of the
 // definition's, but something to download.
 func (s Source) Outside() bool {
-	return s.OCI != nil || s.Tarball != nil && s.Tarball.URL != ""
+	return s.OCI != nil || s.CloudImage != nil && s.CloudImage.File == "" || s.Tarball != nil && s.Tarball.URL != ""
 }
 
 // Foreign says whether the source was made for something else than one of our disks, so that
 // it may lack what these need.
-func (s Source) Foreign() bool { return s.OCI != nil }
+func (s Source) Foreign() bool { return s.OCI != nil || s.CloudImage != nil }
 
 // Bootstrap installs Debian from its archive.
 type Bootstrap struct {
@@ -92,6 +94,19 @@ type Tarball struct {
 // OCI unpacks a container image.
 type OCI struct {
 	Image string `yaml:"image" json:"image" jsonschema:"required" jsonschema_description:"HOST/REPOSITORY[:TAG][@DIGEST], oci:DIR[:TAG|@DIGEST] for an OCI image layout or oci-archive:FILE[:TAG|@DIGEST] for an archive of one, beside this file"`
+}
+
+// CloudImage takes the files of the root file system of a disk image, with those that its
+// /etc/fstab mounts below it.
+type CloudImage struct {
+	Suite   string `yaml:"suite,omitempty" json:"suite,omitempty" jsonschema_description:"Debian suite of an official image, such as trixie"`
+	Flavour string `yaml:"flavour,omitempty" json:"flavour,omitempty" jsonschema:"enum=generic,enum=genericcloud,enum=nocloud" jsonschema_description:"Which of the suite's images. Default: generic"`
+	Arch    string `yaml:"arch,omitempty" json:"arch,omitempty" jsonschema_description:"Architecture. Default: that of the builds"`
+	Mirror  string `yaml:"mirror,omitempty" json:"mirror,omitempty" jsonschema_description:"Address of the folder that has one for each suite. Default: Debian's own"`
+	URL     string `yaml:"url,omitempty" json:"url,omitempty" jsonschema_description:"Address of any image, in place of suite: raw or a format of QEMU's, also in a tar archive, compressed by xz, gzip, zstd or not at all"`
+	File    string `yaml:"file,omitempty" json:"file,omitempty" jsonschema_description:"Such an image beside this file, in place of suite"`
+	SHA512  string `yaml:"sha512,omitempty" json:"sha512,omitempty" jsonschema_description:"Digest that it must have, in hexadecimal. Default: what SHA512SUMS beside the image says"`
+	Keyring string `yaml:"keyring,omitempty" json:"keyring,omitempty" jsonschema_description:"File beside this one with the OpenPGP keys that must have signed SHA512SUMS"`
 }
 
 // Local is the kind of place in the file system that holds the image, and its path with what

@@ -29,6 +29,10 @@ func (d *Definition) assets(of func(*InstallEntry) bool) []*string {
 	if t := d.Source.Tarball; t != nil {
 		add(&t.Path)
 	}
+	if c := d.Source.CloudImage; c != nil {
+		add(&c.File)
+		add(&c.Keyring)
+	}
 	for _, layer := range d.Layers {
 		for i := range layer.Install {
 			entry := &layer.Install[i]
@@ -121,6 +125,11 @@ func (s Source) redacted() (shown Source) {
 	}
 	if t := s.Tarball; t != nil {
 		shown.Tarball = &Tarball{Path: t.Path, URL: address(t.URL), SHA256: t.SHA256}
+	}
+	if c := s.CloudImage; c != nil {
+		shown.CloudImage = &CloudImage{
+			Suite: c.Suite, Flavour: c.Flavour, Arch: c.Arch, Mirror: address(c.Mirror), URL: address(c.URL), File: c.File, SHA512: c.SHA512, Keyring: c.Keyring,
+		}
 	}
 	if o := s.OCI; o != nil {
 		shown.OCI = &OCI{Image: o.Image}

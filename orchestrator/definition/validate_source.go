@@ -5,10 +5,13 @@ import (
 	"net/url"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"unicode"
 
 	"go.yaml.in/yaml/v4"
+
+	"github.com/btw-img/btw-img/orchestrator/arch"
 )
 
 // validateSource does not miss what may be in a file or a key that is reported
@@ -36,6 +39,8 @@ func (ld *loading) validateSource(d *Definition, merged *yaml.Node) {
 		ld.validateTarball(s.Tarball, value(source, "tarball"), at, unsure)
 	case s.OCI != nil:
 		ld.validateOCI(s.OCI, value(source, "oci"), at, unsure)
+	case s.CloudImage != nil:
+		ld.validateCloudImage(s.CloudImage, value(source, "cloudimage"), at, unsure)
 	case !unsure:
 		ld.report(at(), "source: no source is given", example+", or extend a build that has one")
 	}
@@ -56,6 +61,50 @@ func (ld *loading) validateTarball(t *Tarball, n *yaml.Node, at func(...string) 
 		ld.report(at("tarball"), `source.tarball: neither path nor url is given`, "add one")
 	}
 	ld.validateDigest(at("tarball", "sha256"), "source.tarball.sha256", t.SHA256, 64)
+}
+
+func (ld *loading) validateCloudImage(c *CloudImage, n *yaml.Node, at func(...string) place, unsure bool) {
+	const key = "source.cloudimage"
+	here := func(name string) place { return at("cloudimage", name) }
+	var given []string
+	for name, value := range map[string]string{"suite": c.Suite, "url": c.URL, "file": c.File} {
+		if value != "" {
+			given = append(given, name)
+		}
+	}
+	slices.Sort(given)
+	switch {
+	case len(given) > 1:
+		ld.report(at("cloudimage"), key+": "+strings.Join(given, " and ")+" exclude each other", "keep one")
+	case len(given) == 0 && !unsure:
+		ld.report(at("cloudimage"), key+": neither suite nor url nor file is given", "write 'source: {cloudimage: {suite: trixie}}'")
+	}
+	if c.Suite != "" && !suitePattern.MatchString(c.Suite) {
+		ld.report(here("suite"), fmt.Sprintf("%s.suite: %q is no suite", key, c.Suite), "name a Debian suite, such as trixie")
+	}
+	for name, value := range map[string]string{"flavour": c.Flavour, "arch": c.Arch, "mirror": c.Mirror} {
+		if value != "" && c.Suite == "" && len(given) > 0 {
+			ld.report(here(name), key+"."+name+" is for official images", "remove it, or name a suite")
+		}
+	}
+	if c.Flavour != "" && !slices.Contains(Flavours, c.Flavour) {
+		ld.report(here("flavour"), fmt.Sprintf("%s.flavour: unknown %q", key, c.Flavour), "known: "+strings.Join(Flavours, ", "))
+	}
+	if c.Arch != "" && c.Arch != arch.Target.Debian {
+		ld.report(here("arch"), fmt.Sprintf("%s.arch: %q cannot be built for", key, c.Arch), "write "+arch.Target.Debian)
+	}
+	ld.validateDigest(here("sha512"), key+".sha512", c.SHA512, 128)
+	for name, address := range map[string]string{"mirror": c.Mirror, "url": c.URL} {
+		if address != "" {
+			ld.validateDownload(here(name), key+"."+name, address)
+		}
+	}
+	if c.File != "" {
+		c.File = ld.asset(value(n, "file"), unlimited)
+	}
+	if c.Keyring != "" {
+		c.Keyring = ld.asset(value(n, "keyring"), largestKeyring)
+	}
 }
 
 // imagePattern is a reference to a registry as far as it must be known here.

@@ -125,6 +125,9 @@ func (l *layer) entry(h *tar.Header) error {
 	}
 	return l.tree.put(name, node, func(file *os.File) error {
 		_, err := io.CopyBuffer(struct{ io.Writer }{file}, struct{ io.Reader }{l.archive}, l.buffer)
+		if errors.Is(err, io.ErrUnexpectedEOF) {
+			return damaged("it is cut off")
+		}
 		return err
 	})
 }

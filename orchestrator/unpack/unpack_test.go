@@ -37,6 +37,8 @@ func needRoot(t *testing.T) {
 
 var then = time.Unix(1_000_000_000, 0)
 
+var contents = map[*tar.Header]string{} // of entries
+
 // file is an entry of an archive. Its name ends in a slash where it is a folder, "a -> b" is a
 // link, "a = b" another name of b.
 func file(name string, content ...string) *tar.Header {
@@ -51,7 +53,7 @@ func file(name string, content ...string) *tar.Header {
 		h.Typeflag, h.Mode = tar.TypeDir, 0o750
 	}
 	for _, text := range content {
-		h.PAXRecords["VMCTL.content"], h.Size = text, int64(len(text))
+		contents[h], h.Size = text, int64(len(text))
 	}
 	return h
 }
@@ -63,7 +65,7 @@ func archive(t *testing.T, entries ...*tar.Header) []byte {
 	for _, h := range entries {
 		err := out.WriteHeader(h)
 		if err == nil {
-			_, err = io.WriteString(out, h.PAXRecords["VMCTL.content"])
+			_, err = io.WriteString(out, contents[h])
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -348,6 +350,71 @@ func TestDecompress(t *testing.T) {
 		if again, err := Decompress(t.Context(), bytes.NewReader(packed), run); err != nil || again.Close() != nil && name != "xz" {
 			t.Errorf("%s that nobody reads: %v", name, err)
 		}
+	}
+}
+
+// Disk images come in archives and compressed, and zeros are holes.
+func TestDiskImages(t *testing.T) {
+	disk := append(make([]byte, 1<<20), []byte("the end of the disk")...)
+	packed := func(name string, args ...string) []byte {
+		t.Helper()
+		cmd := exec.Command(name, args...)
+		cmd.Stdin = bytes.NewReader(disk)
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	run := func(ctx context.Context, in io.Reader, out io.Writer) error {
+		cmd := exec.CommandContext(ctx, "xz", "-dc")
+		cmd.Stdin, cmd.Stdout = in, out
+		return cmd.Run()
+	}
+	xz := packed("xz")
+	tarred := archive(t, file("readme", "x"), file("disk.raw", string(disk)), file("more", "x"))
+	for name, tc := range map[string]struct {
+		content  []byte
+		unpacked bool
+		problem  string
+	}{
+		"raw": {disk, false, ""}, "xz": {xz, true, ""}, "gzip": {packed("gzip"), true, ""}, "zstd": {packed("zstd"), true, ""}, "tar": {tarred, true, ""}, "empty": {nil, false, ""},
+		"xz that is cut off":         {xz[:len(xz)/2], true, "damaged"},
+		"gzip that is cut off":       {packed("gzip")[:200], true, "damaged"},
+		"tar that is cut off":        {tarred[:1<<20], true, "damaged"},
+		"tar without a disk":         {archive(t, file("x", "x")), true, "there is no disk image in the archive"},
+		"tar with two":               {archive(t, file("a.raw", "x"), file("b.qcow2", "x")), true, `several disk images, "a.raw" and "b.qcow2"`},
+		"tar with a link for a disk": {archive(t, file("a.raw -> /etc/shadow")), true, "there is no disk image"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path, to := filepath.Join(t.TempDir(), "in"), filepath.Join(t.TempDir(), "out")
+			if err := os.WriteFile(path, tc.content, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			in, err := os.Open(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer in.Close()
+			unpacked, err := DiskImage(t.Context(), in, run, to, []string{".raw", ".qcow2"})
+			if tc.problem != "" {
+				if err == nil || !strings.Contains(err.Error(), tc.problem) {
+					t.Errorf("%v, want %s", err, tc.problem)
+				}
+				return
+			}
+			if err != nil || unpacked != tc.unpacked {
+				t.Fatalf("%t, %v", unpacked, err)
+			}
+			if !unpacked {
+				return
+			}
+			var stat unix.Stat_t
+			got, err := os.ReadFile(to)
+			if err != nil || !bytes.Equal(got, disk) || unix.Stat(to, &stat) != nil || stat.Blocks > 128+16 {
+				t.Errorf("%d bytes in %d blocks, %v", len(got), stat.Blocks, err)
+			}
+		})
 	}
 }
 
