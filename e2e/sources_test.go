@@ -14,6 +14,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -37,6 +38,10 @@ func serveFolder(t *testing.T, folder string) *server {
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Range") != "" {
 			s.asked.Add(1)
+		}
+		if strings.HasSuffix(r.URL.Path, "SUMS") {
+			files.ServeHTTP(w, r)
+			return
 		}
 		if left := s.cut.Swap(0); left > 0 {
 			w = &cutConnection{w, left}
@@ -268,3 +273,57 @@ func TestHostileContainerImages(t *testing.T) {
 		})
 	}
 }
+
+// TestACloudImage takes the files of the shipped build out of a server that is laid out as
+// Debian's own: on a new disk of the same layout they are what they were.
+func TestACloudImage(t *testing.T) {
+	folder, official := t.TempDir(), t.TempDir()
+	at := func(name string) string { return filepath.Join(folder, name) }
+	latest := filepath.Join(official, "trixie/latest")
+	const name = "debian-13-genericcloud-amd64.qcow2"
+	original := debian(t)
+	if err := os.MkdirAll(latest, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	tool(t, "cp", original.image("qcow2"), filepath.Join(latest, name))
+	s := serveFolder(t, official)
+	write(t, at("install.d/cloud.yml"), fmt.Sprintf("source: {cloudimage: {suite: trixie, flavour: genericcloud, mirror: '%s'}}\nhostname: debian\n", s.URL))
+	build := []string{"build", "cloud", "--no-test", "--format", "raw", "--cache", at("cache")}
+	write(t, filepath.Join(latest, "SHA512SUMS"), strings.Repeat("0", 128)+"  "+name+"\n")
+	if r := run(t, folder, build...); r.code != 4 || !strings.Contains(r.stderr, name+": it has another digest") {
+		t.Errorf("a broken sum: exit code %d\n%s", r.code, r.stderr)
+	}
+	for _, where := range []string{"downloads", "partial"} {
+		if left, err := filepath.Glob(at("cache/" + where + "/*-*")); err != nil || len(left) > 0 {
+			t.Errorf("kept: %q, %v", left, err)
+		}
+	}
+	sum := strings.Fields(tool(t, "sha512sum", filepath.Join(latest, name)))[0]
+	write(t, filepath.Join(latest, "SHA512SUMS"), sum+"  "+name+"\n")
+	s.cut.Store(50 << 20)
+	good(t, folder, build...)
+	if s.asked.Load() != 1 {
+		t.Errorf("after a cut, it went on %d times", s.asked.Load())
+	}
+	var record struct {
+		Version string
+		Pinned  struct{ Digest string }
+	}
+	readJSON(t, at("images/cloud/build.json"), &record)
+	if record.Pinned.Digest != "sha512:"+sum || record.Version != "13" {
+		t.Errorf("%+v", record)
+	}
+	r := run(t, folder, "diff", original.image("raw"), at("images/cloud/cloud-13-amd64.raw"))
+	for line := range strings.Lines(r.stdout) {
+		path, _, is := strings.Cut(strings.TrimSpace(line), ": ")
+		if is && strings.HasPrefix(path, "/") && !ofTheDisk.MatchString(path) {
+			t.Errorf("differs: %s", line)
+		}
+	}
+	if r.code != 1 || !strings.Contains(r.stdout, "/etc/fstab") {
+		t.Errorf("exit code %d\n%s", r.code, r.stdout)
+	}
+}
+
+// ofTheDisk is files that tell which disk they are on.
+var ofTheDisk = regexp.MustCompile(`^/(etc/fstab|boot/grub/grub\.cfg|boot/grub/i386-pc/core\.img|boot/initrd\.img-.*|EFI/.*/grub\.cfg)$`)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/btw-img/btw-img/orchestrator/debian"
 	"github.com/btw-img/btw-img/orchestrator/definition"
+	"github.com/btw-img/btw-img/orchestrator/disk"
 	"github.com/btw-img/btw-img/orchestrator/diskformat"
 	"github.com/btw-img/btw-img/orchestrator/download"
 	"github.com/btw-img/btw-img/orchestrator/fail"
@@ -247,13 +248,37 @@ func (w *workshop) unpackDisk(ctx context.Context, root, name string) (err error
 		return err
 	}
 	system, err := rawdisk.OpenSystem(raw, info.Size())
-	if err == nil {
+	if unread, is := errors.AsType[*rawdisk.Unread](err); is {
+		err = w.readByKernel(ctx, root, raw, info.Size(), *unread)
+	} else if err == nil {
 		err = unpack.Disk(ctx, system, root)
 	}
 	if err != nil {
 		return err
 	}
 	return host.Tree(root).Remove(ofOtherDisks...)
+}
+
+// readByKernel gives the tree at root the files of a disk whose root file system only the
+// kernel can read, and those that belong into it.
+func (w *workshop) readByKernel(ctx context.Context, root string, raw *os.File, size int64, of rawdisk.Unread) error {
+	name, err := filepath.EvalSymlinks(raw.Name())
+	if err != nil {
+		return err
+	}
+	volume := disk.Volume{Filesystem: of.Filesystem, Start: of.Start, Size: of.Size}
+	if err := w.outside.Read(ctx, volume, name, root); err != nil {
+		return err
+	}
+	fstab, err := host.Tree(root).Read("/etc/fstab")
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	mounts, err := rawdisk.OpenMounts(raw, size, fstab)
+	if err != nil {
+		return err
+	}
+	return unpack.Mounts(ctx, mounts, root)
 }
 
 // ofOtherDisks is what belongs to the disk that a tree comes from: packages that bring a kernel

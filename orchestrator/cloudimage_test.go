@@ -37,21 +37,21 @@ const cloudName = "debian-13-generic-amd64"
 func TestACloudImageIsWhatTheListSays(t *testing.T) {
 	folder := "/trixie/latest/"
 	served := map[string]string{
-		folder + sumsName:                   fmt.Sprintf("%s  other.raw\n%s  %s.raw\n%s *./%s.tar.xz\n", sha512Of("x"), sha512Of("raw"), cloudName, sha512Of("xz"), cloudName),
-		folder + cloudName + ".tar.xz":      "xz",
-		folder + cloudName + ".raw":         "raw",
-		"/bookworm/latest/" + sumsName:      "nothing of it\n",
-		"/any/image.img":                    "any",
-		"/any/" + sumsName:                  sha512Of("any") + "  image.img\n",
-		"/alone/image.img":                  "any",
-		"/large/image.img":                  "any",
-		"/large/" + sumsName:                strings.Repeat("x", largestSums+1),
-		"/changed/image.img":                "any",
-		"/changed/" + sumsName:              sha512Of("another") + "  image.img\n",
-		"/signed/image.img":                 "any",
-		"/signed/" + sumsName:               sha512Of("any") + "  image.img\n",
-		"/unsigned/" + sumsName:             sha512Of("any") + "  image.img\n",
-		"/signed/" + sumsName + ".sign":     "no signature",
+		folder + sumsName:               fmt.Sprintf("%s  other.raw\n%s  %s.raw\n%s *./%s.tar.xz\n", sha512Of("x"), sha512Of("raw"), cloudName, sha512Of("xz"), cloudName),
+		folder + cloudName + ".tar.xz":  "xz",
+		folder + cloudName + ".raw":     "raw",
+		"/bookworm/latest/" + sumsName:  "nothing of it\n",
+		"/any/image.img":                "any",
+		"/any/" + sumsName:              sha512Of("any") + "  image.img\n",
+		"/alone/image.img":              "any",
+		"/large/image.img":              "any",
+		"/large/" + sumsName:            strings.Repeat("x", largestSums+1),
+		"/changed/image.img":            "any",
+		"/changed/" + sumsName:          sha512Of("another") + "  image.img\n",
+		"/signed/image.img":             "any",
+		"/signed/" + sumsName:           sha512Of("any") + "  image.img\n",
+		"/unsigned/" + sumsName:         sha512Of("any") + "  image.img\n",
+		"/signed/" + sumsName + ".sign": "no signature",
 	}
 	address, _ := serve(t, served)
 	official := definition.CloudImage{Suite: "trixie", Flavour: "generic", Arch: "amd64", Mirror: address}

@@ -16,6 +16,7 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/host"
 	"github.com/btw-img/btw-img/orchestrator/store"
+	"github.com/btw-img/btw-img/orchestrator/unpack"
 )
 
 // request is what a jail is asked to do: one of these.
@@ -41,11 +42,12 @@ type job struct {
 	Rescue *visit `json:"rescue,omitempty"` // what to do in the tree of a stage that fails
 }
 
-// errand is what the jail cannot do itself: to fill a file system, or to compare a disk
+// errand is what the jail cannot do itself: to fill or read a file system, or to compare a disk
 // with its tree, which needs real root; or to know what other builds take. The files are named as the jail that asks sees them.
 type errand struct {
 	Fill    *disk.Partition `json:"fill,omitempty"`
 	Compare *disk.Plan      `json:"compare,omitempty"`
+	Read    *disk.Volume    `json:"read,omitempty"`    // what is in it goes into the tree
 	Reserve int64           `json:"reserve,omitempty"` // bytes, for the disk
 	File    string          `json:"file"`              // of the file system, or the disk
 	Tree    string          `json:"tree"`
@@ -193,6 +195,11 @@ func (e errands) Fill(_ context.Context, part disk.Partition, file, from string)
 	return e.ask(errand{Fill: &part, File: file, Tree: from})
 }
 
+// Read implements outside.
+func (e errands) Read(_ context.Context, v disk.Volume, file, root string) error {
+	return e.ask(errand{Read: &v, File: file, Tree: root})
+}
+
 // Reserve implements disk.Filler.
 func (e errands) Reserve(_ context.Context, bytes int64) error {
 	return e.ask(errand{Reserve: bytes})
@@ -225,6 +232,12 @@ func (e errand) run(ctx context.Context, h *host.Local) error {
 	}
 	name, tree := fmt.Sprintf("/proc/%s/fd/%d", self, file.Fd()), filepath.Join(e.Root, e.Tree)
 	fmt.Fprintf(h.Log, "+ %s is %s\n", name, e.File)
+	if e.Read != nil {
+		if err := errors.Join(host.CanMount(e.Read.Filesystem), host.CanLoop()); err != nil {
+			return err
+		}
+		return disk.Read(h, *e.Read, name, at, func(folder string) error { return unpack.Folder(ctx, folder, tree) })
+	}
 	if e.Fill != nil {
 		return disk.Fill(ctx, h, *e.Fill, name, tree, at)
 	}

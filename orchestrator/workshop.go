@@ -69,6 +69,8 @@ type outside interface {
 	disk.Filler
 	// Compare compares the disk image file with the tree at root.
 	Compare(ctx context.Context, plan disk.Plan, file, root string) error
+	// Read gives the tree at root the files of a file system that lies in a file.
+	Read(ctx context.Context, v disk.Volume, file, root string) error
 }
 
 // The places in the stage.

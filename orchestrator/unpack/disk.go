@@ -18,6 +18,20 @@ func Disk(ctx context.Context, system *rawdisk.System, root string) error {
 	if err != nil {
 		return err
 	}
+	return t.addDisk(ctx, system)
+}
+
+// Mounts adds what belongs into the root file system of a disk, whose files are in the folder
+// root.
+func Mounts(ctx context.Context, system *rawdisk.System, root string) error {
+	t, err := reopenTree(root)
+	if err != nil {
+		return err
+	}
+	return t.addDisk(ctx, system)
+}
+
+func (t *tree) addDisk(ctx context.Context, system *rawdisk.System) error {
 	first := map[any]string{} // names of files that have several
 	return t.close(system.Walk(ctx, func(e rawdisk.Entry) error {
 		name := "/" + e.Path

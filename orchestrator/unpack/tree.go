@@ -37,14 +37,23 @@ type tree struct {
 	bytes int64
 }
 
+// openTree opens a folder with nothing in it.
 func openTree(root string) (*tree, error) {
+	t, err := reopenTree(root)
+	if err != nil {
+		return nil, err
+	}
+	top := &rawdisk.Node{Mode: unix.S_IFDIR | 0o755, ModTime: time.Unix(0, 0)}
+	return t, t.put("/", top, nil)
+}
+
+// reopenTree opens a tree that there is.
+func reopenTree(root string) (*tree, error) {
 	fd, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: root, Err: err}
 	}
-	t := &tree{root: fd, times: map[string]time.Time{}}
-	top := &rawdisk.Node{Mode: unix.S_IFDIR | 0o755, ModTime: time.Unix(0, 0)}
-	return t, t.put("/", top, nil)
+	return &tree{root: fd, times: map[string]time.Time{}}, nil
 }
 
 // meet counts a file of so many bytes.

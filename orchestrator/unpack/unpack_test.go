@@ -418,6 +418,30 @@ func TestDiskImages(t *testing.T) {
 	}
 }
 
+// describe is all that a tree is, a line for each name.
+func describe(t *testing.T, root string) (lines []string) {
+	t.Helper()
+	err := filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || path == root {
+			return err
+		}
+		info, err := os.Lstat(path)
+		if err != nil {
+			return err
+		}
+		stat := info.Sys().(*syscall.Stat_t)
+		name, _ := filepath.Rel(root, path)
+		value := make([]byte, 10)
+		n, _ := unix.Lgetxattr(path, "user.a", value)
+		lines = append(lines, fmt.Sprintf("%q %s %d:%d %d links %q %s", name, info.Mode(), stat.Uid, stat.Gid, stat.Nlink, value[:max(n, 0)], info.ModTime().Truncate(time.Second)))
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return lines
+}
+
 func TestATreeOfADisk(t *testing.T) {
 	needRoot(t)
 	from, path := t.TempDir(), filepath.Join(t.TempDir(), "disk")
@@ -446,31 +470,14 @@ func TestATreeOfADisk(t *testing.T) {
 	if err := Disk(t.Context(), system, root); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Remove(at("dev/null")); err != nil {
+	copied := t.TempDir()
+	if err := errors.Join(Folder(t.Context(), from, copied), os.Remove(at("dev/null"))); err != nil {
 		t.Fatal(err)
 	}
-	describe := func(root string) (lines []string) {
-		err := filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
-			if err != nil || path == root {
-				return err
-			}
-			info, err := os.Lstat(path)
-			if err != nil {
-				return err
-			}
-			stat := info.Sys().(*syscall.Stat_t)
-			name, _ := filepath.Rel(root, path)
-			value := make([]byte, 10)
-			n, _ := unix.Lgetxattr(path, "user.a", value)
-			lines = append(lines, fmt.Sprintf("%q %s %d:%d %d links %q %s", name, info.Mode(), stat.Uid, stat.Gid, stat.Nlink, value[:max(n, 0)], info.ModTime().Truncate(time.Second)))
-			return nil
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return lines
+	if folder := describe(t, copied); !slices.Equal(folder, describe(t, root)) {
+		t.Errorf("of a folder:\n%s", strings.Join(folder, "\n"))
 	}
-	want, got := describe(from), describe(root)
+	want, got := describe(t, from), describe(t, root)
 	for i := range want {
 		if strings.HasPrefix(want[i], `"dev"`) {
 			want[i], got[i] = "", "" // whose time is of now
@@ -492,6 +499,9 @@ func TestATreeOfADisk(t *testing.T) {
 	}
 	if system, err = rawdisk.OpenSystem(disk, 8<<20); err != nil {
 		t.Fatal(err)
+	}
+	if err := Folder(t.Context(), from, t.TempDir()); fail.ExitCode(err) != 4 || !strings.Contains(err.Error(), "no device nodes") {
+		t.Errorf("a device in a folder: %v", err)
 	}
 	if err := Disk(t.Context(), system, t.TempDir()); fail.ExitCode(err) != 4 || !strings.Contains(err.Error(), `"/etc/disk": the tree of an image can have no device nodes`) {
 		t.Errorf("a device: %v", err)
