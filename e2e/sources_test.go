@@ -66,25 +66,17 @@ func (c *cutConnection) Write(p []byte) (int, error) {
 	return n, err
 }
 
-func digestOf(t *testing.T, path string) string {
-	t.Helper()
-	return strings.Fields(tool(t, "sha256sum", path))[0]
-}
-
-// TestATarballFromAServer is that of smallBuild, by its address.
+// TestATarballFromAServer has a tree that is no machine: its build gets as far as the source.
 func TestATarballFromAServer(t *testing.T) {
-	folder := smallBuild(t)
-	tarball, err := rootTarball()
-	if err != nil {
-		t.Fatal(err)
+	folder, served := t.TempDir(), t.TempDir()
+	tarball := filepath.Join(served, "root.tar")
+	write(t, tarball, string(layerOf(t, [2]string{"etc/"}, [2]string{"etc/large", strings.Repeat("content ", 1<<20)})))
+	s := serveFolder(t, served)
+	build := func(sum string, args ...string) result {
+		write(t, filepath.Join(folder, "install.d/tree.yml"), fmt.Sprintf("source: {tarball: {url: '%s/root.tar?token', sha256: %s}}\n", s.URL, sum))
+		return run(t, folder, append([]string{"build", "tree", "--no-test", "--cache", filepath.Join(folder, "cache")}, args...)...)
 	}
-	s := serveFolder(t, filepath.Dir(tarball))
-	define := func(sum string) {
-		write(t, filepath.Join(folder, "install.d/small.yml"), fmt.Sprintf("source: {tarball: {url: '%s/%s', sha256: %s}}\ndisk: {layout: bios, size: 1G}\n", s.URL, filepath.Base(tarball), sum))
-	}
-	build := []string{"build", "small", "--no-test", "--format", "raw", "--cache", filepath.Join(folder, "cache")}
-	define(strings.Repeat("0", 64))
-	if r := run(t, folder, build...); r.code != 4 || !strings.Contains(r.stderr, "it has another digest") {
+	if r := build(strings.Repeat("0", 64)); r.code != 4 || !strings.Contains(r.stderr, "download root.tar: it has another digest") || strings.Contains(r.stderr, "token") {
 		t.Errorf("a wrong digest: exit code %d\n%s", r.code, r.stderr)
 	}
 	for _, name := range []string{"downloads", "partial"} {
@@ -92,16 +84,18 @@ func TestATarballFromAServer(t *testing.T) {
 			t.Errorf("kept: %q, %v", left, err)
 		}
 	}
-	define(digestOf(t, tarball))
-	s.cut.Store(100 << 20)
-	good(t, folder, build...)
-	if s.asked.Load() != 1 {
-		t.Errorf("after a cut, it went on %d times", s.asked.Load())
+	sum := strings.Fields(tool(t, "sha256sum", tarball))[0]
+	unpacked := regexp.MustCompile(`(?m)^done .* Source$`)
+	s.cut.Store(4 << 20)
+	if r := build(sum); !unpacked.MatchString(r.stderr) || s.asked.Load() != 1 {
+		t.Errorf("after a cut, it went on %d times\n%s", s.asked.Load(), r.stderr)
 	}
 	s.Close()
-	write(t, filepath.Join(folder, "install.d/small.yml"), "source: {tarball: {path: root.tar}}\ndisk: {layout: bios, size: 1G}\n")
-	if r := good(t, folder, build...); !strings.Contains(r.stderr, "unchanged") {
-		t.Errorf("the same tarball in a file is another source\n%s", r.stderr)
+	if r := build(sum, "--no-cache", "--offline"); !unpacked.MatchString(r.stderr) {
+		t.Errorf("without network\n%s", r.stderr)
+	}
+	if r := build(sum, "--offline", "--cache", t.TempDir()); r.code != 4 || !strings.Contains(r.stderr, "the store lacks root.tar, sha256:"+sum) {
+		t.Errorf("with an empty store: exit code %d\n%s", r.code, r.stderr)
 	}
 }
 
@@ -325,5 +319,37 @@ func TestACloudImage(t *testing.T) {
 	}
 }
 
-// ofTheDisk is files that tell which disk they are on.
-var ofTheDisk = regexp.MustCompile(`^/(etc/fstab|boot/grub/grub\.cfg|boot/grub/i386-pc/core\.img|boot/initrd\.img-.*|EFI/.*/grub\.cfg)$`)
+// ofTheDisk is files that tell which disk they are on, and folders that sealing or FAT dates.
+var ofTheDisk = regexp.MustCompile(`^/(etc/fstab|boot/grub/grub\.cfg|boot/grub/i386-pc/core\.img|boot/initrd\.img-.*|EFI/.*/grub\.cfg|boot/efi|var/tmp)$`)
+
+// TestHostileDiskImages has images that would show a file of the host, and such as hold no
+// machine.
+func TestHostileDiskImages(t *testing.T) {
+	folder := t.TempDir()
+	secret := filepath.Join(folder, "secret")
+	write(t, secret, endless())
+	refused := map[string]string{"empty": "no Linux root file system", "cut.xz": "damaged", "text": "no Linux root file system", "two.tar": "several disk images", "huge.qcow2": "no more than"}
+	at := func(name string) string { return filepath.Join(folder, "images", name) }
+	write(t, at("empty"), "")
+	write(t, at("cut.xz"), "\xfd7zXZ\x00\x00\x04")
+	write(t, at("text"), strings.Repeat("this is no image\n", 10_000))
+	write(t, at("two.tar"), string(layerOf(t, [2]string{"a.raw", "x"}, [2]string{"../b.raw", "x"})))
+	tool(t, "qemu-img", "create", "-q", "-f", "qcow2", "-o", "cluster_size=2M", at("huge.qcow2"), "17T")
+	images := hostileImages(t, secret)
+	for name := range refused {
+		images[name] = at(name)
+	}
+	for name, path := range images {
+		t.Run(name, func(t *testing.T) {
+			write(t, filepath.Join(folder, "install.d/box.yml"), "source: {cloudimage: {file: '"+path+"'}}\n")
+			r := run(t, folder, "build", "box", "--no-test", "--cache", filepath.Join(folder, "cache"))
+			want := refused[name]
+			if want == "" {
+				want = ": it"
+			}
+			if r.code != 4 || !strings.Contains(r.stderr, want) {
+				t.Errorf("exit code %d\n%s", r.code, r.stderr)
+			}
+		})
+	}
+}
