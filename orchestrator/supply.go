@@ -242,8 +242,9 @@ func (s *supplier) file(ctx context.Context, file PinnedFile) (name string, err 
 			return errors.Join(err, s.remember(file.Digest, sum))
 		},
 	}.Get(ctx)
-	moving.Status = "done"
-	s.tell(moving)
+	if moving.Status = "done"; err == nil && moving.Done > 0 {
+		s.tell(moving)
+	}
 	return name, err
 }
 

@@ -1,6 +1,7 @@
 package publish
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,11 +35,7 @@ func FindContainer(ctx context.Context, src registry.Place, ref registry.Referen
 }
 
 func (r reader) container(ref registry.Reference, architecture string) (found Container, err error) {
-	name := ref.Name
-	if name == "" {
-		name = "latest"
-	}
-	if found.Manifest, err = r.resolve(name); err != nil {
+	if found.Manifest, err = r.named(ref); err != nil {
 		return found, err
 	}
 	for nested := 0; isIndex(found.Manifest.MediaType); nested++ {
@@ -65,6 +62,17 @@ func (r reader) container(ref registry.Reference, architecture string) (found Co
 	}
 	found.Layers, found.Plain = manifest.Layers, config.RootFS.DiffIDs
 	return found, found.check(ref, config, architecture)
+}
+
+// named is what a reference names; without a tag, also the one image of a layout or archive,
+// whatever other programs have called it there.
+func (r reader) named(ref registry.Reference) (ocispec.Descriptor, error) {
+	if store, local := r.src.(*registry.Store); local && ref.Name == "" {
+		if only, is := store.Only(); is {
+			return only, nil
+		}
+	}
+	return r.resolve(cmp.Or(ref.Name, "latest"))
 }
 
 func isIndex(mediaType string) bool {
