@@ -74,7 +74,7 @@ func TestATarballFromAServer(t *testing.T) {
 	s := serveFolder(t, served)
 	build := func(sum string, args ...string) result {
 		write(t, filepath.Join(folder, "install.d/tree.yml"), fmt.Sprintf("source: {tarball: {url: '%s/root.tar?token', sha256: %s}}\n", s.URL, sum))
-		return run(t, folder, append([]string{"build", "tree", "--no-test", "--cache", filepath.Join(folder, "cache")}, args...)...)
+		return run(t, folder, append([]string{"build", "tree", "--no-test", "--cache", "cache"}, args...)...)
 	}
 	if r := build(strings.Repeat("0", 64)); r.code != 4 || !strings.Contains(r.stderr, "download root.tar: it has another digest") || strings.Contains(r.stderr, "token") {
 		t.Errorf("a wrong digest: exit code %d\n%s", r.code, r.stderr)

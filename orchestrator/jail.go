@@ -304,6 +304,9 @@ func (c caller) jailed(ctx context.Context, verb string, j job) (result ending, 
 		}
 		return name, nil
 	}
+	if j.Store, err = filepath.Abs(j.Store); err != nil { // the jail works in another folder
+		return result, err
+	}
 	j.Errands = host.CanMountDisks() == nil
 	hide := j.Secrets.hider()
 	log := &hidingWriter{to: c.log, hide: hide}
