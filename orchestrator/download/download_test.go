@@ -240,6 +240,10 @@ func TestSmallFilesHaveALimit(t *testing.T) {
 	if all, err := Small(t.Context(), "test", s.URL, 5); err != nil || string(all) != "12345" {
 		t.Errorf("%q, %v", all, err)
 	}
+	s.cuts = []int{2}
+	if all, err := Small(t.Context(), "test", s.URL, 5); err != nil || string(all) != "12345" || len(s.asked) != 3 {
+		t.Errorf("after a cut: %q, %v, asked %d times", all, err, len(s.asked))
+	}
 	if _, err := Small(t.Context(), "test", s.URL, 4); err == nil || !strings.Contains(err.Error(), "more than 4 bytes") {
 		t.Error(err)
 	}

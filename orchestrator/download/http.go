@@ -39,7 +39,21 @@ func HTTP(agent, address string) Opener {
 }
 
 // Small is the content of a small file at an address.
-func Small(ctx context.Context, agent, address string, most int64) ([]byte, error) {
+func Small(ctx context.Context, agent, address string, most int64) (content []byte, err error) {
+	for pause, tries := firstPause, 1; ; pause, tries = 2*pause, tries+1 {
+		content, err = small(ctx, agent, address, most)
+		if err == nil || tries == attempts || !temporary(err) {
+			return content, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(pause):
+		}
+	}
+}
+
+func small(ctx context.Context, agent, address string, most int64) ([]byte, error) {
 	content, err := request(ctx, agent, address, 0, "")
 	if err != nil {
 		return nil, err

@@ -306,6 +306,9 @@ func (s *System) Walk(ctx context.Context, visit func(Entry) error) error {
 		tops = slices.Sorted(maps.Keys(s.mounts))
 	}
 	for _, at := range tops {
+		if bounds[s.mounts[at]] != nil {
+			continue // it lies in one that was visited
+		}
 		top, err := mountedAt(at, s.mounts[at])
 		if err == nil {
 			err = walk(top)

@@ -121,6 +121,14 @@ func TestWhatBelongsIntoARootThatIsReadElsewhere(t *testing.T) {
 	if got := strings.Join(namesOf(t, s), " "); got != "boot boot/grub boot/vmlinuz.x" {
 		t.Errorf("%q", got)
 	}
+	below, _, err := Open(bytes.NewReader(made(t, "below", "x.cfg")), 4<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.mounts["boot/grub"] = below
+	if got := strings.Join(namesOf(t, s), " "); got != "boot boot/grub boot/grub/x.cfg boot/vmlinuz.x" {
+		t.Errorf("one in another: %q", got)
+	}
 }
 
 // A disk that is cut off, or damaged anywhere in its structures, ends in an error or in a tree, and
