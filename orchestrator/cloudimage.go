@@ -44,7 +44,7 @@ func cloudImageNames(c definition.CloudImage) []string {
 		number, end = c.Suite, "-daily"
 	}
 	stem := fmt.Sprintf("debian-%s-%s-%s%s", number, c.Flavour, c.Arch, end)
-	return []string{stem + ".qcow2", stem + ".tar.xz", stem + ".raw"}
+	return []string{stem + "." + diskformat.QCOW2, stem + ".tar.xz", stem + "." + diskformat.Raw}
 }
 
 // cloudImageFolder is the address of the folder that has the image, with a slash at its end.

@@ -246,3 +246,17 @@ func TestPinnedFilesAreInTheRecord(t *testing.T) {
 		t.Error("a lock has any digest")
 	}
 }
+
+// A dry run tells what would be downloaded, and nothing that is secret.
+func TestSourcesAreDescribed(t *testing.T) {
+	for want, source := range map[string]definition.Source{
+		"download https://h.example/root.tar, SHA-256 abc\ntar --extract --file TARBALL --directory ROOT": {Tarball: &definition.Tarball{URL: "https://h.example/root.tar?token", SHA256: "abc"}},
+		"unpack the container image h.example/debian:13, and install what it lacks of python3":            {OCI: &definition.OCI{Image: "h.example/debian:13"}},
+		"take the files of the disk image https://h.example/a.img, and install what it lacks of python3":  {CloudImage: &definition.CloudImage{URL: "https://h.example/a.img?token"}},
+		"take the files of the disk image install.d/a.img, and install what it lacks of python3":          {CloudImage: &definition.CloudImage{File: "install.d/a.img"}},
+	} {
+		if got := (Plan{Definition: definition.Definition{Source: source}}).describeSource("ROOT"); !strings.HasPrefix(strings.ReplaceAll(got, "grub-pc ", ""), want) {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/btw-img/btw-img/orchestrator/arch"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/filesystem"
 )
@@ -67,16 +68,12 @@ func (s *System) volumes(disk io.ReaderAt) []volume {
 	return volumes
 }
 
-// rootType is the GUID of partitions with the root file system of amd64 (Discoverable
-// Partitions Specification).
-const rootType = "4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709"
-
 // rootLabels is how root file systems are called where their partitions do not tell.
 var rootLabels = []string{"root", "rootfs", "cloudimg-rootfs"}
 
 // rank is how much tells that a volume has the root file system, less its files; 0 for nothing.
 func (v volume) rank() (rank int) {
-	if strings.EqualFold(v.Type, rootType) {
+	if strings.EqualFold(v.Type, arch.Target.RootType) {
 		rank += 2
 	}
 	if slices.Contains(rootLabels, strings.ToLower(v.Label)) || slices.Contains(rootLabels, strings.ToLower(v.fact("file system label"))) {

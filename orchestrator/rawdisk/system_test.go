@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/btw-img/btw-img/orchestrator/arch"
 )
 
 func TestAccessListsAreAsTheKernelGivesThem(t *testing.T) {
@@ -90,7 +92,7 @@ func TestTheTypeOfAPartitionTellsTheRoot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	plain, typed := volume{tree: tree, Partition: Partition{Number: 1}}, volume{tree: tree, Partition: Partition{Number: 2, Type: strings.ToLower(rootType)}}
+	plain, typed := volume{tree: tree, Partition: Partition{Number: 1}}, volume{tree: tree, Partition: Partition{Number: 2, Type: strings.ToLower(arch.Target.RootType)}}
 	named := volume{tree: tree, Partition: Partition{Number: 3, Label: "root"}}
 	for _, tc := range []struct {
 		volumes []volume
