@@ -74,15 +74,15 @@ func (nobody) Fill(_ context.Context, part disk.Partition, _, _ string) error {
 	return fail.New(fail.Host, part.String(), "use sudo, or choose another file system", "only root can fill a file system of %s", part.Filesystem)
 }
 
-// Read implements outside.
-func (nobody) Read(_ context.Context, v disk.Volume, _, _ string) error {
-	return fail.New(fail.Host, "", "use sudo, or an image whose root file system is ext4", "only root can read a file system of %s", v.Filesystem)
-}
-
 // Compare implements outside: by the tools of the file systems.
 func (n nobody) Compare(ctx context.Context, plan disk.Plan, file, root string) error {
 	if err := os.MkdirAll(n.at, 0o700); err != nil {
 		return err
 	}
 	return disk.CompareUnmounted(ctx, n.host, plan, file, root, n.at)
+}
+
+// Read implements outside.
+func (nobody) Read(_ context.Context, v disk.Volume, _, _ string) error {
+	return fail.New(fail.Host, "", "use sudo, or an image whose root file system is ext4", "only root can read a file system of %s", v.Filesystem)
 }

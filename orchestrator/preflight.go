@@ -40,9 +40,10 @@ type Needs struct {
 // EverythingNeeded is what all verbs together can need.
 func EverythingNeeded() Needs {
 	return Needs{
-		Build: true, Test: true, Guests: true, Login: true, DiskImages: true, Keyring: true, Survey: true,
+		Build: true, Test: true, Guests: true, Login: true, Keyring: true, Survey: true,
 		Filesystems: filesystem.Names(nil), Filled: filesystem.Names(nil),
 		Firmware: arch.Target.FirmwareNames(), Formats: format.Names(),
+		DiskImages: true,
 	}
 }
 
