@@ -6,7 +6,6 @@ package ansible
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -37,6 +36,7 @@ type Run struct {
 	Machine   map[string]any    // facts of the machine that is being built, without ansible_
 	Epoch     time.Time         // what facts tell of the time
 	Secrets   map[string]string // variables that are never rendered
+	Vault     string            // password of what is encrypted with ansible-vault; "" for none
 	Entries   []Entry           // what is applied, in order
 	Variables map[string]any    // of the play: a role's vars beat them, they beat its defaults
 	Command   Commander         // makes the process of ansible-playbook
@@ -59,6 +59,7 @@ const (
 	variablesFile   = "variables.json" // are the play's variables
 	inventoryFile   = "inventory.yml"
 	secretsFile     = "secrets.yml"
+	vaultFile       = "vault"
 	configFile      = "ansible.cfg"
 	callback        = "ansible.posix.jsonl" // prints one JSON document per event
 	chrootPlugin    = "community.general.chroot"
@@ -77,6 +78,7 @@ func (r Run) Apply(ctx context.Context) error {
 	defer os.RemoveAll(filepath.Join(r.Scratch, playbooksFolder))
 	defer os.Remove(filepath.Join(r.Scratch, inventoryFile))
 	defer os.Remove(filepath.Join(r.Scratch, secretsFile))
+	defer os.Remove(filepath.Join(r.Scratch, vaultFile))
 
 	inner, cancel := context.WithCancel(ctx)
 	opened := make(chan error, 1)
@@ -88,7 +90,7 @@ func (r Run) Apply(ctx context.Context) error {
 		opened <- err
 	}()
 	events := newStream(r.Log, r.OnEvent)
-	events.project, events.guest = r.Project.Folder, r.Guest != ""
+	events.projects, events.guest = []string{r.Project.Folder, r.Project.Installed}, r.Guest != ""
 	for _, entry := range r.Entries {
 		events.origins = append(events.origins, entry.Origin)
 	}
@@ -115,7 +117,11 @@ func (r Run) Apply(ctx context.Context) error {
 	case errors.Is(runner.last.failed(), exec.ErrNotFound):
 		return &fail.Error{Kind: fail.Host, Hint: "run 'vmctl doctor --install-missing'", Err: runner.last.failed()}
 	case runner.last.failed() != nil:
-		return &fail.Error{Kind: fail.Build, Op: "ansible-playbook", Tail: events.tail(), Err: runner.last.failed()}
+		failure := &fail.Error{Kind: fail.Build, Op: "ansible-playbook", Tail: events.tail(), Err: runner.last.failed()}
+		if needsVault.MatchString(failure.Tail) {
+			failure.Hint = hintVault
+		}
+		return failure
 	}
 	return execution
 }
@@ -147,7 +153,7 @@ func (r Run) prepare() error {
 	if err != nil {
 		return err
 	}
-	variables, err := json.Marshal(r.Variables)
+	variables, err := withVault(r.Variables)
 	if err != nil {
 		return fmt.Errorf("write the variables for Ansible: %w", err)
 	}
@@ -159,7 +165,7 @@ func (r Run) prepare() error {
 		return fmt.Errorf("write the entries for Ansible: %w", err)
 	}
 	return errors.Join(
-		r.prepareProject(), r.prepareFacts(), r.prepareSecrets(),
+		r.prepareProject(), r.prepareFacts(), r.prepareSecrets(), r.prepareVault(),
 		os.WriteFile(filepath.Join(r.Scratch, configFile), []byte("[defaults]\n"), 0o600),
 		os.WriteFile(filepath.Join(r.Scratch, inventoryFile), inventory, 0o600),
 		os.WriteFile(filepath.Join(playbooks, variablesFile), variables, 0o600),
@@ -190,7 +196,11 @@ func (r Run) inventory() ([]byte, error) {
 		"ansible_su_flags":           "-s /bin/sh", // for accounts that nobody logs in to
 		"ansible_python_interpreter": "/usr/bin/python3",
 	})
-	return yaml.Dump(map[string]any{"all": map[string]any{"hosts": map[string]any{host: image}}})
+	content := map[string]any{"all": map[string]any{"hosts": map[string]any{host: image}}}
+	if encrypted, err := withVault(content); err != nil || hasVault(encrypted) {
+		return encrypted, err
+	}
+	return yaml.Dump(content)
 }
 
 // environment makes Ansible independent of the user's own configuration.
@@ -198,6 +208,9 @@ func (r Run) environment() []string {
 	env := slices.Concat(r.Env, r.projectEnvironment())
 	if r.Guest == "" {
 		env = append(env, "SYSTEMD_OFFLINE=1")
+	}
+	if r.Vault != "" {
+		env = append(env, "ANSIBLE_VAULT_PASSWORD_FILE="+filepath.Join(r.Scratch, vaultFile))
 	}
 	return append(env,
 		"ANSIBLE_CHROOT_EXE="+r.Chroot,

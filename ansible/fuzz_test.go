@@ -38,7 +38,7 @@ func FuzzEvents(f *testing.F) {
 				t.Errorf("an event without a status: %+v", e)
 			}
 		})
-		s.project, s.origins = "/r", []string{"install.d/x.yml:1"}
+		s.projects, s.origins = []string{"/r"}, []string{"install.d/x.yml:1"}
 		if err := s.Print(context.Background(), strings.NewReader(printed), nil); err != nil {
 			t.Error(err)
 		}

@@ -15,6 +15,7 @@ import (
 // Project is what of the user's own Ansible an entry applies, and where it lies.
 type Project struct {
 	Folder    string   // holds roles, playbooks, collections, group_vars and the like
+	Installed string   // holds further roles and collections; "" for none
 	Roles     any      // in the form of a play's roles
 	Playbooks []string // in the folder playbooks
 	Tags      []string // of the tasks that are run, none for all
@@ -110,9 +111,14 @@ func dateFacts(at time.Time) map[string]any {
 // projectEnvironment is where Ansible finds what is the user's.
 func (r Run) projectEnvironment() []string {
 	in := func(name string) string { return filepath.Join(r.Project.Folder, name) }
+	roles, collections := []string{in("roles")}, []string{in("collections")}
+	if r.Project.Installed != "" {
+		roles = append(roles, filepath.Join(r.Project.Installed, "roles"))
+		collections = append(collections, filepath.Join(r.Project.Installed, "collections"))
+	}
 	env := []string{
-		"ANSIBLE_ROLES_PATH=" + in("roles"),
-		"ANSIBLE_COLLECTIONS_PATH=" + strings.Join([]string{in("collections"), "/usr/share/ansible/collections"}, ":"),
+		"ANSIBLE_ROLES_PATH=" + strings.Join(roles, ":"),
+		"ANSIBLE_COLLECTIONS_PATH=" + strings.Join(append(collections, "/usr/share/ansible/collections"), ":"),
 		"ANSIBLE_CACHE_PLUGIN=machine",
 		"ANSIBLE_CACHE_PLUGINS=" + filepath.Join(r.Scratch, playbooksFolder, "cache_plugins"),
 		"ANSIBLE_CACHE_PLUGIN_CONNECTION=" + filepath.Join(r.Scratch, factsFile),
@@ -132,7 +138,7 @@ func (r Run) projectEnvironment() []string {
 }
 
 func writeJSON(path string, content any) error {
-	text, err := json.Marshal(content)
+	text, err := withVault(content)
 	if err != nil {
 		return err
 	}

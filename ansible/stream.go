@@ -34,12 +34,13 @@ type stream struct {
 	mu      sync.Mutex
 	log     io.Writer
 	onEvent func(Event)
-	project string   // folder that holds the user's roles and playbooks
-	origins []string // of the entries
-	guest   bool     // entries are applied in one, where services run
-	origin  string   // of the last task that named one, for tasks of roles
-	failure error    // last task that failed: one before it was rescued
-	lines   []string
+	// projects is the folders that hold roles and playbooks, "" for none.
+	projects []string
+	origins  []string // of the entries
+	guest    bool     // entries are applied in one, where services run
+	origin   string   // of the last task that named one, for tasks of roles
+	failure  error    // last task that failed: one before it was rescued
+	lines    []string
 }
 
 const keptLines = 15
@@ -140,8 +141,8 @@ func (s *stream) document(d document) {
 	task := d.Task.Name
 	if parts := originPattern.FindStringSubmatch(task); parts != nil {
 		s.origin, task = s.originOf(parts[1]), parts[2]
-	} else if place, err := filepath.Rel(s.project, d.Task.Path); err == nil && filepath.IsLocal(place) {
-		task += " (" + place + ")" // of a role or playbook
+	} else {
+		task += s.place(d.Task.Path)
 	}
 	if task == factsTask && !strings.HasSuffix(d.Event, "failed") {
 		return
@@ -155,6 +156,16 @@ func (s *stream) document(d document) {
 			s.outcome(d.Event, task, o)
 		}
 	}
+}
+
+// place is where a task of a role or playbook is written.
+func (s *stream) place(path string) string {
+	for _, project := range s.projects {
+		if place, err := filepath.Rel(project, path); project != "" && err == nil && filepath.IsLocal(place) {
+			return " (" + place + ")"
+		}
+	}
+	return ""
 }
 
 func (s *stream) originOf(number string) string {
@@ -238,8 +249,16 @@ func (s *stream) taskFailure(task string, o outcome) error {
 	if !s.guest && (talks.MatchString(action) || refused.MatchString(what+failure.Tail)) {
 		failure.Hint = "no service runs in a tree: give the entry 'on: boot', which applies it in a guest"
 	}
+	if needsVault.MatchString(what + failure.Tail) {
+		failure.Hint = hintVault
+	}
 	return failure
 }
+
+// needsVault is what Ansible says of what it cannot decrypt.
+var needsVault = regexp.MustCompile(`(?i)no vault secrets (?:were )?found|Decryption failed`)
+
+const hintVault = "name the file with the right password with --vault-password-file or VMCTL_VAULT_PASSWORD_FILE"
 
 var (
 	// talks is modules that wait for a service, or talk to one.

@@ -38,6 +38,7 @@ exec taskset --cpu-list 0 "$@"
 // overlays, on another day, in another folder, on one processor of a machine of another
 // name, for somebody with other habits.
 func TestTheSameInputsGiveTheSameBytes(t *testing.T) {
+	t.Parallel()
 	folder := filepath.Join(t.TempDir(), "another folder")
 	if err := os.Mkdir(folder, 0o755); err != nil {
 		t.Fatal(err)

@@ -16,6 +16,7 @@ import (
 // TestConvert writes the disk of a build in every format, without root, from and to folders
 // of odd names, and compares it with another program's eyes.
 func TestConvert(t *testing.T) {
+	t.Parallel()
 	b := debian(t)
 	raw := b.image("raw")
 	odd := filepath.Join(t.TempDir(), "nbd:odd, {{ name }}")

@@ -224,6 +224,7 @@ func withAlice(t *testing.T, folder string) string {
 
 // TestABuildThatDoesNotComeUpIsNoImage builds an image with a unit that fails.
 func TestABuildThatDoesNotComeUpIsNoImage(t *testing.T) {
+	t.Parallel()
 	folder := t.TempDir()
 	write(t, filepath.Join(folder, "install.d/bad.yml"), `
 extends: debian

@@ -32,7 +32,7 @@ func hostileImages(t *testing.T, secret string) map[string]string {
 	tool(t, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", at("backed.qcow2"), at("nested.qcow2"))
 	tool(t, "qemu-img", "create", "-q", "-f", "vmdk", at("parent.vmdk"), "1M")
 	tool(t, "qemu-img", "create", "-q", "-f", "vmdk", "-F", "vmdk", "-b", at("parent.vmdk"), at("child.vmdk"))
-	tool(t, "qemu-img", "create", "-q", "-f", "qcow2", "--object", "secret,id=s,data=x", "-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10", at("luks.qcow2"), "1M")
+	tool(t, "qemu-img", "create", "-q", "-f", "qcow2", "--object", "secret,id=s,data=x", "-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10,encrypt.hash-alg=sha512", at("luks.qcow2"), "1M")
 	images := map[string]string{}
 	for _, name := range []string{"flat.vmdk", "data.qcow2", "backed.qcow2", "nested.qcow2", "child.vmdk", "luks.qcow2"} {
 		images[name] = at(name)
@@ -96,11 +96,14 @@ func TestQEMUIsConfined(t *testing.T) {
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
-			cmd := command(t.TempDir(), "test", disk, "--firmware", "bios", "--accel", "tcg", "--memory", fmt.Sprintf("%dM", tc.memory), "--timeout", "20s")
+			cmd := command(t.TempDir(), "test", disk, "--firmware", "bios", "--accel", "tcg", "--memory", fmt.Sprintf("%dM", tc.memory), "--timeout", "1m")
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
-			defer func() { _ = cmd.Wait() }()
+			defer func() {
+				_ = cmd.Process.Signal(os.Interrupt)
+				_ = cmd.Wait()
+			}()
 			var found []int
 			for len(found) == 0 && ctx.Err() == nil {
 				time.Sleep(100 * time.Millisecond)

@@ -49,6 +49,7 @@ func listing(t *testing.T, root string) string {
 
 // TestFormatsOfTheTree looks at them with the kernel, Docker and an ordinary user's rights.
 func TestFormatsOfTheTree(t *testing.T) {
+	t.Parallel()
 	b := debian(t)
 	raw := b.image("raw")
 	root := mounted(t, raw, "ext4", fmt.Sprintf(",noload,offset=%d", partitions(t, raw)["root"].Start))
@@ -114,6 +115,7 @@ func firstDifference(got, want string) string {
 
 // TestFormatsOfMachines unpacks them with other tools.
 func TestFormatsOfMachines(t *testing.T) {
+	t.Parallel()
 	raw := debian(t).image("raw")
 	t.Run("ova", func(t *testing.T) {
 		base, files := converted(t, format.OVA)
@@ -147,6 +149,7 @@ func TestFormatsOfMachines(t *testing.T) {
 
 // TestPartitionImages restores them onto a disk that is larger and not empty, which then boots.
 func TestPartitionImages(t *testing.T) {
+	t.Parallel()
 	base, files := converted(t, format.Partitions)
 	_, again := converted(t, format.Partitions)
 	for i := range files {
@@ -180,6 +183,7 @@ func TestPartitionImages(t *testing.T) {
 
 // TestKernelImages starts a machine with a console of virtio alone.
 func TestKernelImages(t *testing.T) {
+	t.Parallel()
 	base, files := converted(t, format.Kernel)
 	line, err := os.ReadFile(base + ".cmdline")
 	if err != nil || len(files) != 3 {

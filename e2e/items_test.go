@@ -12,6 +12,7 @@ import (
 // TestItemsOfEntries builds files, templates, users and services of odd names and values,
 // and one item that fails.
 func TestItemsOfEntries(t *testing.T) {
+	t.Parallel()
 	folder := t.TempDir()
 	const key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIE2eqqFVuNxmEuAyFpHPKUkOGyMSW0ZZtEIXqkKOsJYz"
 	large := strings.Repeat("0123456789abcdef", 20_000)

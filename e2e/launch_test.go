@@ -34,12 +34,15 @@ func TestLaunch(t *testing.T) {
 		return all[0]
 	}
 
-	good(t, folder, "launch", image, "--name", "trial", "--timeout", "10m")
+	good(t, folder, "launch", image, "--name", "trial", "--size", "6G", "--timeout", "10m")
 	if got := list(); got.State != "running" || got.Run == nil {
 		t.Errorf("%+v", got)
 	}
 	if told := good(t, folder, "ssh", "trial", "--", "systemctl is-system-running; hostname; id -u; findmnt --noheadings --output FSTYPE /").stdout; told != "running\ntrial\n0\next4\n" && told != "running\ndebian\n0\next4\n" {
 		t.Errorf("the machine says %q", told)
+	}
+	if told := good(t, folder, "ssh", "trial", "--", "df --output=size --block-size=1M / | tail -n 1").stdout; len(strings.TrimSpace(told)) != 4 || strings.TrimSpace(told) < "5000" {
+		t.Errorf("the root has %s MiB of a disk of 6 GiB", told)
 	}
 	write(t, filepath.Join(folder, "a file"), "kept\n")
 	good(t, folder, "cp", "a file", "trial:/root/kept")

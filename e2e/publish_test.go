@@ -62,6 +62,7 @@ func pushed(t *testing.T, res result) []publish.Pushed {
 // TestPublishToRegistries pushes the image to three kinds of registry, and reads
 // it back with every client. What each client got is the same bytes, and boots.
 func TestPublishToRegistries(t *testing.T) {
+	t.Parallel()
 	b := debian(t)
 	rebuilt := t.TempDir() // at another time, with nothing changed
 	good(t, rebuilt, "build", "debian", "--format", "raw,qcow2,vmdk")

@@ -31,6 +31,7 @@ test -e /boot/efi/EFI/debian/grubx64.efi`
 // TestKernelAndGrubAreUpgradedInTheGuest runs the upgrade in the image and boots
 // it again, with the boot code of BIOS and of Secure Boot.
 func TestKernelAndGrubAreUpgradedInTheGuest(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	image := filepath.Join(dir, "disk.qcow2")
 	tool(t, "cp", debian(t).image("qcow2"), image)

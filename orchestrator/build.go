@@ -40,8 +40,9 @@ type Builder struct {
 	Retest     bool            // boot a disk, too, that has come up before
 	Budget     *budget.Budget  // of all builds of this machine
 	How        How
-	Images     Images   // where container images come from
-	Terminal   Terminal // for a shell in the tree of a stage that fails; nil for no shell
+	Images     Images         // where container images come from
+	Vault      PasswordSource // of what is encrypted with ansible-vault
+	Terminal   Terminal       // for a shell in the tree of a stage that fails; nil for no shell
 	Tell       func(Event)
 }
 
@@ -96,6 +97,14 @@ func (b Builder) build(ctx context.Context, plan Plan, space *workspace) (manife
 	if plan.Pinned, err = supplier.pin(s); err != nil {
 		return Manifest{}, err
 	}
+	release, err := b.requirements(s, &plan, tools, space.log)
+	if err != nil {
+		return Manifest{}, err
+	}
+	defer func() { err = scope.Join(err, release()) }()
+	if secret, err = b.Vault.take(ctx, plan, secret); err != nil {
+		return Manifest{}, err
+	}
 	parts, err := plan.keyParts(ctx, b.Maker, tools)
 	if err != nil {
 		return Manifest{}, err
@@ -109,7 +118,9 @@ func (b Builder) build(ctx context.Context, plan Plan, space *workspace) (manife
 	defer func() { room.release() }()
 	keeper := b.keeper(plan, space, s, h)
 	defer func() { err = scope.Join(err, keeper.until.Close()) }()
-	inside, err := caller{log: space.log, tell: b.Tell, terminal: b.Terminal, reserve: room.reserve, guests: keeper.answer, supply: supplier.supply}.jailed(ctx, b.JailVerb, order)
+	inside, err := caller{
+		log: space.log, tell: b.tellAndWriteOut(plan, space), terminal: b.Terminal, reserve: room.reserve, guests: keeper.answer, supply: supplier.supply,
+	}.jailed(ctx, b.JailVerb, order)
 	if err != nil {
 		return Manifest{}, err
 	}

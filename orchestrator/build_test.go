@@ -83,6 +83,8 @@ func (l layers) Provision(ctx context.Context, p Provision) error {
 	return nil
 }
 
+func (layers) Install(context.Context, Installation) error { return errors.New("nothing is required") }
+
 // copying is a host on which nothing happens but that copies have a folder.
 type copying struct{ *hosttest.Fake }
 

@@ -74,7 +74,7 @@ func (nobody) Fill(_ context.Context, part disk.Partition, _, _ string) error {
 	return fail.New(fail.Host, part.String(), "use sudo, or choose another file system", "only root can fill a file system of %s", part.Filesystem)
 }
 
-// Compare implements outside: by the tools of the file systems.
+// Compare implements outside, as far as that takes no mounting.
 func (n nobody) Compare(ctx context.Context, plan disk.Plan, file, root string) error {
 	if err := os.MkdirAll(n.at, 0o700); err != nil {
 		return err

@@ -11,9 +11,11 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/store"
 )
 
-// Provisioner applies one layer to a tree; cmd/vmctl wires Ansible in.
+// Provisioner applies layers to a tree; cmd/vmctl wires Ansible in.
 type Provisioner interface {
 	Provision(ctx context.Context, p Provision) error
+	// Install gets roles and collections from elsewhere.
+	Install(ctx context.Context, i Installation) error
 }
 
 // Provision is entries of one layer, and the tree to apply them to.
@@ -25,9 +27,11 @@ type Provision struct {
 	Definition *definition.Definition
 	Layer      definition.Layer  // with those entries
 	Secrets    map[string]string // values of the secrets that they use
+	Vault      string            // password of what is encrypted with ansible-vault; "" for none
 	Facts      bool              // find out what Ansible tells of the image
 	Machine    map[string]any    // facts of the machine that is being built, in place of the builder's
 	Project    string            // the folder with the user's roles and all else that Ansible finds
+	Installed  string            // folder with further roles and collections; "" for none
 	Epoch      time.Time         // what the machine takes for now
 	Env        []string
 	// AllowLocalhost lets tasks act on the machine that builds.
@@ -67,6 +71,8 @@ type (
 	}
 )
 
+const diskTitle = "Disk"
+
 // buildDisk is the work in the jail: from nothing to a raw disk that boots. All but the
 // last two stages make a tree of the tree before; what the store has is not made again.
 // Where nothing has changed since the build before, nothing is made at all.
@@ -80,7 +86,7 @@ func buildDisk(s *stages, w *workshop) (facts DiskFacts, err error) {
 	if err != nil {
 		return facts, err
 	}
-	raw, err := step(s, "Disk", func(ctx context.Context) (rawDisk, error) { return w.assemble(ctx, sealed) })
+	raw, err := step(s, diskTitle, func(ctx context.Context) (rawDisk, error) { return w.assemble(ctx, sealed) })
 	if err != nil {
 		return facts, err
 	}
@@ -113,6 +119,9 @@ func growTree(s *stages, w *workshop, key store.Key) (sealed sealedTree, facts D
 	}
 	outcome, err := w.outcome(layered.source().Key())
 	if err != nil {
+		return sealed, facts, err
+	}
+	if layered, err = growWithoutPython(s, w, layered); err != nil {
 		return sealed, facts, err
 	}
 	bootable, err := growBoot(s, w, layered)

@@ -25,6 +25,8 @@ type request struct {
 	Verb   *verb   `json:"verb,omitempty"`   // in a confined jail
 	Erase  string  `json:"erase,omitempty"`  // folder; in a confined jail
 	Errand *errand `json:"errand,omitempty"` // in one that may mount
+	// Install is in a confined jail.
+	Install *installation `json:"install,omitempty"`
 }
 
 // job is to build the disk of a plan, or to visit its tree.
@@ -70,6 +72,7 @@ type ending struct {
 	Facts   DiskFacts   `json:"facts"`
 	Code    int         `json:"code,omitempty"` // exit code of what a visit ran, or of a verb
 	Printed *printed    `json:"printed,omitempty"`
+	Stored  bool        `json:"stored,omitempty"` // an installation was there already
 	Failure *failure    `json:"failure,omitempty"`
 }
 
@@ -115,6 +118,8 @@ func RunInJail(provisioner Provisioner, verbs Verbs) error {
 		result.Failure = newFailure(err)
 	case r.Job != nil:
 		result = r.Job.run(jail, h, provisioner)
+	case r.Install != nil:
+		result = r.Install.run(jail.Context, h, provisioner)
 	case r.Verb != nil:
 		result = r.Verb.run(jail.Context, verbs)
 	case r.Erase != "":

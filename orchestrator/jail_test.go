@@ -3,6 +3,7 @@ package orchestrator
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -32,6 +33,14 @@ func TestMain(m *testing.M) {
 
 // confess is the verb that these tests run in a jail.
 func confess(_ context.Context, arguments []string, stdout, stderr io.Writer) int {
+	if arguments[0] == "read-only-but" {
+		fmt.Fprint(stdout, host.ReadOnlyBut(arguments[1]), " ")
+		for _, folder := range arguments[1:] {
+			err := os.WriteFile(filepath.Join(folder, "written"), nil, 0o600)
+			fmt.Fprint(stdout, errors.Is(err, unix.EROFS), " ", err == nil, " ")
+		}
+		return 0
+	}
 	fmt.Fprintf(stdout, "process %d, %q", os.Getpid(), arguments)
 	fmt.Fprint(stderr, "user ", os.Geteuid())
 	return 7
@@ -43,6 +52,15 @@ func TestAVerbRunsInAJail(t *testing.T) {
 	code, err := RunVerbInJail(t.Context(), testJail, []string{"a", "b c"}, &stdout, &stderr)
 	if code != 7 || err != nil || stdout.String() != `process 1, ["a" "b c"]` || stderr.String() != "user 0" {
 		t.Errorf("exit code %d, %v: %q, %q", code, err, stdout.String(), stderr.String())
+	}
+}
+
+func TestAJailCanBeReadOnlyButForAFolder(t *testing.T) {
+	needRoot(t)
+	var stdout, stderr bytes.Buffer
+	code, err := RunVerbInJail(t.Context(), testJail, []string{"read-only-but", t.TempDir(), t.TempDir(), "/run", "/dev/shm"}, &stdout, &stderr)
+	if code != 0 || err != nil || stdout.String() != "<nil> false true true false true false true false " {
+		t.Errorf("exit code %d, %v: %s", code, err, &stdout)
 	}
 }
 

@@ -43,6 +43,8 @@ type entryPart struct {
 	Alone bool `json:"alone,omitempty"`
 	// Facts says that it reads facts, or may do so.
 	Facts bool `json:"facts,omitempty"`
+	// Python is the names of packages for Ansible that it installs itself, as far as that shows.
+	Python string `json:"python,omitempty"`
 	// Secrets is the names of those that it reads, with spaces between them.
 	Secrets string `json:"secrets,omitempty"`
 }
@@ -81,7 +83,7 @@ func (p Plan) keyParts(ctx context.Context, maker string, tools map[string]strin
 	}
 	d := p.Definition
 	all.Maker = digestOf(maker, os.Getenv("SOURCE_DATE_EPOCH"))
-	all.Ansible = digestOf(all.Maker, of(tools, "ansible", "ansible-core", "ansible-playbook", "ansible-community"), collections)
+	all.Ansible = digestOf(all.Maker, of(tools, ansibleTools...), collections)
 	if p.Lock != nil {
 		all.Ansible = digestOf(all.Ansible, p.Lock.Fetched)
 	}
@@ -256,6 +258,11 @@ func (p Plan) entryPart(ctx context.Context, ansible string, number, entry int) 
 		entry := &layer.Commands[i]
 		entry.Name, entry.NoLog, entry.Origin = "", false, ""
 	}
+	if project == "" {
+		if project, err = read.inventoryVariables(layer); err != nil {
+			return entryPart{}, err
+		}
+	}
 	vars := read.variables(*layer, d.Vars)
 	outside, err := read.outside()
 	if err != nil {
@@ -277,7 +284,9 @@ func (p Plan) entryPart(ctx context.Context, ansible string, number, entry int) 
 	if facts {
 		part["facts"] = read.facts(p.facts(number))
 	}
-	return entryPart{digestOf(ansible, part), alone || facts, facts, strings.Join(names, " ")}, nil
+	return entryPart{
+		Digest: digestOf(ansible, part), Alone: alone || facts, Facts: facts, Secrets: strings.Join(names, " "), Python: read.python(layer, vars),
+	}, nil
 }
 
 // hostnameIn is the machine's name while a layer is applied: the build's own in the last

@@ -231,9 +231,9 @@ func (g *growing) provision(root string, from int, epoch time.Time, env []string
 		env = append(slices.Clone(env), host.WithoutNetwork)
 	}
 	return Provision{
-		Secrets: used,
-		Root:    root, Chroot: g.host.Chroot(), Scratch: g.scratch("ansible"), Definition: &g.plan.Definition, Layer: layer, Facts: parts[from].Facts,
-		Machine: g.plan.facts(g.layer), Project: g.plan.Project, Epoch: epoch, Env: slices.Concat(env, epochEnv(epoch), []string{"PATH=" + chroot.StandIns + ":" + host.Variable(env, "PATH")}), Log: g.log,
+		Secrets: used, Vault: g.secrets[vaultPassword],
+		Root: root, Chroot: g.host.Chroot(), Scratch: g.scratch("ansible"), Definition: &g.plan.Definition, Layer: layer, Facts: parts[from].Facts,
+		Machine: g.plan.facts(g.layer), Project: g.plan.Project, Installed: g.plan.Installed, Epoch: epoch, Env: slices.Concat(env, epochEnv(epoch), []string{"PATH=" + chroot.StandIns + ":" + host.Variable(env, "PATH")}), Log: g.log,
 		AllowLocalhost: g.plan.AllowLocalhost,
 		Task:           func(status, text string) { g.task(status, "%s", text) },
 	}

@@ -36,6 +36,8 @@ func (a applier) Provision(ctx context.Context, p Provision) error {
 	return nil
 }
 
+func (applier) Install(context.Context, Installation) error { return errors.New("nothing is required") }
+
 func commands(runs ...string) definition.Layer {
 	layer := definition.Layer{Name: "x"}
 	for _, run := range runs {

@@ -68,6 +68,8 @@ type Lock struct {
 	Name  string `json:"name"`
 	Vmctl string `json:"vmctl,omitempty"` // version of vmctl that it comes from
 	Materials
+	// Requirements is which roles and collections from elsewhere it is to get.
+	Requirements []Installed `json:"requirements,omitempty"`
 }
 
 // LockPath is where the lock of a build lies in the folder of the definitions.
@@ -78,7 +80,7 @@ func LockPath(definitions, name string) string {
 // NewLock is the lock that gives a build what the one before got. The error is wrong usage
 // where that is not known.
 func NewLock(m Manifest) (*Lock, error) {
-	l := &Lock{Name: m.Name, Vmctl: m.Vmctl, Materials: m.Materials}
+	l := &Lock{Name: m.Name, Vmctl: m.Vmctl, Materials: m.Materials, Requirements: m.Requirements}
 	if len(l.Fetched) == 0 && l.Pinned == nil {
 		return nil, fail.New(fail.Usage, "", "build it again with this vmctl", "the record of %s names no packages", m.Name)
 	}

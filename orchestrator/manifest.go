@@ -44,6 +44,8 @@ type Manifest struct {
 	Tools        map[string]string     `json:"tools"`  // Debian package → version, of the host
 	Definition   definition.Definition `json:"definition"`
 	Materials
+	// Requirements is the roles and collections from elsewhere, as they were installed.
+	Requirements []Installed `json:"requirements,omitempty"`
 	// Deferred is what entries wanted of a running system: it comes with the first boot.
 	Deferred []string `json:"deferred,omitempty"`
 	// Epoch is the time after which no file of the tree was changed, in seconds since 1970.
@@ -64,7 +66,8 @@ func newManifest(ctx context.Context, plan Plan, b Builder, started time.Time, f
 		Repository: b.Repository, Revision: b.Revision, Vmctl: b.Version, Disk: facts.Disk,
 		Built: started.UTC().Truncate(time.Second), Tested: len(boots) > 0, Outputs: images, Boot: boots, Stages: times,
 		Inputs: inputDigests(ctx, plan), Definition: plan.Definition.Redacted(), SourceDateEpoch: sourceDateEpoch(),
-		Materials: facts.Materials, Deferred: facts.Deferred, Outcome: facts.Outcome, Epoch: facts.Epoch, Created: time.Unix(facts.Epoch, 0).UTC(),
+		Requirements: plan.Requirements,
+		Materials:    facts.Materials, Deferred: facts.Deferred, Outcome: facts.Outcome, Epoch: facts.Epoch, Created: time.Unix(facts.Epoch, 0).UTC(),
 	}
 	m.ID = uuid.NewSHA1(uuid.Nil, []byte(digestOf(m.Name, m.Version, m.Architecture, m.Disk, m.Outputs))).String()
 	return m
@@ -103,7 +106,9 @@ func inputDigests(ctx context.Context, plan Plan) map[string]string {
 				}
 			}
 			for _, role := range entry.Roles {
-				add(rolesFolder, role.Name)
+				if !plan.requires(role.Name) { // Requirements tells of those
+					add(rolesFolder, role.Name)
+				}
 			}
 			for _, playbook := range entry.Playbooks {
 				add(playbooksFolder, playbook)

@@ -30,6 +30,10 @@ type Plan struct {
 	Boot       bootloader.Plan       `json:"boot"`
 	FSTab      string                `json:"fstab"`
 	Project    string                `json:"project"` // the folder that holds install.d, and what Ansible finds beside it
+	// Installed is the folder with the roles and collections of requirements.yml, "" for none.
+	Installed string `json:"installed,omitempty"`
+	// Requirements is what is in it.
+	Requirements []Installed `json:"requirements,omitempty"`
 	// AllowLocalhost lets Ansible act on the machine that builds.
 	AllowLocalhost bool `json:"allow_localhost,omitempty"`
 	// SecretSums is a digest of each secret's value, of this store alone.
@@ -80,7 +84,11 @@ func (p Plan) identity() seal.Identity {
 }
 
 func (p Plan) sourceOptions(scratch string) source.Options {
-	return source.Options{Scratch: scratch, Packages: slices.Concat(p.Disk.Packages(), p.Boot.Packages(), earlyPackages(p.Definition)), EssentialHook: chroot.DeferInitramfsHook}
+	packages := slices.Concat(p.Disk.Packages(), p.Boot.Packages(), earlyPackages(p.Definition))
+	if b := p.Definition.Source.Bootstrap; b != nil && p.Disk.Grow {
+		packages = append(packages, debian.RepartPackages(b.Suite)...)
+	}
+	return source.Options{Scratch: scratch, Packages: packages, EssentialHook: chroot.DeferInitramfsHook}
 }
 
 // DebianRelease is the number of the Debian release in the image, "" for unknown.
@@ -150,8 +158,18 @@ func (p Plan) Describe(folder string, accel *vm.Accelerator) Description {
 	section := func(title, text string) { steps = append(steps, PlannedStep{title, strings.TrimSpace(text)}) }
 	section("Build", d.Name+": "+d.Description)
 	section("Source", p.describeSource(root))
+	if len(d.Requirements) > 0 {
+		var required strings.Builder
+		for _, r := range d.Requirements {
+			fmt.Fprintf(&required, "%s  %s\n", r.Origin, r)
+		}
+		section("Requirements", required.String())
+	}
 	for _, layer := range d.Layers {
 		section("Layer "+layer.Name, describeLayer(layer))
+	}
+	if d.Python == definition.PythonTransient {
+		section("Python", "removed, with what came with it, where no package needs it")
 	}
 	section("Boot loader", "GRUB for "+strings.Join(p.Boot.Firmware(), ", ")+", packages "+strings.Join(p.Boot.Packages(), " ")+"\nkernel command line: "+d.Boot.Cmdline)
 	section("/etc/fstab", p.FSTab)

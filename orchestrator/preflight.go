@@ -23,11 +23,14 @@ type Needs struct {
 	Test        bool            // boot disks
 	Guests      bool            // apply entries in guests
 	Login       bool            // log in to test machines
+	Write       bool            // write disks of this machine
 	Tests       bool            // run the project's own tests
 	Bench       bool            // run the project's own benchmark
 	Survey      bool            // all that any build can need: what some can do without is no problem
 	Filesystems []string        // of the disks to be made
 	Filled      []string        // those of them that get files
+	Galaxy      bool            // install roles and collections from elsewhere
+	Git         bool            // some of them come from repositories of git
 	Firmware    []string        // of the boot tests
 	Formats     []string        // of what is made of the disks
 	DiskImages  bool            // that builds start from
@@ -40,7 +43,7 @@ type Needs struct {
 // EverythingNeeded is what all verbs together can need.
 func EverythingNeeded() Needs {
 	return Needs{
-		Build: true, Test: true, Guests: true, Login: true, Keyring: true, Survey: true,
+		Build: true, Test: true, Guests: true, Login: true, Write: true, Galaxy: true, Git: true, Keyring: true, Survey: true,
 		Filesystems: filesystem.Names(nil), Filled: filesystem.Names(nil),
 		Firmware: arch.Target.FirmwareNames(), Formats: format.Names(),
 		DiskImages: true,
@@ -59,6 +62,8 @@ func NeedsOf(d definition.Definition, test bool, folder string) Needs {
 			n.Filled = append(n.Filled, part.Filesystem)
 		}
 	}
+	n.Galaxy = len(d.Requirements) > 0
+	n.Git = slices.ContainsFunc(d.Requirements, func(r definition.Requirement) bool { return r.SCM == "git" || r.Git() })
 	n.Guests = slices.ContainsFunc(d.Layers, definition.Layer.OnBoot)
 	if test {
 		n.Firmware = d.Firmware
@@ -100,6 +105,12 @@ func (n Needs) tools() []debian.Tool {
 	if n.DiskImages {
 		tools = append(tools, tool("xz", "xz-utils"))
 	}
+	if n.Galaxy {
+		tools = append(tools, tool("ansible-galaxy", "ansible"))
+	}
+	if n.Git {
+		tools = append(tools, tool("git", "git"))
+	}
 	if n.Guests {
 		tools = append(tools, tool(arch.Target.QEMU.Binary, arch.Target.QEMU.Package), tool("mke2fs", "e2fsprogs"))
 	}
@@ -109,11 +120,15 @@ func (n Needs) tools() []debian.Tool {
 	if n.Login {
 		tools = append(tools, tool("ssh", "openssh-client"), tool("scp", "openssh-client"))
 	}
+	if n.Write {
+		tools = append(tools, tool("qemu-img", "qemu-utils"), tool(arch.Target.QEMU.Binary, arch.Target.QEMU.Package), tool("sfdisk", "fdisk"), tool("lsblk", "util-linux"))
+	}
 	if n.Tests {
 		tools = append(tools,
 			tool("dockerd", "docker.io"), tool("iptables", "iptables"), tool("sgdisk", "gdisk"), tool("debugfs", "e2fsprogs"),
 			tool("mdir", "mtools"), tool("gpg", "gpg"), tool("apt-ftparchive", "apt-utils"), tool("setcap", "libcap2-bin"),
-			tool("skopeo", "skopeo"), tool("curl", "curl"), tool("openssl", "openssl"), tool("xorriso", "xorriso"), tool("zstd", "zstd"), tool("chromium", "chromium"), tool("faketime", "faketime"))
+			tool("skopeo", "skopeo"), tool("curl", "curl"), tool("openssl", "openssl"), tool("xorriso", "xorriso"), tool("zstd", "zstd"), tool("chromium", "chromium"), tool("faketime", "faketime"),
+			tool("virt-xml-validate", "libvirt-clients"), tool("xmllint", "libxml2-utils"), tool("ruby", "ruby"))
 	}
 	if n.Bench {
 		tools = append(tools,

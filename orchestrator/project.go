@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/btw-img/btw-img/orchestrator/definition"
 )
@@ -19,14 +20,39 @@ const (
 	playbooksFolder   = "playbooks"
 )
 
+// inventoryFolders is those of variables, which every entry has.
+var inventoryFolders = []string{"group_vars", "host_vars"}
+
 // sharedFolders is those that any role or playbook may read, but for roles and collections.
 var sharedFolders = []string{
 	"group_vars", "host_vars", "library", "module_utils",
 	"action_plugins", "filter_plugins", "lookup_plugins", "test_plugins",
 }
 
-// rolesPath is the folder of the user's roles.
-func (p Plan) rolesPath() string { return filepath.Join(p.Project, rolesFolder) }
+// found is the folders of that name in which Ansible looks, the first first.
+func (p Plan) found(name string) []string {
+	folders := []string{filepath.Join(p.Project, name)}
+	if p.Installed != "" {
+		folders = append(folders, filepath.Join(p.Installed, name))
+	}
+	return folders
+}
+
+// rolesPaths is the folders of roles.
+func (p Plan) rolesPaths() []string { return p.found(rolesFolder) }
+
+// rolePath is the folder of a role, "" where there is none.
+func (p Plan) rolePath(name string) string {
+	if !filepath.IsLocal(name) {
+		return ""
+	}
+	for _, folder := range p.rolesPaths() {
+		if info, err := os.Stat(filepath.Join(folder, name)); err == nil && info.IsDir() {
+			return filepath.Join(folder, name)
+		}
+	}
+	return ""
+}
 
 // project binds the folders of a project: roles one by one, since they are often links
 // to elsewhere.
@@ -53,6 +79,31 @@ func (s *stager) project(path string) (string, error) {
 	return target, nil
 }
 
+// inventoryVariables is the digest of the variables that Ansible finds beside the inventory,
+// "" where there are none, or the entry renders nothing.
+func (r *reading) inventoryVariables(layer *definition.Layer) (string, error) {
+	all := r.text.String() + strings.Join(texts(layer), "\n")
+	if !strings.Contains(all, "{{") && !strings.Contains(all, "{%") {
+		return "", nil
+	}
+	var digests []string
+	for _, name := range inventoryFolders {
+		path := filepath.Join(r.plan.Project, name)
+		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		digest, err := r.folder(path)
+		if err != nil {
+			return "", err
+		}
+		digests = append(digests, name, digest)
+	}
+	if len(digests) == 0 {
+		return "", nil
+	}
+	return digestOf(digests), nil
+}
+
 // project is the digest of what an entry's roles and playbooks read of the project, "" where
 // it has none.
 func (r *reading) project(entry definition.InstallEntry) (string, error) {
@@ -71,7 +122,12 @@ func (r *reading) project(entry definition.InstallEntry) (string, error) {
 	folders := sharedFolders
 	if len(entry.Playbooks) > 0 { // which may apply any role, also of collections
 		r.opaque = true
-		folders = append([]string{playbooksFolder, rolesFolder}, folders...)
+		folders = append([]string{playbooksFolder}, folders...)
+		digest, err := r.allRoles()
+		if err != nil {
+			return "", err
+		}
+		all = append(all, digest)
 	}
 	for _, name := range folders {
 		digest, err := r.folder(filepath.Join(r.plan.Project, name))
@@ -80,6 +136,12 @@ func (r *reading) project(entry definition.InstallEntry) (string, error) {
 		}
 		all = append(all, digest)
 	}
-	collections, err := installedCollections(r.ctx, filepath.Join(r.plan.Project, collectionsFolder))
-	return digestOf(all, collections), err
+	for _, folder := range r.plan.found(collectionsFolder) {
+		collections, err := installedCollections(r.ctx, folder)
+		if err != nil {
+			return "", err
+		}
+		all = append(all, collections)
+	}
+	return digestOf(all), nil
 }

@@ -148,7 +148,7 @@ func (r *reading) look(path string) (string, error) {
 	if err != nil || bytes.IndexByte(content, 0) >= 0 {
 		return "", err // what has zeros is no text
 	}
-	r.opaque = r.opaque || len(content) > largestText
+	r.opaque = r.opaque || len(content) > largestText || bytes.Contains(content, []byte(vaultMark))
 	r.text.WriteString("\n")
 	r.text.Write(content)
 	return string(content), nil
@@ -190,11 +190,10 @@ func (r *reading) roles(names []string) (string, error) {
 	}
 	var digests []string
 	for _, name := range names {
-		path := filepath.Join(r.plan.rolesPath(), name)
-		info, err := os.Stat(path)
-		if !filepath.IsLocal(name) || err != nil || !info.IsDir() {
+		path := r.plan.rolePath(name)
+		if path == "" {
 			r.opaque = true // of a collection, or known only when it runs
-			return r.folder(r.plan.rolesPath())
+			return r.allRoles()
 		}
 		from := r.text.Len()
 		digest, err := r.folder(path)
@@ -203,9 +202,22 @@ func (r *reading) roles(names []string) (string, error) {
 		}
 		if leavesRole.MatchString(r.text.String()[from:]) {
 			r.opaque = true // the other role may be of a collection
-			return r.folder(r.plan.rolesPath())
+			return r.allRoles()
 		}
 		digests = append(digests, name, digest)
+	}
+	return digestOf(digests), nil
+}
+
+// allRoles is the digest of all roles that there are.
+func (r *reading) allRoles() (digest string, err error) {
+	var digests []string
+	for _, path := range r.plan.rolesPaths() {
+		digest, err := r.folder(path)
+		if err != nil {
+			return "", err
+		}
+		digests = append(digests, digest)
 	}
 	return digestOf(digests), nil
 }
@@ -245,6 +257,7 @@ func (r *reading) words(value any, bare bool) {
 	each = func(value any) {
 		switch value := value.(type) {
 		case string:
+			r.opaque = r.opaque || strings.HasPrefix(value, vaultMark)
 			if bare || strings.Contains(value, "{{") || strings.Contains(value, "{%") {
 				r.text.WriteString("\n" + value)
 			}

@@ -53,7 +53,13 @@ func (s Shell) Open(ctx context.Context, plan Plan) (code int, err error) {
 	if plan.Pinned, err = supplier.pin(nil); err != nil {
 		return 0, neverBuilt(plan.Definition.Name)
 	}
-	parts, err := plan.keyParts(ctx, s.Maker, toolVersions(ctx, &host.Local{}))
+	tools := toolVersions(ctx, &host.Local{})
+	release, err := plan.takeStored(ctx, s.Store, tools)
+	defer func() { err = scope.Join(err, release()) }()
+	if err != nil {
+		return 0, err
+	}
+	parts, err := plan.keyParts(ctx, s.Maker, tools)
 	if err != nil {
 		return 0, err
 	}

@@ -24,6 +24,9 @@ var plainName = regexp.MustCompile(`^[A-Za-z0-9_.+@][A-Za-z0-9_.+@-]*$`)
 
 // plain says whether nothing in a path is expanded.
 func plain(path string) bool {
+	if path == "" {
+		return true
+	}
 	for name := range strings.SplitSeq(strings.Trim(path, "/"), "/") {
 		if !plainName.MatchString(name) {
 			return false
@@ -65,6 +68,11 @@ func (j *job) stage(h host.Host) error {
 	}
 	if j.Plan.Project, err = s.project(j.Plan.Project); err != nil {
 		return err
+	}
+	if !plain(j.Plan.Installed) {
+		if j.Plan.Installed, err = s.folder(j.Plan.Installed, "installed"); err != nil {
+			return err
+		}
 	}
 	for _, asset := range j.Plan.Definition.Assets() {
 		if path, ok := j.Plan.Assets[*asset]; ok {

@@ -20,7 +20,6 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/aptmethod"
 	"github.com/btw-img/btw-img/orchestrator/bootloader"
 	"github.com/btw-img/btw-img/orchestrator/chroot"
-	"github.com/btw-img/btw-img/orchestrator/debian"
 	"github.com/btw-img/btw-img/orchestrator/disk"
 	"github.com/btw-img/btw-img/orchestrator/host"
 	"github.com/btw-img/btw-img/orchestrator/image"
@@ -342,7 +341,7 @@ func (w *workshop) outcome(key store.Key) (string, error) {
 			key = following(key, entry.Digest)
 		}
 	}
-	key = following(following(key, w.bootPart()), w.sealPart())
+	key = following(following(following(key, w.bootPart()), w.sealPart()), w.plan.Definition.Python)
 	secret, err := w.store.Secret()
 	if err != nil {
 		return "", err
@@ -398,7 +397,7 @@ func (w *workshop) boot(below tree, key store.Key) recipe {
 
 // makeBootable needs the identified disk.
 func (w *workshop) makeBootable(ctx context.Context, h host.Host, below tree, root string) (facts DiskFacts, err error) {
-	if err := errors.Join(w.plan.identity().Settle(root), w.makeMountPoints(root)); err != nil {
+	if err := errors.Join(w.plan.identity().Settle(root), w.makeMountPoints(root), w.plan.Disk.LetGrow(root)); err != nil {
 		return facts, err
 	}
 	err = w.entered(ctx, root, w.plan.Definition.Hostname, func() (err error) {
@@ -409,10 +408,7 @@ func (w *workshop) makeBootable(ctx context.Context, h host.Host, below tree, ro
 		if target.Initramfs, err = below.rememberInitramfs(root); err != nil {
 			return err
 		}
-		if err := bootloader.Apply(ctx, h, w.plan.Boot, target); err != nil {
-			return err
-		}
-		facts, err = listPackages(ctx, h, root)
+		facts.Packages, err = bootloader.Apply(ctx, h, w.plan.Boot, target)
 		return err
 	})
 	return facts, err
@@ -434,15 +430,6 @@ func (w *workshop) makeMountPoints(root string) error {
 func (t bootableTree) facts() (facts DiskFacts, err error) {
 	err = json.Unmarshal(t.top().About().Data, &facts)
 	return facts, err
-}
-
-func listPackages(ctx context.Context, h host.Host, root string) (DiskFacts, error) {
-	out, err := h.Output(ctx, host.Cmd("dpkg-query", debian.QueryArgs...).In(root))
-	if err != nil {
-		return DiskFacts{}, err
-	}
-	packages, err := debian.Installed(out)
-	return DiskFacts{Packages: packages}, err
 }
 
 // sealing turns the tree of one machine into that of many.
@@ -486,13 +473,14 @@ func (w *workshop) assemble(ctx context.Context, t sealedTree) (raw rawDisk, err
 	return rawDisk{w.disk(), t}, explainFull(err, resultsPlace(w.work, w.results))
 }
 
-// compare makes sure that the disk holds the tree, and digests it meanwhile.
+// compare makes sure that the disk is sound and holds the tree, and digests it meanwhile.
 func (w *workshop) compare(ctx context.Context, raw rawDisk) (content DiskContent, err error) {
-	both, together := errgroup.WithContext(ctx)
-	both.Go(func() error { return w.outside.Compare(together, w.plan.Disk, raw.file, w.root()) })
-	both.Go(func() (err error) {
+	all, together := errgroup.WithContext(ctx)
+	all.Go(func() error { return disk.CheckFilled(together, w.host, w.plan.Disk, raw.file) })
+	all.Go(func() error { return w.outside.Compare(together, w.plan.Disk, raw.file, w.root()) })
+	all.Go(func() (err error) {
 		content.SHA256, content.Size, err = image.Digest(together, raw.file)
 		return err
 	})
-	return content, both.Wait()
+	return content, all.Wait()
 }

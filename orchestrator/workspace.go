@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/btw-img/btw-img/orchestrator/definition"
+	"github.com/btw-img/btw-img/orchestrator/diskformat"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/files"
 	"github.com/btw-img/btw-img/orchestrator/image"
@@ -220,6 +221,27 @@ func fileNames(folder string) ([]string, error) {
 	}
 	slices.Sort(names)
 	return names, nil
+}
+
+// tellAndWriteOut tells, and has the kernel begin to write a finished disk that is a result out
+// while it is checked: syncFiles then need not wait for it.
+func (b Builder) tellAndWriteOut(plan Plan, space *workspace) func(Event) {
+	if !slices.Contains(plan.Definition.Outputs, diskformat.Raw) {
+		return b.Tell
+	}
+	return func(e Event) {
+		if e.Kind == StageEnded && e.Stage == diskTitle && !e.Failed {
+			go writeOut(filepath.Join(space.work, rawDiskName))
+		}
+		b.Tell(e)
+	}
+}
+
+func writeOut(path string) {
+	if file, err := os.Open(path); err == nil {
+		_ = unix.SyncFileRange(int(file.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE)
+		_ = file.Close()
+	}
 }
 
 // syncFiles makes the folder's content survive a power failure, before the

@@ -175,6 +175,8 @@ def user(item):
     changed = account(item, groups) or changed
     if item.get('password_hash') is not None:
         changed = password(item['name'], item['password_hash']) or changed
+    if item.get('empty_password'):
+        changed = password(item['name'], '') or changed
     if 'ssh_keys' in item:
         changed = keys(pwd.getpwnam(item['name']), item['ssh_keys']) or changed
     if 'sudo' in item:
@@ -234,9 +236,12 @@ def home(owner):
 
 def password(name, wanted):
     with open('/etc/shadow', encoding='utf-8', errors='surrogateescape') as shadow:
-        before = next((line.split(':')[1] for line in shadow if line.startswith(name + ':')), '')
-    if before.lstrip('!') == wanted.lstrip('!'):
+        before = next((line.split(':')[1] for line in shadow if line.startswith(name + ':')), '!')
+    if before == wanted or wanted and before.lstrip('!') == wanted.lstrip('!'):
         return False
+    if not wanted:
+        must('passwd', '--quiet', '--delete', name)
+        return True
     try:
         must('chpasswd', '-e', text='%s:%s\n' % (name, wanted))
     except Failed as e:

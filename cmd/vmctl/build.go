@@ -46,6 +46,7 @@ type buildOptions struct {
 	onError        string
 	noLock         bool
 	allowLocalhost bool
+	vault          orchestrator.PasswordSource
 	snapshot       []string
 }
 
@@ -99,9 +100,15 @@ of its name below the output folder; it appears whole or not at all.
 	flags.BoolVar(&o.how.Offline, "offline", false, "use no network and take the archives for what they were; layers and packages that are not in the store then fail")
 	flags.StringVar(&network, "network", machine.NetworkOpen, "network of what the layers run: "+machine.NetworkOpen+" for this machine's, or "+machine.NetworkIsolated+"; the source has it")
 	flags.BoolVar(&o.allowLocalhost, "allow-localhost", false, "let Ansible's tasks act on the machine that builds, by delegate_to: localhost and the like")
+	vaultFlag(cmd, &o.vault)
 	flags.BoolVar(&o.noLock, "no-lock", false, "install what the archives have, whatever locks/NAME.json says")
 	snapshotFlag(cmd, &o.snapshot)
 	return cmd
+}
+
+// vaultFlag names where the password of ansible-vault comes from.
+func vaultFlag(cmd *cobra.Command, vault *orchestrator.PasswordSource) {
+	cmd.Flags().StringVar(&vault.File, "vault-password-file", os.Getenv("VMCTL_VAULT_PASSWORD_FILE"), "file with the password of ansible-vault, or program that prints it; also $VMCTL_VAULT_PASSWORD_FILE")
 }
 
 // check wants names or --all, and one way to make things anew.
@@ -380,7 +387,7 @@ func buildOne(ctx context.Context, o buildOptions, plan orchestrator.Plan, accel
 	repository, revision := provenance(ctx, o.defs.dir)
 	unchanged := false
 	builder := orchestrator.Builder{
-		Folder: o.folder, Store: o.cache.folder, JailVerb: jailVerb, Maker: btwimg.Maker(), Version: version(), Repository: repository, Revision: revision, Boot: accel, Accel: o.accel, Retest: o.retest, Budget: shared, How: o.how, Terminal: terminal, Images: containerImages{},
+		Folder: o.folder, Store: o.cache.folder, JailVerb: jailVerb, Maker: btwimg.Maker(), Version: version(), Repository: repository, Revision: revision, Boot: accel, Accel: o.accel, Retest: o.retest, Budget: shared, How: o.how, Vault: o.vault, Terminal: terminal, Images: containerImages{},
 		Tell: func(e orchestrator.Event) {
 			unchanged = unchanged || e.Kind == orchestrator.Unchanged
 			show.event(name, e)

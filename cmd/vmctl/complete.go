@@ -16,6 +16,7 @@ import (
 	"github.com/btw-img/btw-img/orchestrator"
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/diskformat"
+	"github.com/btw-img/btw-img/orchestrator/export"
 	"github.com/btw-img/btw-img/orchestrator/format"
 	"github.com/btw-img/btw-img/orchestrator/machine"
 	"github.com/btw-img/btw-img/publish"
@@ -81,6 +82,8 @@ func addCompletions(root *cobra.Command, defs *definitions) {
 		"convert": {both(builtNames, paths(diskformat.Suffixes()...)), func(*cobra.Command, string) []string { return format.Names() }},
 		"diff":    {images, images},
 		"seed":    {anyPath},
+		"write":   {images, anyPath},
+		"export":  {func(*cobra.Command, string) []string { return export.Names() }, both(builtNames, paths(diskformat.Suffixes()...))},
 		"launch":  {images},
 		"ssh":     {machineNames}, "console": {machineNames}, "logs": {machineNames}, "screenshot": {machineNames, paths()},
 		"stop": {machineNames}, "start": {machineNames}, "snapshot": {machineNames},

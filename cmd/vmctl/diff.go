@@ -142,7 +142,7 @@ func runDiff(cmd *cobra.Command, o diffOptions, args []string) (result diffResul
 // find finds what an argument names, and of what is published its digest.
 func (o diffOptions) find(cmd *cobra.Command, arg string) (diffSide, error) {
 	c := diffSide{Name: arg}
-	if info, err := os.Stat(arg); (err != nil || info.IsDir() && !isBuild(arg)) && strings.ContainsAny(arg, "/:") {
+	if isReference(arg) {
 		return c, o.inspect(cmd, &c)
 	}
 	path, build, err := findImage(arg, o.folder)

@@ -66,7 +66,7 @@ func (provisioner) Provision(ctx context.Context, p orchestrator.Provision) erro
 		return err
 	}
 	err = ansible.Run{
-		Root: p.Root, Chroot: p.Chroot, Guest: p.Guest, Scratch: p.Scratch, Playbooks: playbooks, Project: projectOf(p), Machine: p.Machine, Secrets: p.Secrets, Epoch: p.Epoch,
+		Root: p.Root, Chroot: p.Chroot, Guest: p.Guest, Scratch: p.Scratch, Playbooks: playbooks, Project: projectOf(p), Machine: p.Machine, Secrets: p.Secrets, Vault: p.Vault, Epoch: p.Epoch,
 		Entries: entries, Variables: variables, Command: host.Grouped, Env: p.Env, Log: p.Log,
 		OnEvent: func(e ansible.Event) { p.Task(e.Status, e.Origin+" "+e.Task) },
 		Facts:   p.Facts, Begin: p.Begin,
@@ -74,10 +74,26 @@ func (provisioner) Provision(ctx context.Context, p orchestrator.Provision) erro
 	return fail.Wrap(fail.Build, "build "+d.Name, err)
 }
 
+func (provisioner) Install(ctx context.Context, i orchestrator.Installation) error {
+	g := ansible.Galaxy{
+		Roles: i.Roles, Collections: i.Collections, Scratch: i.Scratch, Offline: i.Offline, Command: host.Grouped, Env: host.CleanEnv(), Log: i.Log,
+	}
+	for _, r := range i.Requirements {
+		one := ansible.Requirement{
+			Collection: r.Kind == definition.RequiredCollection, Name: r.Name, Source: r.Source, SCM: r.SCM, Version: r.Version, Type: r.Type, Server: r.Server, Origin: r.Origin, Shown: r.String(),
+		}
+		if r.SCM != "" || r.Git() {
+			one.Local = r.Local()
+		}
+		g.Requirements = append(g.Requirements, one)
+	}
+	return g.Install(ctx)
+}
+
 // projectOf is what an entry applies of the user's own Ansible. An entry with roles or
 // playbooks has a run to itself.
 func projectOf(p orchestrator.Provision) ansible.Project {
-	project := ansible.Project{Folder: p.Project, AllowLocalhost: p.AllowLocalhost}
+	project := ansible.Project{Folder: p.Project, Installed: p.Installed, AllowLocalhost: p.AllowLocalhost}
 	for _, entry := range p.Layer.Install {
 		if len(entry.Roles) > 0 {
 			project.Roles, project.Tags = playRoles(entry.Roles), entry.Roles[0].Tags

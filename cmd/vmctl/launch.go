@@ -14,13 +14,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/btw-img/btw-img/orchestrator"
-	"github.com/btw-img/btw-img/orchestrator/arch"
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/files"
 	"github.com/btw-img/btw-img/orchestrator/image"
 	"github.com/btw-img/btw-img/orchestrator/machine"
-	"github.com/btw-img/btw-img/publish"
 )
 
 type launchOptions struct {
@@ -28,6 +26,7 @@ type launchOptions struct {
 	folder   string
 	name     string
 	memory   string
+	size     string
 	cpus     int
 	firmware string
 	ports    []string
@@ -36,8 +35,7 @@ type launchOptions struct {
 	accel    string
 	timeout  time.Duration
 	noWait   bool
-	key      string
-	registry registryFlags
+	pull     pullFlags
 }
 
 func newLaunch(defs *definitions) *cobra.Command {
@@ -65,6 +63,7 @@ reach, also this host as 10.0.2.2.
 	flags.StringVar(&o.name, "name", "", "name of the machine (default: that of what it is launched from)")
 	flags.StringVarP(&o.folder, "output", "o", defaultFolder, "folder with the builds, where a NAME is given")
 	flags.StringVar(&o.memory, "memory", "", "memory of the machine (default 1G)")
+	flags.StringVar(&o.size, "size", "", "size of the machine's disk (default: that of the image)")
 	flags.IntVar(&o.cpus, "cpus", 0, "processors under KVM; emulation has one (default 2)")
 	flags.StringSliceVar(&o.ports, "port", nil, "HOST:GUEST, a TCP port of 127.0.0.1 that leads to one of the machine's")
 	flags.StringVar(&o.firmware, "firmware", "", "firmware: "+strings.Join(choices["firmware"], ", ")+" (default: the first that the build asks for)")
@@ -72,8 +71,7 @@ reach, also this host as 10.0.2.2.
 	flags.StringVar(&o.network, "network", "", "user, or none for no more than the ports (default user)")
 	acceleratorFlag(cmd, &o.accel)
 	waitFlags(cmd, &o.timeout, &o.noWait)
-	flags.StringVar(&o.key, "key", "", "public key (PEM) that must have signed what is pulled")
-	o.registry.add(cmd)
+	o.pull.add(cmd)
 	return cmd
 }
 
@@ -96,7 +94,7 @@ type origin struct {
 }
 
 func runLaunch(cmd *cobra.Command, o launchOptions, target string) error {
-	from, err := findOrigin(o, target)
+	from, err := findOrigin(o.defs, o.folder, target)
 	if err != nil {
 		return err
 	}
@@ -145,7 +143,7 @@ func launch(cmd *cobra.Command, o launchOptions, from origin, record machine.Rec
 	}
 	defer func() { err = errors.Join(err, making.Close()) }()
 	if from.path == "" {
-		if from.path, err = pullVerified(cmd, o, from.ref, making.Folder()); err != nil {
+		if from.path, err = o.pull.verified(cmd, from.ref, making.Folder()); err != nil {
 			return m, run, err
 		}
 	}
@@ -173,6 +171,12 @@ func (o launchOptions) over(s *machine.Settings) error {
 	if o.memory != "" {
 		var err error
 		if s.Memory, err = machine.ParseMemory(o.memory); err != nil {
+			return err
+		}
+	}
+	if o.size != "" {
+		var err error
+		if s.Size, err = machine.ParseDiskSize(o.size); err != nil {
 			return err
 		}
 	}
@@ -207,7 +211,7 @@ func guestOf(b orchestrator.Built) machine.Guest {
 }
 
 // findOrigin is what the target names: an image file, a build, or what is published.
-func findOrigin(o launchOptions, target string) (origin, error) {
+func findOrigin(defs *definitions, builds, target string) (origin, error) {
 	from := origin{conf: machine.Conf{Settings: machine.Defaults()}}
 	info, err := os.Stat(target)
 	if err != nil && strings.ContainsAny(target, "/:") {
@@ -215,25 +219,25 @@ func findOrigin(o launchOptions, target string) (origin, error) {
 		return from, nil
 	}
 	if err == nil && (info.Mode().IsRegular() || isBuild(target)) {
-		from.path, from.build, err = findImage(target, o.folder)
+		from.path, from.build, err = findImage(target, builds)
 		from.asBuilt()
 		return from, err
 	}
 	if err := definition.CheckName(target); err != nil {
 		return from, &fail.Error{Kind: fail.Usage, Err: err, Hint: "name a build, an image file, or a reference such as HOST/REPOSITORY:TAG"}
 	}
-	from.path, from.build, err = findImage(target, o.folder)
+	from.path, from.build, err = findImage(target, builds)
 	from.asBuilt()
 	from.conf.Disk = from.path
-	if reading := from.conf.ReadConf(o.defs.dir, target); reading != nil {
+	if reading := from.conf.ReadConf(defs.dir, target); reading != nil {
 		return from, reading
 	}
 	if from.conf.Disk == "" || from.conf.Disk == from.path {
 		return from, err
 	}
-	from.path, from.build, err = findImage(from.conf.Disk, o.folder)
+	from.path, from.build, err = findImage(from.conf.Disk, builds)
 	if err != nil {
-		err = fail.Wrap(fail.Usage, machine.ConfPath(o.defs.dir, target), err)
+		err = fail.Wrap(fail.Usage, machine.ConfPath(defs.dir, target), err)
 	}
 	from.format = from.build.Format(filepath.Base(from.path))
 	return from, err
@@ -263,27 +267,6 @@ func writeConf(definitions, folder string, m orchestrator.Manifest) error {
 	}
 	c := machine.Conf{Disk: filepath.Join(folder, m.Name, bootable.Name), Settings: launchSettings(m.Definition)}
 	return c.WriteConf(definitions, m.Name, files.Caller())
-}
-
-// pullVerified fetches a published image once all that is attached to it was found to
-// belong to it.
-func pullVerified(cmd *cobra.Command, o launchOptions, arg, folder string) (path string, err error) {
-	key, err := verifierFlag(o.key)
-	if err != nil {
-		return "", err
-	}
-	ref, src, err := o.registry.place(cmd, arg)
-	if err != nil {
-		return "", err
-	}
-	show := newProgress(cmd.ErrOrStderr(), false)
-	defer show.close()
-	read := publish.ReadOptions{Selection: publish.Selection{Architecture: arch.Target.OCI}, Tell: show.transfer}
-	if _, err := publish.Verify(cmd.Context(), src, ref, publish.VerifyOptions{ReadOptions: read, Key: key}); err != nil {
-		return "", err
-	}
-	pulled, err := publish.Pull(cmd.Context(), src, ref, publish.PullOptions{ReadOptions: read, Folder: folder, Key: key})
-	return pulled.Path, err
 }
 
 // tellOfGuest says what an image is known not to understand.

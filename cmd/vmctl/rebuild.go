@@ -27,6 +27,7 @@ type rebuildOptions struct {
 	snapshots []string
 	settings  []string
 	offline   bool
+	vault     orchestrator.PasswordSource
 	cache     cacheOptions
 }
 
@@ -52,6 +53,7 @@ comes from its folder (--definitions), and must be what the record says of it. E
 	flags.StringVarP(&o.folder, "output", "o", "rebuilt", "folder that gets the images")
 	flags.BoolVar(&o.offline, "offline", false, "use no network: all packages are in the store")
 	setFlag(cmd, &o.settings)
+	vaultFlag(cmd, &o.vault)
 	snapshotFlag(cmd, &o.snapshots)
 	o.cache.flags(cmd)
 	selectionFlags(cmd, &o.selection)
@@ -86,7 +88,7 @@ func runRebuild(cmd *cobra.Command, o rebuildOptions, arg string) error {
 		}
 	}
 	b := buildOptions{
-		defs: o.defs, names: []string{record.Name}, folder: o.folder, noTest: true, jobs: 1, cache: o.cache, settings: o.settings, noLock: true,
+		defs: o.defs, names: []string{record.Name}, folder: o.folder, noTest: true, jobs: 1, cache: o.cache, settings: o.settings, noLock: true, vault: o.vault,
 		how: orchestrator.How{Fresh: orchestrator.Everything, Since: time.Now(), Offline: o.offline},
 	}
 	for _, output := range record.Outputs {

@@ -24,12 +24,18 @@ type Target struct {
 
 // Apply makes a tree bootable: packages, configuration, initramfs, and what each
 // firmware runs: core.img beside grub.cfg, and the content of the ESP. It needs no
-// disk; Embed puts the boot code on it.
-func Apply(ctx context.Context, h host.Host, p Plan, t Target) error {
-	tree := host.Tree(t.Root)
-	if err := ensurePackages(ctx, h, p, t.Root); err != nil {
-		return err
+// disk; Embed puts the boot code on it. It gives the packages that are installed then.
+func Apply(ctx context.Context, h host.Host, p Plan, t Target) ([]debian.Package, error) {
+	packages, err := ensurePackages(ctx, h, p, t.Root)
+	if err != nil {
+		return nil, err
 	}
+	return packages, p.apply(ctx, h, t)
+}
+
+// apply is Apply, where the packages are there.
+func (p Plan) apply(ctx context.Context, h host.Host, t Target) error {
+	tree := host.Tree(t.Root)
 	for _, f := range p.files() {
 		if err := tree.Write(f.path, []byte(f.content), 0o644); err != nil {
 			return err
@@ -72,26 +78,34 @@ func Apply(ctx context.Context, h host.Host, p Plan, t Target) error {
 	return nil
 }
 
-// ensurePackages installs what the source did not bring.
-func ensurePackages(ctx context.Context, h host.Host, p Plan, root string) error {
-	out, err := h.Output(ctx, host.Cmd("dpkg-query", debian.QueryArgs...).In(root))
+// ensurePackages installs what the source did not bring, and gives all that is installed then.
+func ensurePackages(ctx context.Context, h host.Host, p Plan, root string) ([]debian.Package, error) {
+	there, err := installed(ctx, h, root)
 	if err != nil {
-		return err
-	}
-	installed, err := debian.Installed(out)
-	if err != nil {
-		return err
+		return nil, err
 	}
 	missing := slices.DeleteFunc(p.Packages(), func(name string) bool {
-		return slices.ContainsFunc(installed, func(p debian.Package) bool { return p.Name == name })
+		return slices.ContainsFunc(there, func(p debian.Package) bool { return p.Name == name })
 	})
 	if len(missing) == 0 {
-		return nil
+		return there, nil
 	}
 	if err := h.Run(ctx, host.Cmd("apt-get", "--quiet", "update").In(root)); err != nil {
-		return err
+		return nil, err
 	}
-	return h.Run(ctx, host.Cmd("apt-get", append([]string{"--quiet", "--yes", "--no-install-recommends", "install"}, missing...)...).In(root))
+	if err := h.Run(ctx, host.Cmd("apt-get", append([]string{"--quiet", "--yes", "--no-install-recommends", "install"}, missing...)...).In(root)); err != nil {
+		return nil, err
+	}
+	return installed(ctx, h, root)
+}
+
+// installed is the packages in the entered tree at root.
+func installed(ctx context.Context, h host.Host, root string) ([]debian.Package, error) {
+	out, err := h.Output(ctx, host.Cmd("dpkg-query", debian.QueryArgs...).In(root))
+	if err != nil {
+		return nil, err
+	}
+	return debian.Installed(out)
 }
 
 const updateInitramfs = "/usr/sbin/update-initramfs"

@@ -13,6 +13,16 @@ func ReleaseNumber(suite string) string {
 	return map[string]string{"bookworm": "12", "trixie": "13", "forky": "14"}[suite]
 }
 
+// RepartPackages is what brings systemd-repart(8) to a release beside systemd; nothing where
+// it is a part of that.
+func RepartPackages(suite string) []string {
+	switch suite {
+	case "bullseye", "bookworm", "oldoldstable", "oldstable":
+		return nil
+	}
+	return []string{"systemd-repart"}
+}
+
 // Tool is a program and the package that brings it.
 type Tool struct{ Name, Package string }
 

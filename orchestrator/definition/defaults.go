@@ -105,6 +105,9 @@ func (d *Definition) applyDefaults() {
 	if d.Disk.Layout.IsZero() {
 		d.Disk.Layout.Name = LayoutHybrid
 	}
+	if d.Disk.Grow == nil {
+		d.Disk.Grow = new(growable(d.Disk.Layout.Resolve()))
+	}
 	if len(d.Firmware) == 0 {
 		d.Firmware = bootable(d.Disk.Layout.Resolve())
 	}
@@ -131,6 +134,17 @@ func bootable(partitions []Partition) []string {
 		firmware = append(firmware, arch.UEFI, arch.SecureBoot)
 	}
 	return firmware
+}
+
+// growable says whether a running machine can enlarge the root file system: its partition
+// has nothing behind it.
+func growable(partitions []Partition) bool {
+	if len(partitions) == 0 {
+		return false
+	}
+	last := partitions[len(partitions)-1]
+	fs := filesystem.Named(last.Filesystem)
+	return last.Mount == "/" && fs != nil && fs.Grows
 }
 
 func hasType(partitions []Partition, kind string) bool {

@@ -16,6 +16,7 @@ type InstallFile struct {
 	Vars        map[string]any    `yaml:"vars,omitempty" jsonschema_description:"Ansible variables: {{ NAME }} is the value in every text and template. A role's vars beat them, its defaults do not"`
 	Secrets     map[string]Secret `yaml:"secrets,omitempty" jsonschema_description:"Ansible variables whose values are known on this machine alone"`
 	Facts       map[string]any    `yaml:"facts,omitempty" jsonschema_description:"Facts of the machine that Ansible is to be told otherwise, by their names without ansible_"`
+	Python      string            `yaml:"python,omitempty" jsonschema:"enum=keep,enum=transient" jsonschema_description:"transient: remove at the end the python3 that was brought for Ansible, where no package needs it; then Ansible cannot manage the machines. Default: keep"`
 	Boot        Boot              `yaml:"boot,omitempty" jsonschema_description:"Boot loader settings"`
 	Test        Test              `yaml:"test,omitempty" jsonschema_description:"The machine of the boot test"`
 	Install     []InstallEntry    `yaml:"install,omitempty" jsonschema_description:"What gets installed, in order"`
@@ -39,10 +40,16 @@ type Definition struct {
 	Vars        map[string]any    `yaml:"vars,omitempty" json:"vars,omitempty"`
 	Secrets     map[string]Secret `yaml:"secrets,omitempty" json:"secrets,omitempty"`
 	Facts       map[string]any    `yaml:"facts,omitempty" json:"facts,omitempty"`
+	Python      string            `yaml:"python,omitempty" json:"python,omitempty"`
 	Boot        Boot              `yaml:"boot" json:"boot"`
 	Test        Test              `yaml:"test" json:"test"`
 	Outputs     []string          `yaml:"outputs" json:"outputs"`
 	Layers      []Layer           `yaml:"layers" json:"layers"`
+	// Requirements is the roles and collections from elsewhere that the roles and playbooks may
+	// use; none where the build has neither.
+	Requirements []Requirement `yaml:"requirements,omitempty" json:"requirements,omitempty"`
+	// Vaulted is the values that ansible-vault has encrypted.
+	Vaulted []Vaulted `yaml:"-" json:"vaulted,omitempty"`
 }
 
 // Layer is what one build of an extends chain adds; the farthest ancestor
@@ -124,6 +131,7 @@ func (o OCI) Local() (kind, rest string) {
 type Disk struct {
 	Size   Size   `yaml:"size,omitempty" json:"size,omitempty" jsonschema_description:"Size of the disk, such as 2G. Default: 2G"`
 	Layout Layout `yaml:"layout,omitempty" json:"layout,omitzero" jsonschema_description:"hybrid (BIOS and UEFI), efi, bios, or a list of partitions. Default: hybrid"`
+	Grow   *bool  `yaml:"grow,omitempty" json:"grow,omitempty" jsonschema_description:"The root file system takes all of a larger disk when the machine starts. Default: true where its partition is the last one"`
 }
 
 // Partition is one partition of an inline layout.
@@ -161,12 +169,18 @@ type InstallEntry struct {
 	Templates    []File       `yaml:"templates,omitempty" json:"templates,omitempty" jsonschema_description:"Files rendered as Jinja templates"`
 	Users        []User       `yaml:"users,omitempty" json:"users,omitempty" jsonschema_description:"User accounts"`
 	Services     Services     `yaml:"services,omitempty" json:"services,omitempty" jsonschema_description:"systemd units"`
-	Roles        []Role       `yaml:"roles,omitempty" json:"roles,omitempty" jsonschema_description:"Ansible roles, from the folder roles beside install.d, or of collections"`
+	Roles        []Role       `yaml:"roles,omitempty" json:"roles,omitempty" jsonschema_description:"Ansible roles, from the folder roles beside install.d, of its requirements.yml, or of collections"`
 	Playbooks    []string     `yaml:"playbooks,omitempty" json:"playbooks,omitempty" jsonschema_description:"Playbooks for the hosts all or image, from the folder playbooks beside install.d"`
 	On           string       `yaml:"on,omitempty" json:"on,omitempty" jsonschema:"enum=boot" jsonschema_description:"boot: apply the entry in a guest that starts from the tree so far. Default: in the tree"`
 	NoLog        bool         `yaml:"no_log,omitempty" json:"no_log,omitempty" jsonschema_description:"Keep the values of this entry, and all that it prints, out of the output, the log and build.json"`
 	Origin       string       `yaml:"-" json:"origin,omitempty"`
 }
+
+// The values of Python; "" is PythonKeep.
+const (
+	PythonKeep      = "keep"
+	PythonTransient = "transient"
+)
 
 // OnBoot is the value of On of entries that need a running system.
 const OnBoot = "boot"
@@ -223,16 +237,17 @@ type File struct {
 
 // User is a user account.
 type User struct {
-	Name         string   `yaml:"name" json:"name" jsonschema:"required"`
-	UID          int      `yaml:"uid,omitempty" json:"uid,omitempty"`
-	Comment      string   `yaml:"comment,omitempty" json:"comment,omitempty"`
-	Groups       []string `yaml:"groups,omitempty" json:"groups,omitempty" jsonschema_description:"Further groups; missing ones are made"`
-	Shell        string   `yaml:"shell,omitempty" json:"shell,omitempty" jsonschema_description:"Default: /bin/bash"`
-	Home         string   `yaml:"home,omitempty" json:"home,omitempty"`
-	System       bool     `yaml:"system,omitempty" json:"system,omitempty"`
-	PasswordHash string   `yaml:"password_hash,omitempty" json:"password_hash,omitempty" jsonschema_description:"Hash as in /etc/shadow (mkpasswd). Default: no password"`
-	SSHKeys      []string `yaml:"ssh_keys,omitempty" json:"ssh_keys,omitempty" jsonschema_description:"Public keys for authorized_keys"`
-	Sudo         bool     `yaml:"sudo,omitempty" json:"sudo,omitempty" jsonschema_description:"May become root without a password; needs the package sudo"`
+	Name          string   `yaml:"name" json:"name" jsonschema:"required"`
+	UID           int      `yaml:"uid,omitempty" json:"uid,omitempty"`
+	Comment       string   `yaml:"comment,omitempty" json:"comment,omitempty"`
+	Groups        []string `yaml:"groups,omitempty" json:"groups,omitempty" jsonschema_description:"Further groups; missing ones are made"`
+	Shell         string   `yaml:"shell,omitempty" json:"shell,omitempty" jsonschema_description:"Default: /bin/bash"`
+	Home          string   `yaml:"home,omitempty" json:"home,omitempty"`
+	System        bool     `yaml:"system,omitempty" json:"system,omitempty"`
+	PasswordHash  string   `yaml:"password_hash,omitempty" json:"password_hash,omitempty" jsonschema_description:"Hash as in /etc/shadow (mkpasswd). Default: no password"`
+	EmptyPassword bool     `yaml:"empty_password,omitempty" json:"empty_password,omitempty" jsonschema_description:"Whoever is at the console may log in without a password"`
+	SSHKeys       []string `yaml:"ssh_keys,omitempty" json:"ssh_keys,omitempty" jsonschema_description:"Public keys for authorized_keys"`
+	Sudo          bool     `yaml:"sudo,omitempty" json:"sudo,omitempty" jsonschema_description:"May become root without a password; needs the package sudo"`
 }
 
 // Secret says where the value of a secret comes from: exactly one field is set.
@@ -244,7 +259,7 @@ type Secret struct {
 
 // Role is an Ansible role, written as its name where it needs nothing else.
 type Role struct {
-	Name string         `yaml:"name" json:"name" jsonschema:"required" jsonschema_description:"Folder in roles, or NAMESPACE.COLLECTION.ROLE"`
+	Name string         `yaml:"name" json:"name" jsonschema:"required" jsonschema_description:"Folder in roles, name in requirements.yml, or NAMESPACE.COLLECTION.ROLE"`
 	Vars map[string]any `yaml:"vars,omitempty" json:"vars,omitempty" jsonschema_description:"Variables for this role, which beat all others"`
 	Tags []string       `yaml:"tags,omitempty" json:"tags,omitempty" jsonschema_description:"Run only the role's tasks with these tags"`
 }

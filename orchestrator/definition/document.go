@@ -40,6 +40,7 @@ type reader struct {
 	// read, or was not found: what is missing may be in it.
 	incomplete bool
 	texts      map[string]string // what was read, by file
+	vaulted    []Vaulted
 	scanned    map[*yaml.Node]bool
 }
 
@@ -150,6 +151,15 @@ func (r *reader) expand(n *yaml.Node, file string, levels int, budget *int) *yam
 	}
 	copied := *n
 	copied.Content, copied.Anchor, copied.Line = nil, "", line
+	if n.Kind == yaml.ScalarNode && n.Tag == vaultTag {
+		r.vaulted = append(r.vaulted, Vaulted{fmt.Sprintf("%s:%d", file, line), n.Value})
+		copied = encrypted(n.Value, line)
+		for _, part := range copied.Content {
+			r.places[part] = r.placeOf(file, line)
+		}
+		r.places[&copied] = r.placeOf(file, line)
+		return &copied
+	}
 	r.places[&copied] = r.placeOf(file, line)
 	r.checkScalarText(n, file)
 	for _, child := range n.Content {
@@ -196,6 +206,9 @@ func (r *reader) shape(n *yaml.Node, t reflect.Type, path string) bool {
 	if n.Kind == yaml.ScalarNode && n.Tag == "!!null" {
 		r.report(at, label(path)+"has no value", "give it one or remove the key")
 		return false
+	}
+	if isEncrypted(n) && t.Kind() != reflect.Interface {
+		return r.reportEncrypted(n, path)
 	}
 	if t == layoutType {
 		if n.Kind == yaml.SequenceNode {
@@ -341,6 +354,9 @@ func (r *reader) checkMap(n *yaml.Node, t reflect.Type, path string) bool {
 		}
 		if name, found := strings.CutPrefix(key.Value, "ansible_"); found && path == "facts" {
 			r.report(r.places[key], "facts: "+key.Value+" begins with ansible_", "write "+name)
+		}
+		if path == "facts" && holdsEncrypted(value) {
+			return r.reportEncrypted(value, join(path, key.Value))
 		}
 		if t.Elem().Kind() == reflect.Interface {
 			return r.checkUnique(value)

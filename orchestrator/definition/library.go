@@ -44,7 +44,7 @@ var (
 // names in messages; it is "" for the current folder. It fails where a folder
 // cannot be listed, since nobody knows what is defined then.
 func NewLibrary(working fs.FS, prefix string, embedded fs.FS) (*Library, error) {
-	l := &Library{roots: []root{{working, prefix}, {embedded, "(embedded) "}}}
+	l := &Library{roots: []root{{working, prefix}, {embedded, embeddedPrefix}}}
 	var problems Problems
 	index := func(folder string) map[string]int {
 		nearest := map[string]int{}
@@ -133,6 +133,10 @@ func (l *Library) load(name string, settings []string) (*Definition, *loading) {
 		return nil, ld
 	}
 	definition := file.effective(name, layers)
+	if definition.usesProject() {
+		definition.Requirements = ld.requirements().all
+	}
+	definition.Vaulted = ld.vaulted
 	ld.validate(definition, merged)
 	return definition, ld
 }
@@ -151,7 +155,7 @@ func (l *Library) unknown(name string) error {
 func (f InstallFile) effective(name string, layers []Layer) *Definition {
 	d := &Definition{
 		Name: name, Description: f.Description, Source: f.Source, Disk: f.Disk, Firmware: f.Firmware,
-		Hostname: f.Hostname, Vars: f.Vars, Secrets: f.Secrets, Facts: f.Facts, Boot: f.Boot, Test: f.Test, Outputs: f.Outputs, Layers: layers,
+		Hostname: f.Hostname, Vars: f.Vars, Secrets: f.Secrets, Facts: f.Facts, Python: f.Python, Boot: f.Boot, Test: f.Test, Outputs: f.Outputs, Layers: layers,
 	}
 	d.applyDefaults()
 	return d

@@ -19,6 +19,7 @@ type loading struct {
 	library *Library
 	roots   map[string]int  // index of the library's root, by file name in messages
 	named   map[string]bool // files that the definition names, as they are resolved
+	needed  *needed         // nil before it is read
 }
 
 func newLoading(l *Library) *loading {

@@ -63,6 +63,8 @@ func TestAMistakeIsToldWithoutWhatFollowsFromIt(t *testing.T) {
 		"a playbook that is none":       {map[string]string{"install.d/x.yml": base + "install: [{playbooks: [site.yml]}]", "playbooks/site.yml": "hosts: all"}, []string{"playbooks/site.yml: the playbook is no list of plays"}},
 		"roles with other tags":         {map[string]string{"install.d/x.yml": base + "install: [{roles: [{name: a, tags: [t]}, b]}]", "roles/a/tasks/main.yml": "[]", "roles/b/tasks/main.yml": "[]"}, []string{"install.d/x.yml:2: roles: tags are those of all roles"}},
 		"a role without a name":         {map[string]string{"install.d/x.yml": base + "install: [{roles: [{vars: {a: b}}]}]"}, []string{`install.d/x.yml:2: install[0].roles[0]: key "name" is missing`}},
+		"an unknown python":             {map[string]string{"install.d/x.yml": base + "python: gone"}, []string{`install.d/x.yml:2: python: unknown "gone": known: keep, transient`}},
+		"a tarball's python":            {map[string]string{"install.d/x.yml": "source: {tarball: {path: a.tar}}\npython: transient", "install.d/a.tar": ""}, []string{"install.d/x.yml:2: python: a tarball has its own"}},
 		"a fact by its variable's name": {map[string]string{"install.d/x.yml": base + "facts: {ansible_memtotal_mb: 5}"}, []string{"install.d/x.yml:2: facts: ansible_memtotal_mb begins with ansible_"}},
 	} {
 		t.Run(name, func(t *testing.T) { beginWith(t, mistakes(tc.files), tc.want) })

@@ -15,6 +15,8 @@ type Problem struct {
 	Line int    `json:"line,omitempty"` // 1 for the first; 0 where there is no line
 	What string `json:"what"`
 	Mend string `json:"mend,omitempty"`
+	// Warning says that it is no mistake, but may not be what is wanted.
+	Warning bool `json:"warning,omitempty"`
 }
 
 func (p Problem) String() string {

@@ -77,8 +77,9 @@ const hidden = "(hidden)"
 func (d Definition) Redacted() Definition {
 	shown := Definition{
 		Name: d.Name, Description: d.Description, Source: d.Source.redacted(), Disk: d.Disk, Firmware: d.Firmware,
-		Hostname: d.Hostname, Boot: d.Boot, Test: d.Test, Outputs: d.Outputs, Layers: make([]Layer, len(d.Layers)),
+		Hostname: d.Hostname, Python: d.Python, Boot: d.Boot, Test: d.Test, Outputs: d.Outputs, Layers: make([]Layer, len(d.Layers)),
 	}
+	shown.Requirements = each(d.Requirements, Requirement.redacted)
 	shown.Vars, shown.Facts = hiddenValues(d.Vars), hiddenValues(d.Facts)
 	for name := range d.Secrets {
 		if shown.Secrets == nil {
@@ -210,7 +211,8 @@ func (c conceal) file(f File) File {
 func (c conceal) user(u User) User {
 	shown := User{
 		Name: u.Name, UID: u.UID, Comment: u.Comment, Groups: u.Groups, Shell: u.Shell, Home: u.Home, System: u.System, Sudo: u.Sudo,
-		SSHKeys: each(u.SSHKeys, c.sshKey),
+		EmptyPassword: u.EmptyPassword,
+		SSHKeys:       each(u.SSHKeys, c.sshKey),
 	}
 	if u.PasswordHash != "" {
 		shown.PasswordHash = hidden

@@ -17,7 +17,9 @@ func (l *Library) Strays() Problems {
 			named[file] = true
 		}
 	}
-	var strays Problems
+	unused := newLoading(l)
+	unused.requirements()
+	strays := unused.problems
 	for index, o := range l.roots {
 		for _, folder := range []string{installFolder, commandsFolder} {
 			entries, _ := o.list(folder) // NewLibrary has told what is wrong with it

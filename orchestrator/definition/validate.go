@@ -68,6 +68,12 @@ func (ld *loading) validate(d *Definition, merged *yaml.Node) {
 	ld.validateChoice(at("firmware"), "firmware", d.Firmware, arch.Target.FirmwareNames())
 	ld.validateChoice(at("outputs"), "outputs", d.Outputs, format.Names())
 	ld.validateTrees(at("outputs"), d)
+	switch {
+	case d.Python != "" && d.Python != PythonKeep && d.Python != PythonTransient:
+		ld.report(at("python"), fmt.Sprintf("python: unknown %q", d.Python), "known: "+PythonKeep+", "+PythonTransient)
+	case d.Python == PythonTransient && d.Source.Tarball != nil:
+		ld.report(at("python"), "python: a tarball has its own", "leave it out: what Ansible needs is brought by a bootstrap alone")
+	}
 	if *d.Boot.Timeout < 0 {
 		ld.report(at("boot", "timeout"), "boot.timeout is negative", "give seconds, 0 for no wait")
 	}
@@ -287,6 +293,9 @@ func (ld *loading) validateUsers(users []User, n *yaml.Node) {
 		if u.PasswordHash != "" && !isJinja(u.PasswordHash) && !strings.HasPrefix(u.PasswordHash, "$") && !strings.ContainsAny(u.PasswordHash, "!*") {
 			ld.report(at("password_hash"), "users: password_hash is not a hash", "make one with 'mkpasswd'; it starts with $")
 		}
+		if u.EmptyPassword && u.PasswordHash != "" {
+			ld.report(at("empty_password"), "users: empty_password and password_hash exclude each other", "remove one of them")
+		}
 		for j, key := range u.SSHKeys {
 			if strings.Contains(key, "PRIVATE KEY") {
 				ld.report(at("ssh_keys", strconv.Itoa(j)), "users: ssh_keys holds a private key", "give the public one, from the file that ends in .pub")
@@ -306,8 +315,10 @@ func (ld *loading) validateRole(role string, n *yaml.Node) {
 	case err != nil && isThere(in.files, folder):
 		what, mend := because(in.files, folder, err)
 		ld.report(at, "roles: "+folder+" "+what, mend)
+	case (err != nil || !info.IsDir()) && ld.requirements().mayHave(role):
+		return
 	case err != nil || !info.IsDir():
-		ld.report(at, fmt.Sprintf("roles: there is no role %q", role), "put it into the folder roles, beside install.d")
+		ld.report(at, fmt.Sprintf("roles: there is no role %q", role), "put it into the folder roles, beside install.d, or name it in requirements.yml")
 	default:
 		ld.checkRole(at, in.files, folder)
 	}

@@ -57,6 +57,9 @@ func (ld *loading) validateDisk(d *Definition, merged *yaml.Node) {
 		ld.validatePartition(p, func(keys ...string) place { return partition(i, keys...) })
 	}
 	ld.validateTogether(partitions, partition)
+	if *d.Disk.Grow && !growable(partitions) {
+		ld.report(at("grow"), "disk.grow: only a root file system on the last partition can grow", "write its partition last, or remove grow")
+	}
 	if ld.unsure("disk") {
 		return // size and layout may be others
 	}

@@ -4,14 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/btw-img/btw-img/orchestrator/definition"
@@ -55,13 +56,29 @@ func Assemble(ctx context.Context, h host.Host, plan Plan, root, file, scratch s
 	if err := Create(ctx, h, plan, file); err != nil {
 		return err
 	}
+	// Side by side, but for those of the one helper outside.
+	putting, together := errgroup.WithContext(ctx)
+	putting.SetLimit(runtime.NumCPU())
 	for _, s := range shares {
-		if err := s.put(ctx, h, file, scratch, filler); err != nil {
-			return fail.Wrap(fail.Build, s.String(), err)
+		if !s.byKernel() {
+			putting.Go(func() error { return fail.Wrap(fail.Build, s.String(), s.put(together, h, file, scratch, filler)) })
+		}
+	}
+	if err := putting.Wait(); err != nil {
+		return err
+	}
+	for _, s := range shares {
+		if s.byKernel() {
+			if err := s.put(ctx, h, file, scratch, filler); err != nil {
+				return fail.Wrap(fail.Build, s.String(), err)
+			}
 		}
 	}
 	return nil
 }
+
+// byKernel says whether only the kernel can put the share's files into its file system.
+func (s share) byKernel() bool { return s.kind().Filling == filesystem.ByKernel && s.folder != "" }
 
 // put makes the share's file system in the disk image, in place where its tools can.
 func (s share) put(ctx context.Context, h host.Host, file, scratch string, filler Filler) (err error) {
@@ -69,7 +86,7 @@ func (s share) put(ctx context.Context, h host.Host, file, scratch string, fille
 	defer stack.CloseInto(&err)
 	folder := ""
 	if s.folder != "" {
-		folder = filepath.Join(scratch, "view")
+		folder = filepath.Join(scratch, fmt.Sprintf("view-%d", s.Number))
 		release, err := s.show(h, folder, scratch)
 		if err != nil {
 			return err
@@ -85,7 +102,7 @@ func (s share) put(ctx context.Context, h host.Host, file, scratch string, fille
 		return err
 	}
 	stack.Push("remove "+image, func() error { return os.Remove(image) })
-	if s.kind().Filling == filesystem.ByKernel && folder != "" {
+	if s.byKernel() {
 		err = filler.Fill(ctx, s.Partition, image, folder)
 	} else {
 		err = s.make(ctx, h, target, folder)
@@ -105,7 +122,7 @@ func (p Partition) target(disk, own string) filesystem.Target {
 	return filesystem.Target{File: own, Size: p.Size}
 }
 
-// make makes, fills and checks a file system without mounting it. folder is "" where
+// make makes and fills a file system without mounting it, and checks what is in a file of its own. folder is "" where
 // it stays empty.
 func (s share) make(ctx context.Context, h host.Host, target filesystem.Target, folder string) error {
 	kind := s.kind()
@@ -122,10 +139,25 @@ func (s share) make(ctx context.Context, h host.Host, target filesystem.Target, 
 			return err
 		}
 	}
-	if kind.Fsck == nil {
+	if kind.Fsck == nil || kind.Filling == filesystem.ByMkfs { // CheckFilled does that
 		return nil
 	}
 	return h.Run(ctx, kind.Fsck(target))
+}
+
+// CheckFilled has the file systems that are made in the disk image itself checked by their
+// own tools.
+func CheckFilled(ctx context.Context, h host.Host, plan Plan, file string) error {
+	for _, part := range plan.Partitions {
+		fs := part.kind()
+		if fs == nil || fs.Fsck == nil || fs.Filling != filesystem.ByMkfs {
+			continue
+		}
+		if err := h.Run(ctx, fs.Fsck(part.target(file, ""))); err != nil {
+			return fail.Wrap(fail.Build, "check "+part.String(), err)
+		}
+	}
+	return nil
 }
 
 // copyFiles puts all that is in the folder into a FAT file system, in the order of names:

@@ -25,6 +25,7 @@ const align = int64(definition.MiB) // room for the GPT in front and, mirrored, 
 type Plan struct {
 	Size       int64       `json:"size"` // bytes
 	ID         string      `json:"id"`   // GUID of the disk
+	Grow       bool        `json:"grow"` // the root file system takes all of a larger disk
 	Partitions []Partition `json:"partitions"`
 }
 
@@ -46,7 +47,7 @@ type Partition struct {
 // of the thing that it is told of. It fails where the partitions do not fit.
 func New(d definition.Disk, newUUID func(of string) string) (Plan, error) {
 	wanted := d.Layout.Resolve()
-	plan := Plan{Size: int64(d.Size), ID: newUUID("disk")}
+	plan := Plan{Size: int64(d.Size), ID: newUUID("disk"), Grow: d.Grow != nil && *d.Grow}
 	rest := plan.Size - 2*align
 	for _, w := range wanted {
 		rest -= int64(w.Size)
@@ -124,6 +125,9 @@ func (p Plan) FSTab() string {
 			pass = 2
 		}
 		mount, options := cmp.Or(part.Mount, "none"), cmp.Or(part.Options, fs.Usual)
+		if part.Mount == "/" && p.Grow {
+			options += ",x-systemd.growfs"
+		}
 		fmt.Fprintf(&b, "UUID=%s %s %s %s 0 %d\n", part.UUID, mount, part.Filesystem, options, pass)
 	}
 	return b.String()

@@ -2,12 +2,15 @@ package disk_test
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/disk"
 	"github.com/btw-img/btw-img/orchestrator/golden"
+	"github.com/btw-img/btw-img/orchestrator/host"
 )
 
 // counted gives identifiers that tests can foresee.
@@ -19,7 +22,7 @@ func counted() func(string) string {
 var disks = map[string]definition.Disk{
 	"hybrid": {Size: 2 * definition.GiB, Layout: definition.Layout{Name: "hybrid"}},
 	"efi":    {Size: 2 * definition.GiB, Layout: definition.Layout{Name: "efi"}},
-	"bios":   {Size: 1 * definition.GiB, Layout: definition.Layout{Name: "bios"}},
+	"bios":   {Size: 1 * definition.GiB, Layout: definition.Layout{Name: "bios"}, Grow: new(true)},
 	"inline": {Size: 8 * definition.GiB, Layout: definition.Layout{Partitions: []definition.Partition{
 		{Type: "bios"},
 		{Label: "esp", Size: 256 * definition.MiB, Filesystem: "vfat", Mount: "/boot/efi"},
@@ -50,6 +53,34 @@ func TestPlans(t *testing.T) {
 			b.WriteString("\n" + plan.FSTab())
 			golden.Equal(t, name+".golden", b.String())
 		})
+	}
+}
+
+// The rule is written where systemd-repart is and nobody has made other rules.
+func TestATreeIsToldToGrow(t *testing.T) {
+	plan, err := disk.New(disks["bios"], counted())
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := func(plan disk.Plan, files ...string) bool {
+		t.Helper()
+		root := t.TempDir()
+		for _, name := range files {
+			if err := host.Tree(root).Write(name, nil, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := plan.LetGrow(root); err != nil {
+			t.Fatal(err)
+		}
+		content, err := os.ReadFile(filepath.Join(root, "etc/repart.d/50-root.conf"))
+		return err == nil && string(content) == "[Partition]\nType=root\n"
+	}
+	fixed := plan
+	fixed.Grow = false
+	const repart = "/usr/bin/systemd-repart"
+	if !told(plan, repart) || told(plan) || told(fixed, repart) || told(plan, repart, "/etc/repart.d/10-home.conf") {
+		t.Error("a tree is told to grow that may not, or one is not that may")
 	}
 }
 

@@ -63,6 +63,7 @@ type Filesystem struct {
 	Name     string // as mount(8) and fstab(5) call it
 	Holds    Content
 	Filling  Filling
+	Grows    bool          // systemd-growfs enlarges it while it is mounted
 	Readable bool          // package rawdisk reads its files
 	Firmware bool          // the firmware of a machine reads it
 	GRUB     string        // GRUB's module; "" for none

@@ -13,7 +13,7 @@ const mib = 1 << 20
 
 var table = []Filesystem{
 	{
-		Name: Ext4, Holds: Tree, Filling: ByMkfs, Readable: true, GRUB: "ext2", Package: "e2fsprogs",
+		Name: Ext4, Holds: Tree, Filling: ByMkfs, Grows: true, Readable: true, GRUB: "ext2", Package: "e2fsprogs",
 		Tools:    []debian.Tool{{Name: "mkfs.ext4", Package: "e2fsprogs"}, {Name: "e2fsck", Package: "e2fsprogs"}},
 		Smallest: 16 * mib, LongestLabel: 16,
 		Options: slices.Concat(genericOptions, ext4Options), Usual: "defaults", BootCheck: true,
@@ -30,7 +30,7 @@ var table = []Filesystem{
 		Fsck:      func(target Target) host.Command { return host.Cmd("e2fsck", "-f", "-n", ext4Part(target)) },
 	},
 	{
-		Name: XFS, Holds: Tree, Filling: ByKernel, GRUB: "xfs", Package: "xfsprogs",
+		Name: XFS, Holds: Tree, Filling: ByKernel, Grows: true, GRUB: "xfs", Package: "xfsprogs",
 		Tools:    []debian.Tool{{Name: "mkfs.xfs", Package: "xfsprogs"}, {Name: "xfs_repair", Package: "xfsprogs"}},
 		Smallest: 300 * mib, LongestLabel: 12,
 		Options: slices.Concat(genericOptions, xfsOptions), Usual: "defaults",
@@ -45,7 +45,7 @@ var table = []Filesystem{
 	{
 		// mkfs.btrfs --rootdir loses fractions of seconds, the root folder's owner and
 		// mode, and holes.
-		Name: Btrfs, Holds: Tree, Filling: ByKernel, GRUB: "btrfs", Package: "btrfs-progs",
+		Name: Btrfs, Holds: Tree, Filling: ByKernel, Grows: true, GRUB: "btrfs", Package: "btrfs-progs",
 		Tools:    []debian.Tool{{Name: "mkfs.btrfs", Package: "btrfs-progs"}, {Name: "btrfs", Package: "btrfs-progs"}},
 		Smallest: 256 * mib, LongestLabel: 255,
 		Options: slices.Concat(genericOptions, btrfsOptions), Usual: "defaults",

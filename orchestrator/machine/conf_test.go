@@ -17,7 +17,7 @@ import (
 func TestAConfReadsBackAsItWasWritten(t *testing.T) {
 	plain := Conf{Disk: "images/web/web.raw", Settings: Defaults()}
 	full := plain
-	full.Memory, full.CPUs, full.Firmware, full.Network, full.Share = 3<<30, 4, "uefi", NetworkIsolated, "site"
+	full.Memory, full.Size, full.CPUs, full.Firmware, full.Network, full.Share = 3<<30, 20<<30, 4, "uefi", NetworkIsolated, "site"
 	full.Ports = []vm.Forward{{Host: 8080, Guest: 80}, {Host: 8443, Guest: 443}}
 	for name, c := range map[string]Conf{"plain": plain, "full": full} {
 		text := c.Text("web")

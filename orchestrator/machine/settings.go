@@ -21,6 +21,7 @@ const (
 // Settings is the machine that an image is started on.
 type Settings struct {
 	Memory   int64        `json:"memory"` // bytes
+	Size     int64        `json:"size"`   // of the disk, in bytes; 0 for that of the image
 	CPUs     int          `json:"cpus"`   // under KVM; emulation has one
 	Firmware string       `json:"firmware"`
 	Ports    []vm.Forward `json:"ports"`
@@ -67,6 +68,18 @@ func ParseMemory(text string) (int64, error) {
 // LeastMemory is what a guest needs to say anything at all.
 const LeastMemory = 64 * definition.MiB
 
+// ParseDiskSize reads the size of a disk, in bytes.
+func ParseDiskSize(text string) (int64, error) {
+	size, err := definition.ParseSize(text)
+	if err == nil && size%definition.MiB != 0 {
+		err = fmt.Errorf("%s is not a multiple of 1 MiB", text)
+	}
+	if err != nil {
+		return 0, fail.New(fail.Usage, "", "write a number with a unit, such as 20G", "%w", err)
+	}
+	return int64(size), nil
+}
+
 // setting is one of Settings that a file may hold, as text.
 type setting struct {
 	key   string
@@ -81,6 +94,16 @@ var settings = []setting{
 		"memory", "",
 		func(s Settings) string { return definition.Size(s.Memory).String() },
 		func(s *Settings, text string) (err error) { s.Memory, err = ParseMemory(text); return err },
+	},
+	{
+		"size", "of the disk, such as 20G; that of the image otherwise",
+		func(s Settings) string {
+			if s.Size == 0 {
+				return ""
+			}
+			return definition.Size(s.Size).String()
+		},
+		func(s *Settings, text string) (err error) { s.Size, err = ParseDiskSize(text); return err },
 	},
 	{
 		"cpus", "under KVM; emulation has one",

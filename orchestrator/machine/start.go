@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/btw-img/btw-img/orchestrator/arch"
+	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/files"
 	"github.com/btw-img/btw-img/orchestrator/host"
@@ -48,6 +49,9 @@ func (n *New) Create(ctx context.Context, h Host, image *os.File, r Record) (Mac
 	if err != nil {
 		return Machine{}, fail.Wrap(fail.Usage, image.Name(), err)
 	}
+	if r.Size != 0 && r.Size < size {
+		return Machine{}, fail.New(fail.Usage, image.Name(), "give more, or leave it away", "a disk of %s is smaller than that of the image, %s", definition.Size(r.Size), definition.Size(size))
+	}
 	path := r.Image.Path
 	if r.Image, err = identity(image, r.Image.Format); err != nil {
 		return Machine{}, err
@@ -55,7 +59,7 @@ func (n *New) Create(ctx context.Context, h Host, image *os.File, r Record) (Mac
 	if r.Image.Path, err = n.keep(path, image); err != nil {
 		return Machine{}, err
 	}
-	if err := h.Run(ctx, vm.Overlay(size, filepath.Join(n.dir, diskName))); err != nil {
+	if err := h.Run(ctx, vm.Overlay(max(size, r.Size), filepath.Join(n.dir, diskName))); err != nil {
 		return Machine{}, err
 	}
 	if template := arch.Target.FirmwareNamed(r.Firmware).Vars; template != "" {

@@ -100,6 +100,9 @@ func (l *Layer) Release() error {
 	return lock.Close()
 }
 
+// Folder is where the files of a piece lie, which are to be read alone.
+func (l *Layer) Folder() string { return l.tree() }
+
 func (l *Layer) tree() string { return filepath.Join(l.folder, treeName) }
 
 // Get is the layer of a key, nil where there is none. A layer that no longer matches its
@@ -125,6 +128,14 @@ func (s *Store) get(key Key) (*Layer, error) {
 		return nil, errors.Join(err, layer.Release())
 	}
 	return layer, nil
+}
+
+// Use is the layer of a key as it is, for who needs no more than to know that it stays; nil
+// where there is none. Get compares it with its inventory, which tells of files as they are in
+// the jail that made it.
+func (s *Store) Use(key Key) (*Layer, error) {
+	layer, err := s.use(key)
+	return layer, explain("layer "+key.short(), err)
 }
 
 // Stack is the layer of a key and all that it stands on, lowest first, each as Get gives

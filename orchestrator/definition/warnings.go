@@ -1,0 +1,39 @@
+package definition
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// embeddedPrefix begins the names of files that are in the binary.
+const embeddedPrefix = "(embedded) "
+
+// Embedded says whether the problem is one of a build that is shipped.
+func (p Problem) Embedded() bool { return strings.HasPrefix(p.File, embeddedPrefix) }
+
+// Warnings is what of a definition without mistakes may not be what is wanted.
+func (d Definition) Warnings() Problems {
+	var warnings Problems
+	for _, layer := range d.Layers {
+		for _, entry := range layer.Install {
+			for _, user := range entry.Users {
+				if user.EmptyPassword {
+					warnings = append(warnings, warning(entry.Origin, fmt.Sprintf("users: %s has no password: whoever is at the console may log in", user.Name)))
+				}
+			}
+		}
+	}
+	return warnings
+}
+
+// warning is of an entry with that origin, FILE:LINE.
+func warning(origin, what string) Problem {
+	w := Problem{File: origin, What: what, Warning: true}
+	if colon := strings.LastIndexByte(origin, ':'); colon >= 0 {
+		if line, err := strconv.Atoi(origin[colon+1:]); err == nil {
+			w.File, w.Line = origin[:colon], line
+		}
+	}
+	return w
+}
