@@ -194,6 +194,7 @@ func must[T any](value T, err error) T {
 // TestAContainerImageBecomesAMachine takes one out of a registry that has neither a kernel nor
 // Python, adds a kernel, and boots it.
 func TestAContainerImageBecomesAMachine(t *testing.T) {
+	t.Parallel()
 	folder := t.TempDir()
 	at := func(name string) string { return filepath.Join(folder, name) }
 	tool(t, "mmdebstrap", "--variant=minbase", "--mode=root", "--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*", "trixie", at("base.tar"))
@@ -228,6 +229,7 @@ install:
 
 // TestHostileContainerImages has layouts that mean harm, or are damaged.
 func TestHostileContainerImages(t *testing.T) {
+	t.Parallel()
 	folder := t.TempDir()
 	at := func(name string) string { return filepath.Join(folder, name) }
 	write(t, at("install.d/box.yml"), "source: {oci: {image: 'oci:image:13'}}\n")
@@ -271,6 +273,7 @@ func TestHostileContainerImages(t *testing.T) {
 // TestACloudImage takes the files of the shipped build out of a server that is laid out as
 // Debian's own: on a new disk of the same layout they are what they were.
 func TestACloudImage(t *testing.T) {
+	t.Parallel()
 	folder, official := t.TempDir(), t.TempDir()
 	at := func(name string) string { return filepath.Join(folder, name) }
 	latest := filepath.Join(official, "trixie/latest")
@@ -325,6 +328,7 @@ var ofTheDisk = regexp.MustCompile(`^/(etc/fstab|boot/grub/grub\.cfg|boot/grub/i
 // TestHostileDiskImages has images that would show a file of the host, and such as hold no
 // machine.
 func TestHostileDiskImages(t *testing.T) {
+	t.Parallel()
 	folder := t.TempDir()
 	secret := filepath.Join(folder, "secret")
 	write(t, secret, endless())
