@@ -28,6 +28,7 @@ type Event struct {
 	Total   int64   `json:"total,omitempty"`  // 0 for unknown
 	Seconds float64 `json:"seconds,omitempty"`
 	Failed  bool    `json:"failed,omitempty"`
+	Output  string  `json:"output,omitempty"` // of a task that has ended: what it printed
 	Stored  bool    `json:"stored,omitempty"` // the stage's result was there already
 }
 

@@ -37,7 +37,7 @@ type Provision struct {
 	// AllowLocalhost lets tasks act on the machine that builds.
 	AllowLocalhost bool
 	Log            io.Writer
-	Task           func(status, text string) // is told of each task
+	Task           func(status, text, output string) // is told of each task, and what it printed
 	// Begin is called before each entry, by its number among these, and returns once the
 	// tree is ready to run its programs in. Until then nothing of the run is in the tree.
 	Begin func(ctx context.Context, entry int) error

@@ -28,6 +28,7 @@ type growing struct {
 	deferred []string           // what entries of the recipe wanted of a running system
 	listed   bool               // an entry was applied, and the archives' lists are of today
 	task     func(status, format string, args ...any)
+	told     func(status, text, output string) // as task, with what it printed
 }
 
 // layerFacts is what is remembered with the tree of a layer.
@@ -57,6 +58,9 @@ func growLayer(s *stages, w *workshop, below tree, number int, layer definition.
 	g := growing{
 		workshop: w, layer: number, name: layer.Name, entries: entriesOf(layer), keys: []store.Key{below.top().Key()},
 		task: func(status, format string, args ...any) { s.task(title, status, format, args...) },
+		told: func(status, text, output string) {
+			s.tell(Event{Kind: TaskSeen, Stage: title, Status: status, Text: text, Output: output})
+		},
 	}
 	for i, part := range w.parts.Layers[number] {
 		g.keys = append(g.keys, following(g.keys[i], part.Digest))
@@ -235,7 +239,7 @@ func (g *growing) provision(root string, from int, epoch time.Time, env []string
 		Root: root, Chroot: g.host.Chroot(), Scratch: g.scratch("ansible"), Definition: &g.plan.Definition, Layer: layer, Facts: parts[from].Facts,
 		Machine: g.plan.facts(g.layer), Project: g.plan.Project, Installed: g.plan.Installed, Epoch: epoch, Env: slices.Concat(env, epochEnv(epoch), []string{"PATH=" + chroot.StandIns + ":" + host.Variable(env, "PATH")}), Log: g.log,
 		AllowLocalhost: g.plan.AllowLocalhost,
-		Task:           func(status, text string) { g.task(status, "%s", text) },
+		Task:           g.told,
 	}
 }
 

@@ -34,6 +34,7 @@ type buildOptions struct {
 	folder         string
 	formats        []string
 	noTest         bool
+	verbose        bool
 	retest         bool
 	dryRun         bool
 	settings       []string
@@ -86,6 +87,7 @@ of its name below the output folder; it appears whole or not at all.
 	flags.BoolVar(&o.all, "all", false, "build everything that 'vmctl list' shows")
 	flags.StringVarP(&o.folder, "output", "o", defaultFolder, "folder that gets a folder per build")
 	flags.StringSliceVar(&o.formats, "format", nil, "image formats to write instead of the definition's: "+strings.Join(choices["format"], ", "))
+	flags.BoolVarP(&o.verbose, "verbose", "v", false, "show what each task prints")
 	flags.BoolVar(&o.noTest, "no-test", false, "do not boot the image; build.json says so")
 	flags.BoolVar(&o.retest, "retest", false, "boot the image although its disk has come up on the same QEMU and firmware before")
 	flags.BoolVar(&o.dryRun, "dry-run", false, "print the whole plan and touch nothing")
@@ -355,6 +357,7 @@ func buildAll(cmd *cobra.Command, o buildOptions, plans []orchestrator.Plan, acc
 	failures := make([]error, len(plans))
 	free := make(chan struct{}, o.jobs)
 	show := newProgress(cmd.ErrOrStderr(), len(plans) > 1)
+	show.verbose = o.verbose
 	defer show.close()
 	var running sync.WaitGroup
 	for i, plan := range plans {
@@ -402,6 +405,7 @@ func buildOne(ctx context.Context, o buildOptions, plan orchestrator.Plan, accel
 			show.note(name, "the store is not cut down: "+trimming.Error())
 		}
 	}
+	show.slowest(name)
 	if log != "" {
 		show.note(name, "log: "+log)
 	}

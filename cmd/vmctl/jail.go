@@ -68,7 +68,7 @@ func (provisioner) Provision(ctx context.Context, p orchestrator.Provision) erro
 	err = ansible.Run{
 		Root: p.Root, Chroot: p.Chroot, Guest: p.Guest, Scratch: p.Scratch, Playbooks: playbooks, Project: projectOf(p), Machine: p.Machine, Secrets: p.Secrets, Vault: p.Vault, Epoch: p.Epoch,
 		Entries: entries, Variables: variables, Command: host.Grouped, Env: p.Env, Log: p.Log,
-		OnEvent: func(e ansible.Event) { p.Task(e.Status, e.Origin+" "+e.Task) },
+		OnEvent: func(e ansible.Event) { p.Task(e.Status, e.Origin+" "+e.Task, e.Output) },
 		Facts:   p.Facts, Begin: p.Begin,
 	}.Apply(ctx)
 	return fail.Wrap(fail.Build, "build "+d.Name, err)
