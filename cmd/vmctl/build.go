@@ -297,6 +297,9 @@ func planBuilds(o buildOptions) (plans []orchestrator.Plan, cleanup func(), err 
 		if o.on == definition.OnBoot {
 			plan.Definition.ApplyOnBoot()
 		}
+		if err == nil {
+			err = plan.SplitOnBoot()
+		}
 		if err == nil && !o.noLock {
 			plan.Lock, err = orchestrator.ReadLock(o.defs.dir, name)
 		}

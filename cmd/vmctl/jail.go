@@ -98,6 +98,10 @@ func projectOf(p orchestrator.Provision) ansible.Project {
 		if len(entry.Roles) > 0 {
 			project.Roles, project.Tags = playRoles(entry.Roles), entry.Roles[0].Tags
 		}
+		if len(entry.OnlyTags) > 0 {
+			project.Tags = entry.OnlyTags
+		}
+		project.SkipTags = entry.SkipTags
 		project.Playbooks, project.NoLog = entry.Playbooks, entry.NoLog
 	}
 	return project
@@ -123,7 +127,9 @@ func entriesOf(layer definition.Layer) (entries []ansible.Entry, err error) {
 		content, problem := json.Marshal(parts)
 		err = errors.Join(err, problem, json.Unmarshal(content, &entry.Parts))
 		delete(entry.Parts, "origin")
-		delete(entry.Parts, "on")
+		for _, key := range []string{"on", "only_tags", "skip_tags"} { // where and which, not what
+			delete(entry.Parts, key)
+		}
 		entries = append(entries, entry)
 	}
 	for _, e := range layer.Install {

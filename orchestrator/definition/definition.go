@@ -174,6 +174,10 @@ type InstallEntry struct {
 	On           string       `yaml:"on,omitempty" json:"on,omitempty" jsonschema:"enum=boot" jsonschema_description:"boot: apply the entry in a guest that starts from the tree so far. Default: in the tree"`
 	NoLog        bool         `yaml:"no_log,omitempty" json:"no_log,omitempty" jsonschema_description:"Keep the values of this entry, and all that it prints, out of the output, the log and build.json"`
 	Origin       string       `yaml:"-" json:"origin,omitempty"`
+	// OnlyTags and SkipTags are of the tasks of roles and playbooks that an entry applies, where
+	// one of a definition became two: see SplitOnBoot.
+	OnlyTags []string `yaml:"-" json:"only_tags,omitempty"`
+	SkipTags []string `yaml:"-" json:"skip_tags,omitempty"`
 }
 
 // The values of Python; "" is PythonKeep.
@@ -204,6 +208,32 @@ func (d *Definition) ApplyOnBoot() {
 	for i := range own.Commands {
 		own.Commands[i].On = OnBoot
 	}
+}
+
+// SplitOnBoot parts each entry some of whose tasks need a running system: those are tagged boot,
+// and are applied on one, after the others.
+func (d *Definition) SplitOnBoot(tagged func(InstallEntry) (bool, error)) error {
+	for i := range d.Layers {
+		var parted []InstallEntry
+		for _, e := range d.Layers[i].Install {
+			some := false
+			if e.On == "" && len(e.SkipTags) == 0 && len(e.Roles)+len(e.Playbooks) > 0 {
+				var err error
+				if some, err = tagged(e); err != nil {
+					return err
+				}
+			}
+			if !some {
+				parted = append(parted, e)
+				continue
+			}
+			later := InstallEntry{Name: e.Name, Roles: e.Roles, Playbooks: e.Playbooks, On: OnBoot, OnlyTags: []string{OnBoot}, NoLog: e.NoLog, Origin: e.Origin}
+			e.SkipTags = later.OnlyTags
+			parted = append(parted, e, later)
+		}
+		d.Layers[i].Install = parted
+	}
+	return nil
 }
 
 // Debconf is one preseeded answer.

@@ -141,7 +141,7 @@ func (s Source) redacted() (shown Source) {
 func (e InstallEntry) redacted() InstallEntry {
 	hide := conceal(e.NoLog)
 	return InstallEntry{
-		Name: e.Name, Packages: e.Packages, Recommends: e.Recommends, Services: e.Services, Playbooks: e.Playbooks, NoLog: e.NoLog, Origin: e.Origin,
+		Name: e.Name, Packages: e.Packages, Recommends: e.Recommends, Services: e.Services, Playbooks: e.Playbooks, NoLog: e.NoLog, Origin: e.Origin, On: e.On, OnlyTags: e.OnlyTags, SkipTags: e.SkipTags,
 		Debconf:      each(e.Debconf, hide.debconf),
 		Repositories: each(e.Repositories, hide.repository),
 		Files:        each(e.Files, hide.file),
