@@ -28,7 +28,8 @@ type Event struct {
 	Total   int64   `json:"total,omitempty"`  // 0 for unknown
 	Seconds float64 `json:"seconds,omitempty"`
 	Failed  bool    `json:"failed,omitempty"`
-	Output  string  `json:"output,omitempty"` // of a task that has ended: what it printed
+	Entry   bool    `json:"entry,omitempty"`  // the task is one of Ansible's, for an entry
+	Output  string  `json:"output,omitempty"` // of such a task that has ended: what it printed
 	Stored  bool    `json:"stored,omitempty"` // the stage's result was there already
 }
 

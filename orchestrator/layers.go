@@ -59,7 +59,7 @@ func growLayer(s *stages, w *workshop, below tree, number int, layer definition.
 		workshop: w, layer: number, name: layer.Name, entries: entriesOf(layer), keys: []store.Key{below.top().Key()},
 		task: func(status, format string, args ...any) { s.task(title, status, format, args...) },
 		told: func(status, text, output string) {
-			s.tell(Event{Kind: TaskSeen, Stage: title, Status: status, Text: text, Output: output})
+			s.tell(Event{Kind: TaskSeen, Stage: title, Status: status, Text: text, Entry: true, Output: output})
 		},
 	}
 	for i, part := range w.parts.Layers[number] {

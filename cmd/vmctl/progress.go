@@ -178,7 +178,9 @@ func (p *progress) task(name, title string, e orchestrator.Event) {
 		delete(p.running, name)
 		return
 	case "ok", "changed", "failed":
-		what += p.took(name, what)
+		if e.Entry {
+			what += p.took(name, what)
+		}
 	}
 	p.line("  %-8s %s%s", e.Status, p.prefix(name), what)
 	if p.verbose {

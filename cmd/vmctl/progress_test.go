@@ -19,9 +19,9 @@ func TestSlowTasksAreTold(t *testing.T) {
 			status string
 			took   time.Duration
 		}{{"a: quick", "ok", 0}, {"b: slow", "changed", 3 * time.Second}, {"c: slower", "ok", 5 * time.Second}, {"d: not done", "skipped", 9 * time.Second}} {
-			p.event("web", orchestrator.Event{Kind: orchestrator.TaskSeen, Stage: "Layer web", Status: "started", Text: task.text})
+			p.event("web", orchestrator.Event{Kind: orchestrator.TaskSeen, Stage: "Layer web", Status: "started", Text: task.text, Entry: true})
 			p.running["web"] = time.Now().Add(-task.took)
-			p.event("web", orchestrator.Event{Kind: orchestrator.TaskSeen, Stage: "Layer web", Status: task.status, Text: task.text, Output: "one\n\x1b[31mtwo\n"})
+			p.event("web", orchestrator.Event{Kind: orchestrator.TaskSeen, Stage: "Layer web", Status: task.status, Text: task.text, Entry: true, Output: "one\n\x1b[31mtwo\n"})
 		}
 		p.event("web", orchestrator.Event{Kind: orchestrator.TaskSeen, Stage: "Boot test", Status: "ok", Text: "bios: up"})
 		p.slowest("web")
