@@ -127,7 +127,11 @@ func (b Builder) build(ctx context.Context, plan Plan, space *workspace) (manife
 	}
 	manifest = newManifest(ctx, plan, b, started, facts, images, boots, append(inside.Times, s.times...))
 	manifest.Tools = of.tools
-	if err := space.deliver(ctx, manifest, facts); err != nil {
+	err = writeReport(space, plan, manifest, facts)
+	if err == nil {
+		err = space.deliver(ctx, manifest, facts)
+	}
+	if err != nil {
 		return Manifest{}, fail.Wrap(fail.Build, "write the results", err)
 	}
 	return manifest, nil

@@ -34,6 +34,7 @@ type growing struct {
 // layerFacts is what is remembered with the tree of a layer.
 type layerFacts struct {
 	Deferred []string `json:"deferred,omitempty"`
+	Entries  int      `json:"entries,omitempty"` // how many it has applied
 }
 
 // deferred is what the entries of a tree's layers wanted of a running system.
@@ -164,7 +165,7 @@ func (g *growing) recipe(below tree, from, to int) recipe {
 			}
 			return cmp.Or(seal.DropCaches(root), seal.ClampChanged(root, g.changed, epoch))
 		},
-		finished: func(string) (store.Key, any, error) { return g.keys[to], layerFacts{g.deferred}, nil },
+		finished: func(string) (store.Key, any, error) { return g.keys[to], layerFacts{g.deferred, to - from}, nil },
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/aptmethod"
 	"github.com/btw-img/btw-img/orchestrator/bootloader"
 	"github.com/btw-img/btw-img/orchestrator/chroot"
+	"github.com/btw-img/btw-img/orchestrator/debian"
 	"github.com/btw-img/btw-img/orchestrator/disk"
 	"github.com/btw-img/btw-img/orchestrator/host"
 	"github.com/btw-img/btw-img/orchestrator/image"
@@ -228,6 +229,7 @@ func (w *workshop) make(ctx context.Context, r recipe) (made tree, err error) {
 	}
 	defer func() { err = scope.Join(err, begun.Discard()) }()
 	w.changed = begun.Changed()
+	before := packagesIn(begun.Root())
 	if err := r.work(ctx, begun.Root()); err != nil {
 		return tree{}, w.rescueAsIs(ctx, begun.Root(), w.explainFull(err))
 	}
@@ -245,13 +247,17 @@ func (w *workshop) make(ctx context.Context, r recipe) (made tree, err error) {
 	if err != nil {
 		return tree{}, err
 	}
+	packages, err := json.Marshal(debian.Differences(before, packagesIn(begun.Root())))
+	if err != nil {
+		return tree{}, err
+	}
 	if r.key != key { // the store may have had it all the time
 		r.key = key
 		if found, err := w.find(r); found != nil || err != nil {
 			return found.orNone(), err
 		}
 	}
-	layer, err := begun.Commit(ctx, key, store.About{Build: w.plan.Definition.Name, Title: r.title, Data: remembered, Fetched: fetched})
+	layer, err := begun.Commit(ctx, key, store.About{Build: w.plan.Definition.Name, Title: r.title, Data: remembered, Fetched: fetched, Packages: packages})
 	if err != nil {
 		return tree{}, err
 	}
