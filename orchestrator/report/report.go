@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"html/template"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -96,6 +97,7 @@ type view struct {
 	Before  *Build
 	Times   []times
 	Images  []sizes
+	Gone    []File              // images that the build before had, and this one has not
 	Changes []debian.Difference // of packages, since the build before
 	Total   float64             // seconds
 	Earlier float64             // seconds, of the build before
@@ -161,14 +163,21 @@ func (v *view) compare() {
 		}
 		v.Times = append(v.Times, t)
 	}
-	formats := map[string]File{}
-	for _, f := range before.Outputs {
-		formats[f.Format] = f
-	}
+	v.compareImages(before.Outputs)
+}
+
+// compareImages goes by names: some formats are several files.
+func (v *view) compareImages(before []File) {
+	gone := slices.Clone(before)
 	for _, f := range v.Outputs {
-		was, known := formats[f.Format]
-		v.Images = append(v.Images, sizes{File: f, Known: known, Before: was.Size})
+		image := sizes{File: f}
+		if i := slices.IndexFunc(gone, func(was File) bool { return was.Name == f.Name }); i >= 0 {
+			image.Known, image.Before = true, gone[i].Size
+			gone = slices.Delete(gone, i, i+1)
+		}
+		v.Images = append(v.Images, image)
 	}
+	v.Gone = gone
 }
 
 // kinds is how many packages came, went and changed.
@@ -256,6 +265,8 @@ func count(n int) string {
 // styles is how terminals are told of colours and places (ECMA-48, control sequences).
 var styles = regexp.MustCompile(`\x1b\[[0-?]*[ -/]*[@-~]`)
 
-// console is what a guest has written, without colours; what else cannot be seen is shown as
-// its escape.
-func console(s string) string { return text.Lines(styles.ReplaceAllString(s, "")) }
+// console is what a guest has written, without colours and carriage returns; what else cannot
+// be seen is shown as its escape.
+func console(s string) string {
+	return text.Lines(strings.ReplaceAll(styles.ReplaceAllString(s, ""), "\r", ""))
+}

@@ -49,7 +49,7 @@ func before() *report.Build {
 	b := web()
 	b.Built, b.Revision, b.Vmctl, b.Disk.SHA256 = at(1), "", "1.1", "eeee"
 	b.Stages = []report.Stage{{Title: "Source", Seconds: 31}, {Title: "Layer web", Seconds: 10, Stored: true}}
-	b.Outputs = []report.File{{Name: "web.qcow2", Format: "qcow2", Size: 149_000_000}}
+	b.Outputs = []report.File{{Name: "web.qcow2", Format: "qcow2", Size: 149_000_000}, {Name: "web.vmdk", Format: "vmdk", Size: 1000}}
 	b.Packages = []debian.Package{{Name: "bash", Version: "5.1", Architecture: "amd64"}, {Name: "vim", Version: "9", Architecture: "amd64"}}
 	return &b
 }
@@ -137,7 +137,7 @@ func TestSizesAndTimesForPeople(t *testing.T) {
 	out := page(t, web(), before())
 	for _, want := range []string{
 		"10\u202f978", "398.3 MB", "2.1 GB", "900 B", "&#43;1.0 MB", "&lt;0.1 s", "45.0 s", "&#43;4.0 s now", "1 added, 1 changed, 1 removed",
-		`width: 100.0%`, `width: 50.0%`, "from the store", "10.0 s (stored)", "OK Started\n\\x1b]0;title\\x07login:\n", "a.service b.service",
+		`width: 100.0%`, `width: 50.0%`, "from the store", "10.0 s (stored)", "OK Started\n\\x1b]0;title\\x07login:\n", "a.service b.service", "No longer written: web.vmdk, vmdk, 1.0 kB",
 	} {
 		if !strings.Contains(out, want) {
 			t.Errorf("the page lacks %q", want)
