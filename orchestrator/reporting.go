@@ -54,10 +54,7 @@ func (t tree) gains() (all []gain, err error) {
 	return all, nil
 }
 
-const (
-	dpkgStatus    = "/var/lib/dpkg/status"
-	largestStatus = 64 << 20 // bytes
-)
+const largestStatus = 64 << 20 // bytes
 
 // packagesIn is the packages of the tree at root; none where it has no list of them.
 func packagesIn(root string) []debian.Package {
@@ -124,6 +121,9 @@ func reported(b Built) report.Build {
 		Source: sourceOf(b.Definition.Source), Disk: report.File{Format: "disk", Size: b.Disk.Size, SHA256: b.Disk.SHA256},
 		Tested: b.Tested, Deferred: b.Deferred, Packages: b.Packages,
 	}
+	if b.Pinned != nil {
+		r.Pinned = b.Pinned.Digest
+	}
 	for _, archive := range b.Archives {
 		r.Archives = append(r.Archives, report.Archive{URL: archive.URL, SHA256: archive.SHA256})
 	}
@@ -159,13 +159,19 @@ func reported(b Built) report.Build {
 
 // sourceOf is where the first files come from.
 func sourceOf(s definition.Source) string {
+	var words []string
 	switch {
 	case s.Bootstrap != nil:
-		return strings.Join(slices.DeleteFunc([]string{"bootstrap of", s.Bootstrap.Suite, s.Bootstrap.Variant, s.Bootstrap.Mirror}, func(s string) bool { return s == "" }), " ")
+		words = []string{"bootstrap", s.Bootstrap.Suite, s.Bootstrap.Variant, s.Bootstrap.Mirror}
 	case s.Tarball != nil:
-		return "tarball " + s.Tarball.Path
+		words = []string{"tarball", s.Tarball.Path, s.Tarball.URL}
+	case s.OCI != nil:
+		words = []string{"container image", s.OCI.Image}
+	case s.CloudImage != nil:
+		c := s.CloudImage
+		words = []string{"cloud image", c.Suite, c.Flavour, c.Arch, c.Mirror, c.URL, c.File}
 	}
-	return ""
+	return strings.Join(slices.DeleteFunc(words, func(word string) bool { return word == "" }), " ")
 }
 
 // reportedLayers is what each stage added, with the entries that it has applied. A build's
@@ -198,11 +204,14 @@ func reportedLayers(d definition.Definition, gains []gain) (all []report.Layer) 
 
 // reportedEntry is one entry, which stands alone in its layer.
 func reportedEntry(one definition.Layer) report.Entry {
+	var kinds []string
+	if one.OnBoot() {
+		kinds = append(kinds, "in a guest")
+	}
 	for _, e := range one.Commands {
-		return report.Entry{Origin: e.Origin, Name: cmp.Or(e.Name, "Command")}
+		return report.Entry{Origin: e.Origin, Name: cmp.Or(e.Name, "Command"), Note: strings.Join(kinds, ", ")}
 	}
 	e := one.Install[0]
-	var kinds []string
 	for _, kind := range []struct {
 		name string
 		n    int

@@ -23,6 +23,7 @@ type Build struct {
 	Vmctl, Repository, Revision                  string
 	Built, Created                               time.Time
 	Source                                       string
+	Pinned                                       string // digest of a source that was downloaded
 	Archives                                     []Archive
 	Requirements                                 []string // roles and collections from elsewhere
 	Layers                                       []Layer  // the lowest first

@@ -20,7 +20,7 @@ func web() report.Build {
 	return report.Build{
 		Name: "web", Description: "A web server", Version: "13", Architecture: "amd64", ID: "0b6d", Vmctl: "1.2",
 		Repository: "https://git.example.com/images", Revision: "abc123", Built: at(2), Created: at(1),
-		Source: "bootstrap of trixie minbase", Archives: []report.Archive{{URL: "http://archive.example.com/dists/trixie/InRelease", SHA256: "aaaa"}},
+		Source: "bootstrap trixie minbase", Pinned: "sha256:bbbb", Archives: []report.Archive{{URL: "http://archive.example.com/dists/trixie/InRelease", SHA256: "aaaa"}},
 		Requirements: []string{"role example.nginx 1.0"},
 		Layers: []report.Layer{
 			{Stage: "Source", Files: 10978, Bytes: 398_300_000, Packages: []debian.Difference{{Name: "bash", Architecture: "amd64", After: "5.2"}, {Name: "nginx", Architecture: "amd64", After: "1.0"}}, Entries: []report.Entry{{Origin: "install.d/web.yml:3", Name: "Kernel", Note: "its packages"}}},
