@@ -125,7 +125,7 @@ var source string
 
 var page = template.Must(template.New("report").Funcs(template.FuncMap{
 	"line": text.Line, "console": console, "bytes": size, "more": more, "seconds": seconds, "later": later, "count": count,
-	"kinds": func(all []debian.Difference) kinds { return kindsOf(all) },
+	"kinds": kindsOf,
 	"day":   func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 MST") },
 	"units": func(names []string) string { return text.Line(strings.Join(names, " ")) },
 }).Parse(source))
