@@ -19,8 +19,8 @@ var Files embed.FS
 //go:embed ansible orchestrator cmd/vmctl/jail.go
 var code embed.FS
 
-// afterwards is the code that only looks at a finished image.
-var afterwards = []string{"orchestrator/boottest/", "orchestrator/vm/", "orchestrator/golden/"}
+// afterwards is the code that only looks at a finished image, or tells of it.
+var afterwards = []string{"orchestrator/boottest/", "orchestrator/vm/", "orchestrator/golden/", "orchestrator/report/"}
 
 // Maker is the digest of the code that makes trees, disks and images, in hex. What was made
 // by the same code need not be made again, whatever else has changed in vmctl.

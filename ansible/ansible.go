@@ -131,6 +131,7 @@ func (r Run) command() *playbook.AnsiblePlaybookCmd {
 		playbook.WithPlaybooks(r.playbooks()...),
 		playbook.WithPlaybookOptions(&playbook.AnsiblePlaybookOptions{
 			Tags:          strings.Join(r.Project.Tags, ","),
+			SkipTags:      strings.Join(r.Project.SkipTags, ","),
 			Inventory:     filepath.Join(r.Scratch, inventoryFile),
 			ExtraVarsFile: []string{"@" + filepath.Join(r.Scratch, secretsFile)},
 		}),

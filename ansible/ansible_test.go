@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -56,13 +57,18 @@ func TestPlay(t *testing.T) {
 // What became of each item is for the log, but not where no_log hides it.
 func TestItemsAreLogged(t *testing.T) {
 	r := fakeAnsible(t, `cat <<'EOF'
-{"_event":"v2_runner_on_ok","hosts":{"image":{"action":"vmctl","changed":true,"results":[{"item":"/a","changed":true},{"item":"/b"}]}},"task":{"name":"[1] Web: files"}}
+{"_event":"v2_runner_on_ok","hosts":{"image":{"action":"vmctl","changed":true,"results":[{"item":"/a","changed":true},{"item":"/b","stdout":"printed\n"}]}},"task":{"name":"[1] Web: files"}}
 {"_event":"v2_runner_on_ok","hosts":{"image":{"action":"vmctl","changed":true,"censored":"the output has been hidden"}},"task":{"name":"[1] Web: files"}}
 EOF`)
 	var log bytes.Buffer
 	r.Log = &log
+	var outputs []string
+	r.OnEvent = func(e ansible.Event) { outputs = append(outputs, e.Output) }
 	if err := r.Apply(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+	if want := []string{"changed => /a\nok => /b\nprinted", ""}; !slices.Equal(outputs, want) {
+		t.Errorf("the outputs are %q", outputs)
 	}
 	const want = `changed: [install.d/x.yml:9] Web: files
 changed: [install.d/x.yml:9] Web: files => /a

@@ -19,6 +19,7 @@ type Project struct {
 	Roles     any      // in the form of a play's roles
 	Playbooks []string // in the folder playbooks
 	Tags      []string // of the tasks that are run, none for all
+	SkipTags  []string // of those that are not
 	NoLog     bool     // hide what the roles' tasks print
 	// AllowLocalhost lets tasks act on the machine that builds.
 	AllowLocalhost bool

@@ -24,8 +24,12 @@ import (
 type Event struct {
 	Origin string `json:"origin,omitempty"` // file:line of the entry, where known
 	Task   string `json:"task"`
-	Status string `json:"status"` // started, ok, changed, skipped or failed
+	Status string `json:"status"`           // started, ok, changed, skipped or failed
+	Output string `json:"output,omitempty"` // what the task and its items printed, or its end
 }
+
+// longestOutput is how much of it an event has, in bytes.
+const longestOutput = 16 << 10
 
 // stream reads what ansible-playbook prints: lines that are JSON documents are
 // events, all else goes to the log. It implements go-ansible's ResultsOutputer
@@ -190,10 +194,9 @@ func (s *stream) outcome(event, task string, o outcome) {
 	if o.Action == pluginAction {
 		s.items(task, o.Results)
 	}
-	for _, text := range []string{o.Stdout, o.Stderr, o.ModuleStdout, o.ModuleStderr, withoutTemplates(o.Exception)} {
-		if text != "" {
-			fmt.Fprintln(s.log, strings.TrimRight(text, "\n"))
-		}
+	output := o.output()
+	if output != "" {
+		fmt.Fprintln(s.log, output)
 	}
 	if strings.Contains(event, "item") {
 		return // the task's own event follows and speaks for all items
@@ -201,24 +204,55 @@ func (s *stream) outcome(event, task string, o outcome) {
 	if status != "failed" && strings.Contains(o.Action, "include_") {
 		return // not a task of the user's
 	}
-	s.onEvent(Event{Origin: s.origin, Task: task, Status: status})
+	s.onEvent(Event{Origin: s.origin, Task: task, Status: status, Output: o.shown(output)})
 	if status == "failed" && !o.IgnoreErrors {
 		s.failure = s.taskFailure(task, o)
 		fmt.Fprintln(s.log, s.failure)
 	}
 }
 
+// output is all that the task printed.
+func (o outcome) output() string {
+	var all []string
+	for _, text := range []string{o.Stdout, o.Stderr, o.ModuleStdout, o.ModuleStderr, withoutTemplates(o.Exception)} {
+		if text != "" {
+			all = append(all, strings.TrimRight(text, "\n"))
+		}
+	}
+	return strings.Join(all, "\n")
+}
+
+// shown is what people see of the result who want to see it: what its items became, and what
+// they and the task itself printed.
+func (o outcome) shown(output string) string {
+	var all []string
+	for _, item := range o.Results {
+		all = append(all, strings.TrimRight(item.status()+" => "+text(item.Item)+"\n"+item.output(), "\n"))
+	}
+	if output != "" {
+		all = append(all, output)
+	}
+	whole := strings.Join(all, "\n")
+	return strings.ToValidUTF8(whole[max(0, len(whole)-longestOutput):], "")
+}
+
+// status is what became of an item.
+func (o outcome) status() string {
+	switch {
+	case o.Failed:
+		return "failed"
+	case o.Skipped:
+		return "skipped"
+	case o.Changed:
+		return "changed"
+	}
+	return "ok"
+}
+
 // items writes into the log what became of each item of a part of an entry.
 func (s *stream) items(task string, items []outcome) {
 	for _, item := range items {
-		status := "ok"
-		switch {
-		case item.Failed:
-			status = "failed"
-		case item.Changed:
-			status = "changed"
-		}
-		fmt.Fprintf(s.log, "%s: [%s] %s => %s\n", status, s.origin, task, text(item.Item))
+		fmt.Fprintf(s.log, "%s: [%s] %s => %s\n", item.status(), s.origin, task, text(item.Item))
 	}
 }
 

@@ -257,7 +257,7 @@ func TestAKilledHelperFailsTheBuild(t *testing.T) {
 			b := start(t, folder)
 			b.after(tc.after)
 			time.Sleep(tc.wait)
-			victims := pids(tc.words...)
+			victims := slices.DeleteFunc(pids(tc.words...), func(pid int) bool { return !descends(pid, b.cmd.Process.Pid) })
 			if len(victims) == 0 {
 				t.Fatalf("no process has %q on its command line", tc.words)
 			}

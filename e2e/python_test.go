@@ -11,6 +11,7 @@ import (
 // TestTransientPythonIsGone builds without the Python that was brought for Ansible, and a
 // child of that build, whose entries Ansible still applies, with a package that needs it.
 func TestTransientPythonIsGone(t *testing.T) {
+	t.Parallel()
 	folder := t.TempDir()
 	write(t, filepath.Join(folder, "install.d/lean.yml"), "extends: debian\npython: transient\ninstall: [{files: [{path: /etc/lean, content: \"lean\\n\"}]}]\n")
 	write(t, filepath.Join(folder, "install.d/scripted.yml"), "extends: lean\ninstall: [{packages: [python3-six]}]\n")

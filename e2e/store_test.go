@@ -46,7 +46,21 @@ func TestABuildDoesWhatHasChanged(t *testing.T) {
 	}
 	image := filepath.Join(folder, "images/small/small-amd64.raw")
 
+	// added is what the report tells of the layers, once it is sure that it is the build's.
+	added := func(t *testing.T, want string) string {
+		t.Helper()
+		tool(t, "sh", "-c", "cd "+filepath.Dir(image)+" && grep -q ' report.html$' SHA256SUMS && sha256sum --check --strict --quiet SHA256SUMS")
+		page := tool(t, "cat", filepath.Join(filepath.Dir(image), "report.html"))
+		_, layers, _ := strings.Cut(page, `<section aria-labelledby="layers">`)
+		layers, _, found := strings.Cut(layers, "</section>")
+		if !found || !strings.Contains(page, want) || !strings.Contains(layers, "commands.d/small.yml:3") {
+			t.Errorf("the report lacks %q, or a layer:\n%s", want, page)
+		}
+		return layers
+	}
+
 	expect(t, build(t))
+	fresh := added(t, "There is no build before this one")
 	before := tool(t, "stat", "-c", "%i %Y %Z", filepath.Dir(image), image)
 
 	t.Run("nothing", func(t *testing.T) {
@@ -61,6 +75,9 @@ func TestABuildDoesWhatHasChanged(t *testing.T) {
 	t.Run("an image that somebody changed", func(t *testing.T) {
 		tool(t, "sh", "-c", `printf x | dd of="$0" bs=1 seek=1000000 conv=notrunc status=none`, image)
 		expect(t, build(t), trees...)
+		if stored := added(t, "the same, byte by byte"); stored != fresh {
+			t.Errorf("the report tells of stored layers:\n%s\nand of those that were made:\n%s", stored, fresh)
+		}
 	})
 	t.Run("a command", func(t *testing.T) {
 		write(t, filepath.Join(folder, "commands.d/small.yml"), "commands:\n  - run: sleep 2\n  - run: touch /done\n  - run: echo late > /late\n")

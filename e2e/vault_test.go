@@ -52,17 +52,9 @@ install:
 	build := func(args ...string) result {
 		return run(t, folder, append([]string{"build", "small", "--no-test", "--format", "raw", "--cache", cache}, args...)...)
 	}
-	tellsNot := func(r result) {
+	search := func(r result) {
 		t.Helper()
-		if strings.Contains(r.stdout+r.stderr, "WELLENSITTICH") {
-			t.Errorf("told:\n%s", r.stderr)
-		}
-		for _, place := range []string{cache, filepath.Join(folder, "images")} {
-			out, err := exec.Command("grep", "--recursive", "--text", "--files-with-matches", "WELLENSITTICH", place).Output()
-			if err == nil {
-				t.Errorf("left in %s", out)
-			}
-		}
+		keeps(t, "WELLENSITTICH", r, cache, filepath.Join(folder, "images"))
 	}
 	if r := build(); r.code != 2 || !strings.Contains(r.stderr, "install.d/small/vault.yml:2: this is encrypted with ansible-vault, and so are") || !strings.Contains(r.stderr, "--vault-password-file") {
 		t.Errorf("without a password: %d\n%s", r.code, r.stderr)
@@ -76,7 +68,7 @@ install:
 	if r.code != 0 {
 		t.Fatal(r.stderr)
 	}
-	tellsNot(r)
+	search(r)
 	const want = "of-install-d\nof-files\nof-role\nof-install-d of-templates\nof-role-vars of-group-vars of-list\n"
 	if got := good(t, folder, "shell", "small", "--cache", cache, "--", "sh", "-c", "cat /etc/v-*").stdout; got != want {
 		t.Errorf("in the image: %q, want %q", got, want)
@@ -91,5 +83,5 @@ install:
 	if r.code != 4 || !strings.Contains(r.stderr, "cached   install.d/small/vault.yml:19") || !strings.Contains(r.stderr, "exit status 3") {
 		t.Errorf("another content, and a command that fails: %d\n%s", r.code, r.stderr)
 	}
-	tellsNot(r)
+	search(r)
 }

@@ -40,6 +40,7 @@ type Builder struct {
 	Retest     bool            // boot a disk, too, that has come up before
 	Budget     *budget.Budget  // of all builds of this machine
 	How        How
+	Images     Images         // where container images come from
 	Vault      PasswordSource // of what is encrypted with ansible-vault
 	Terminal   Terminal       // for a shell in the tree of a stage that fails; nil for no shell
 	Tell       func(Event)
@@ -87,25 +88,13 @@ func (b Builder) build(ctx context.Context, plan Plan, space *workspace) (manife
 	s := &stages{ctx: ctx, tell: b.Tell}
 	started := time.Now()
 	h := &host.Local{Log: space.log}
-	tools := toolVersions(ctx, h)
-	secret, err := plan.takeSecrets(ctx, b.Store)
+	of, err := b.prepare(ctx, s, h, &plan, space)
 	if err != nil {
 		return Manifest{}, err
 	}
-	release, err := b.requirements(s, &plan, tools, space.log)
-	if err != nil {
-		return Manifest{}, err
-	}
-	defer func() { err = scope.Join(err, release()) }()
-	if secret, err = b.Vault.take(ctx, plan, secret); err != nil {
-		return Manifest{}, err
-	}
-	parts, err := plan.keyParts(ctx, b.Maker, tools)
-	if err != nil {
-		return Manifest{}, err
-	}
+	defer func() { err = scope.Join(err, of.release()) }()
 	before := b.before(space)
-	order := job{Plan: plan, Secrets: secret, Parts: parts, Work: space.work, Store: b.Store, How: b.How.of(plan), Before: before.Outcome}
+	order := job{Plan: plan, Secrets: of.secrets, Parts: of.parts, Work: space.work, Store: b.Store, How: b.How.of(plan), Before: before.Outcome}
 	if b.Terminal != nil {
 		order.Rescue = &visit{Terminal: b.Terminal.Kind()}
 	}
@@ -113,7 +102,9 @@ func (b Builder) build(ctx context.Context, plan Plan, space *workspace) (manife
 	defer func() { room.release() }()
 	keeper := b.keeper(plan, space, s, h)
 	defer func() { err = scope.Join(err, keeper.until.Close()) }()
-	inside, err := caller{log: space.log, tell: b.tellAndWriteOut(plan, space), terminal: b.Terminal, reserve: room.reserve, guests: keeper.answer}.jailed(ctx, b.JailVerb, order)
+	inside, err := caller{
+		log: space.log, tell: b.tellAndWriteOut(plan, space), terminal: b.Terminal, reserve: room.reserve, guests: keeper.answer, supply: of.supplier.supply,
+	}.jailed(ctx, b.JailVerb, order)
 	if err != nil {
 		return Manifest{}, err
 	}
@@ -138,11 +129,49 @@ func (b Builder) build(ctx context.Context, plan Plan, space *workspace) (manife
 		}
 	}
 	manifest = newManifest(ctx, plan, b, started, facts, images, boots, append(inside.Times, s.times...))
-	manifest.Tools = tools
-	if err := space.deliver(ctx, manifest, facts); err != nil {
+	manifest.Tools = of.tools
+	err = writeReport(space, plan, manifest, facts)
+	if err == nil {
+		err = space.deliver(ctx, manifest, facts)
+	}
+	if err != nil {
 		return Manifest{}, fail.Wrap(fail.Build, "write the results", err)
 	}
 	return manifest, nil
+}
+
+// prepared is what a build was found to be made of before its jail begins.
+type prepared struct {
+	tools    map[string]string
+	secrets  secrets
+	supplier *supplier
+	parts    parts
+	release  func() error // what of it is in use
+}
+
+// prepare finds out what the plan is made of, and gets what no jail may: the caller's secrets,
+// and what lies elsewhere.
+func (b Builder) prepare(ctx context.Context, s *stages, h host.Host, plan *Plan, space *workspace) (of prepared, err error) {
+	of.tools = toolVersions(ctx, h)
+	if of.secrets, err = plan.takeSecrets(ctx, b.Store); err != nil {
+		return of, err
+	}
+	if of.supplier, err = b.supplier(*plan, h, space.work, space.log); err != nil {
+		return of, err
+	}
+	if plan.Pinned, err = of.supplier.pin(s); err != nil {
+		return of, err
+	}
+	if of.release, err = b.requirements(s, plan, of.tools, space.log); err != nil {
+		return of, err
+	}
+	if of.secrets, err = b.Vault.take(ctx, *plan, of.secrets); err == nil {
+		of.parts, err = plan.keyParts(ctx, b.Maker, of.tools)
+	}
+	if err != nil {
+		err = scope.Join(err, of.release())
+	}
+	return of, err
 }
 
 // before is the manifest of the build before, empty where it cannot stay: because

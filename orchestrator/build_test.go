@@ -112,6 +112,10 @@ func (o outsider) Compare(_ context.Context, _ disk.Plan, file, root string) err
 	return o.fake.Run(context.Background(), host.Cmd("compare", file, root))
 }
 
+func (o outsider) Read(_ context.Context, v disk.Volume, file, root string) error {
+	return o.fake.Run(context.Background(), host.Cmd("read", v.Filesystem, file, root))
+}
+
 // fakeBuild runs buildDisk against a tree that looks like a bootstrapped one.
 func fakeBuild(ctx context.Context, t *testing.T, fake *hosttest.Fake, provisioning error, visit visitAfter) error {
 	t.Helper()

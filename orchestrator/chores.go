@@ -81,3 +81,8 @@ func (n nobody) Compare(ctx context.Context, plan disk.Plan, file, root string) 
 	}
 	return disk.CompareUnmounted(ctx, n.host, plan, file, root, n.at)
 }
+
+// Read implements outside.
+func (nobody) Read(_ context.Context, v disk.Volume, _, _ string) error {
+	return fail.New(fail.Host, "", "use sudo, or an image whose root file system is ext4", "only root can read a file system of %s", v.Filesystem)
+}

@@ -22,6 +22,7 @@ const epochVariable = "SOURCE_DATE_EPOCH"
 type sourceFacts struct {
 	Epoch    int64            `json:"epoch"` // of the archives, or of the newest file; seconds
 	Archives []source.Release `json:"archives,omitempty"`
+	Pinned   *Pinned          `json:"pinned,omitempty"`
 }
 
 // sourceEpoch is the date of what a source gave, which its tree at root tells.

@@ -12,7 +12,8 @@ import (
 const (
 	StageStarted = "stage"
 	StageEnded   = "done"
-	TaskSeen     = "task" // of Ansible, or a firmware of the boot test
+	TaskSeen     = "task"     // of Ansible, or a firmware of the boot test
+	Transferred  = "transfer" // how far a file is that is downloaded
 	Unchanged    = "unchanged"
 	ShellOpened  = "shell" // it has the terminal until it ends
 )
@@ -22,9 +23,13 @@ type Event struct {
 	Kind    string  `json:"kind"`
 	Stage   string  `json:"stage"`
 	Text    string  `json:"text,omitempty"`
-	Status  string  `json:"status,omitempty"` // of a task: started, ok, changed, skipped, cached or failed
+	Status  string  `json:"status,omitempty"` // of a task: started, ok, changed, skipped, cached or failed; of a transfer that has ended: done
+	Done    int64   `json:"done,omitempty"`   // bytes of a transfer
+	Total   int64   `json:"total,omitempty"`  // 0 for unknown
 	Seconds float64 `json:"seconds,omitempty"`
 	Failed  bool    `json:"failed,omitempty"`
+	Entry   bool    `json:"entry,omitempty"`  // the task is one of Ansible's, for an entry
+	Output  string  `json:"output,omitempty"` // of such a task that has ended: what it printed
 	Stored  bool    `json:"stored,omitempty"` // the stage's result was there already
 }
 

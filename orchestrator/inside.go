@@ -37,7 +37,7 @@ type Provision struct {
 	// AllowLocalhost lets tasks act on the machine that builds.
 	AllowLocalhost bool
 	Log            io.Writer
-	Task           func(status, text string) // is told of each task
+	Task           func(status, text, output string) // is told of each task, and what it printed
 	// Begin is called before each entry, by its number among these, and returns once the
 	// tree is ready to run its programs in. Until then nothing of the run is in the tree.
 	Begin func(ctx context.Context, entry int) error
@@ -54,6 +54,8 @@ type DiskFacts struct {
 	Materials Materials `json:"materials"`
 	// Deferred is what entries wanted of a running system, and what comes with its first boot.
 	Deferred []string `json:"deferred,omitempty"`
+	// Layers is what each stage has made of the tree below it, the lowest first.
+	Layers []gain `json:"layers,omitempty"`
 	// Seed identifies the tree before it was made bootable, and with the disk's plan the disk.
 	Seed string `json:"seed,omitempty"`
 	// Epoch is the time after which nothing in it was changed, in seconds.
@@ -141,7 +143,8 @@ func growTree(s *stages, w *workshop, key store.Key) (sealed sealedTree, facts D
 	if grown, err = grow(s, w, w.sealing(bootable)); err != nil {
 		return sealed, facts, err
 	}
-	return sealedTree{grown}, facts, nil
+	facts.Layers, err = grown.gains()
+	return sealedTree{grown}, facts, err
 }
 
 // systemd is the major version of systemd in the image, 0 where it has none.

@@ -16,6 +16,7 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/host"
 	"github.com/btw-img/btw-img/orchestrator/store"
+	"github.com/btw-img/btw-img/orchestrator/unpack"
 )
 
 // request is what a jail is asked to do: one of these.
@@ -43,24 +44,26 @@ type job struct {
 	Rescue *visit `json:"rescue,omitempty"` // what to do in the tree of a stage that fails
 }
 
-// errand is what the jail cannot do itself: to fill a file system, or to compare a disk
+// errand is what the jail cannot do itself: to fill or read a file system, or to compare a disk
 // with its tree, which needs real root; or to know what other builds take. The files are named as the jail that asks sees them.
 type errand struct {
 	Fill    *disk.Partition `json:"fill,omitempty"`
 	Compare *disk.Plan      `json:"compare,omitempty"`
+	Read    *disk.Volume    `json:"read,omitempty"`    // what is in it goes into the tree
 	Reserve int64           `json:"reserve,omitempty"` // bytes, for the disk
 	File    string          `json:"file"`              // of the file system, or the disk
 	Tree    string          `json:"tree"`
 	Root    string          `json:"root,omitempty"` // of the jail that asks, as others see it
 }
 
-// message is what a jail sends: an event, an errand, a guest or a terminal that it waits for,
+// message is what a jail sends: an event, an errand, a guest, a terminal or files that it waits for,
 // or how the work ended.
 type message struct {
 	Event  *Event        `json:"event,omitempty"`
 	Errand *errand       `json:"errand,omitempty"`
 	Guest  *guestRequest `json:"guest,omitempty"`
 	TTY    *tty          `json:"tty,omitempty"`
+	Supply bool          `json:"supply,omitempty"` // what the source is made of
 	Ended  *ending       `json:"ended,omitempty"`
 }
 
@@ -148,7 +151,7 @@ func (j *job) run(jail *host.Jail, h *host.Local, provisioner Provisioner) (resu
 	layers.Note = func(text string) { fmt.Fprintln(jail.Log, text) }
 	s := &stages{ctx: jail.Context, tell: func(e Event) { _ = jail.Send(message{Event: &e}) }}
 	w := &workshop{
-		plan: j.Plan, secrets: j.Secrets, project: inputs.Project, parts: j.Parts, store: layers, host: h, provisioner: provisioner, outside: j.outside(jail, h), guests: askedGuests{errands{jail}}, assembler: disk.Assemble, log: jail.Log,
+		plan: j.Plan, secrets: j.Secrets, project: inputs.Project, parts: j.Parts, store: layers, host: h, provisioner: provisioner, outside: j.outside(jail, h), guests: askedGuests{errands{jail}}, supply: errands{jail}.supply, assembler: disk.Assemble, log: jail.Log,
 		stage: stageFolder, work: j.Work, results: results, before: j.Before, fresh: j.How.Fresh, since: j.How.Since, offline: j.How.Offline, alone: j.How.Alone,
 		entryPart: func(ctx context.Context, layer, entry int) (entryPart, error) {
 			return inputs.entryPart(ctx, j.Parts.Ansible, layer, entry)
@@ -197,6 +200,11 @@ func (e errands) Fill(_ context.Context, part disk.Partition, file, from string)
 	return e.ask(errand{Fill: &part, File: file, Tree: from})
 }
 
+// Read implements outside.
+func (e errands) Read(_ context.Context, v disk.Volume, file, root string) error {
+	return e.ask(errand{Read: &v, File: file, Tree: root})
+}
+
 // Reserve implements disk.Filler.
 func (e errands) Reserve(_ context.Context, bytes int64) error {
 	return e.ask(errand{Reserve: bytes})
@@ -229,6 +237,12 @@ func (e errand) run(ctx context.Context, h *host.Local) error {
 	}
 	name, tree := fmt.Sprintf("/proc/%s/fd/%d", self, file.Fd()), filepath.Join(e.Root, e.Tree)
 	fmt.Fprintf(h.Log, "+ %s is %s\n", name, e.File)
+	if e.Read != nil {
+		if err := errors.Join(host.CanMount(e.Read.Filesystem), host.CanLoop()); err != nil {
+			return err
+		}
+		return disk.Read(h, *e.Read, name, at, func(folder string) error { return unpack.Folder(ctx, folder, tree) })
+	}
 	if e.Fill != nil {
 		return disk.Fill(ctx, h, *e.Fill, name, tree, at)
 	}
@@ -275,6 +289,7 @@ type caller struct {
 	files    []*os.File // for the jail
 	reserve  func(ctx context.Context, bytes int64) error
 	guests   func(ctx context.Context, r guestRequest) guestAnswer
+	supply   func(ctx context.Context) supplied
 }
 
 // jailed does the job in a jail and returns how it ended.
@@ -294,6 +309,9 @@ func (c caller) jailed(ctx context.Context, verb string, j job) (result ending, 
 		}
 		return name, nil
 	}
+	if j.Store, err = filepath.Abs(j.Store); err != nil { // the jail works in another folder
+		return result, err
+	}
 	j.Errands = host.CanMountDisks() == nil
 	hide := j.Secrets.hider()
 	log := &hidingWriter{to: c.log, hide: hide}
@@ -307,6 +325,8 @@ func (c caller) jailed(ctx context.Context, verb string, j job) (result ending, 
 			return jail.Answer(newFailure(c.reserve(jail.Context, m.Errand.Reserve)))
 		case m.Guest != nil:
 			return jail.Answer(c.guests(jail.Context, *m.Guest))
+		case m.Supply:
+			return jail.Answer(c.supply(jail.Context))
 		case m.Errand != nil:
 			m.Errand.Root = jail.Root
 			_, err := converse(jail.Context, host.JailOptions{

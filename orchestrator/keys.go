@@ -165,6 +165,13 @@ func (p Plan) sourcePart(ctx context.Context, maker string, tools map[string]str
 	var named []*string
 	s := p.Definition.Source
 	switch {
+	case s.OCI != nil:
+		return digestOf(maker, "oci", p.Pinned.Digest, source.Needed(p.sourceOptions(""))), nil
+	case s.CloudImage != nil:
+		digest, err := p.cloudImageDigest(ctx)
+		return digestOf(maker, "cloudimage", digest, of(tools, "qemu-utils", "qemu-img"), source.Needed(p.sourceOptions(""))), err
+	case s.Outside():
+		s.Tarball = &definition.Tarball{Path: s.Tarball.SHA256}
 	case s.Tarball != nil:
 		s.Tarball = new(*s.Tarball)
 		named = append(named, &s.Tarball.Path)
@@ -178,6 +185,9 @@ func (p Plan) sourcePart(ctx context.Context, maker string, tools map[string]str
 			return "", err
 		}
 		*asset = digest
+	}
+	if t := s.Tarball; t != nil && t.SHA256 != "" && t.SHA256 != t.Path {
+		return "", fail.New(fail.Build, "source.tarball", "get the file again, or correct the digest", "its SHA-256 is %s, and %s is wanted", t.Path, t.SHA256)
 	}
 	var makers map[string]string
 	if s.Bootstrap != nil {

@@ -28,11 +28,13 @@ type growing struct {
 	deferred []string           // what entries of the recipe wanted of a running system
 	listed   bool               // an entry was applied, and the archives' lists are of today
 	task     func(status, format string, args ...any)
+	told     func(status, text, output string) // as task, with what it printed
 }
 
 // layerFacts is what is remembered with the tree of a layer.
 type layerFacts struct {
 	Deferred []string `json:"deferred,omitempty"`
+	Entries  int      `json:"entries,omitempty"` // how many it has applied
 }
 
 // deferred is what the entries of a tree's layers wanted of a running system.
@@ -57,6 +59,9 @@ func growLayer(s *stages, w *workshop, below tree, number int, layer definition.
 	g := growing{
 		workshop: w, layer: number, name: layer.Name, entries: entriesOf(layer), keys: []store.Key{below.top().Key()},
 		task: func(status, format string, args ...any) { s.task(title, status, format, args...) },
+		told: func(status, text, output string) {
+			s.tell(Event{Kind: TaskSeen, Stage: title, Status: status, Text: text, Entry: true, Output: output})
+		},
 	}
 	for i, part := range w.parts.Layers[number] {
 		g.keys = append(g.keys, following(g.keys[i], part.Digest))
@@ -160,7 +165,7 @@ func (g *growing) recipe(below tree, from, to int) recipe {
 			}
 			return cmp.Or(seal.DropCaches(root), seal.ClampChanged(root, g.changed, epoch))
 		},
-		finished: func(string) (store.Key, any, error) { return g.keys[to], layerFacts{g.deferred}, nil },
+		finished: func(string) (store.Key, any, error) { return g.keys[to], layerFacts{g.deferred, to - from}, nil },
 	}
 }
 
@@ -235,7 +240,7 @@ func (g *growing) provision(root string, from int, epoch time.Time, env []string
 		Root: root, Chroot: g.host.Chroot(), Scratch: g.scratch("ansible"), Definition: &g.plan.Definition, Layer: layer, Facts: parts[from].Facts,
 		Machine: g.plan.facts(g.layer), Project: g.plan.Project, Installed: g.plan.Installed, Epoch: epoch, Env: slices.Concat(env, epochEnv(epoch), []string{"PATH=" + chroot.StandIns + ":" + host.Variable(env, "PATH")}), Log: g.log,
 		AllowLocalhost: g.plan.AllowLocalhost,
-		Task:           func(status, text string) { g.task(status, "%s", text) },
+		Task:           g.told,
 	}
 }
 

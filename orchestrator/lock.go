@@ -26,6 +26,7 @@ import (
 type Materials struct {
 	Archives []source.Release `json:"archives,omitempty"` // the state that they were in when the source was made
 	Fetched  []StageFiles     `json:"fetched,omitempty"`
+	Pinned   *Pinned          `json:"pinned,omitempty"` // what was downloaded to be the source
 }
 
 // StageFiles is what apt fetched for a stage: packages, and lists of packages.
@@ -80,7 +81,7 @@ func LockPath(definitions, name string) string {
 // where that is not known.
 func NewLock(m Manifest) (*Lock, error) {
 	l := &Lock{Name: m.Name, Vmctl: m.Vmctl, Materials: m.Materials, Requirements: m.Requirements}
-	if len(l.Fetched) == 0 {
+	if len(l.Fetched) == 0 && l.Pinned == nil {
 		return nil, fail.New(fail.Usage, "", "build it again with this vmctl", "the record of %s names no packages", m.Name)
 	}
 	return l, l.check()
@@ -134,6 +135,9 @@ func (l *Lock) check() error {
 				return fmt.Errorf("%q is no address of a file", f.URI)
 			}
 		}
+	}
+	if err := l.Pinned.check(); err != nil {
+		return err
 	}
 	for _, release := range l.Archives {
 		if !digestPattern.MatchString(release.SHA256) {
@@ -286,7 +290,7 @@ func materialsOf(t tree) (m Materials, err error) {
 			if err := json.Unmarshal(about.Data, &facts); err != nil {
 				return m, err
 			}
-			m.Archives = facts.Archives
+			m.Archives, m.Pinned = facts.Archives, facts.Pinned
 		}
 		for j := range m.Archives {
 			m.Archives[j].URL = aptmethod.PublicAddress(m.Archives[j].URL)

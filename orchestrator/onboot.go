@@ -109,7 +109,7 @@ func (g *growing) guestRecipe(below, bootable tree, from, to int) recipe {
 			}
 			return cmp.Or(seal.DropCaches(root), seal.ClampChanged(root, g.changed, epoch))
 		},
-		finished: func(string) (store.Key, any, error) { return g.keys[to], layerFacts{g.deferred}, nil },
+		finished: func(string) (store.Key, any, error) { return g.keys[to], layerFacts{g.deferred, to - from}, nil },
 	}
 }
 

@@ -42,6 +42,8 @@ type Plan struct {
 	Assets map[string]string `json:"assets,omitempty"`
 	// Lock is what archives are to give; nil for what they have.
 	Lock *Lock `json:"lock,omitempty"`
+	// Pinned is what a source that is downloaded is; nil for others, and before it is found out.
+	Pinned *Pinned `json:"pinned,omitempty"`
 	// Snapshots is addresses of archives as they once were, for what a lock names.
 	Snapshots []string `json:"snapshots,omitempty"`
 }
@@ -91,8 +93,11 @@ func (p Plan) sourceOptions(scratch string) source.Options {
 
 // DebianRelease is the number of the Debian release in the image, "" for unknown.
 func (p Plan) DebianRelease() string {
-	if b := p.Definition.Source.Bootstrap; b != nil {
-		return debian.ReleaseNumber(b.Suite)
+	switch s := p.Definition.Source; {
+	case s.Bootstrap != nil:
+		return debian.ReleaseNumber(s.Bootstrap.Suite)
+	case s.CloudImage != nil:
+		return debian.ReleaseNumber(s.CloudImage.Suite)
 	}
 	return ""
 }
@@ -152,7 +157,7 @@ func (p Plan) Describe(folder string, accel *vm.Accelerator) Description {
 	const root = "ROOT"
 	section := func(title, text string) { steps = append(steps, PlannedStep{title, strings.TrimSpace(text)}) }
 	section("Build", d.Name+": "+d.Description)
-	section("Source", source.Command(d.Source, root, p.sourceOptions("")).String())
+	section("Source", p.describeSource(root))
 	if len(d.Requirements) > 0 {
 		var required strings.Builder
 		for _, r := range d.Requirements {
@@ -193,6 +198,22 @@ func (p Plan) describeBoot() string {
 		return "none: nothing starts from this disk"
 	}
 	return "GRUB for " + strings.Join(p.Boot.Firmware(), ", ") + ", packages " + strings.Join(p.Boot.Packages(), " ") + "\nkernel command line: " + p.Definition.Boot.Cmdline
+}
+
+func (p Plan) describeSource(root string) string {
+	s, told := p.Definition.Source, ""
+	lacks := ", and install what it lacks of " + strings.Join(source.Needed(p.sourceOptions("")), " ")
+	if s.CloudImage != nil {
+		return "take the files of the disk image " + describeCloudImage(*s.CloudImage) + lacks
+	}
+	if s.OCI != nil {
+		return "unpack the container image " + s.OCI.Image + lacks
+	}
+	if t := s.Tarball; t != nil && t.URL != "" {
+		told = "download " + definition.PublicAddress(t.URL) + ", SHA-256 " + t.SHA256 + "\n"
+		s.Tarball = &definition.Tarball{Path: "TARBALL"}
+	}
+	return told + source.Command(s, root, p.sourceOptions("")).String()
 }
 
 func describeLayer(layer definition.Layer) string {

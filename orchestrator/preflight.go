@@ -33,6 +33,7 @@ type Needs struct {
 	Git         bool            // some of them come from repositories of git
 	Firmware    []string        // of the boot tests
 	Formats     []string        // of what is made of the disks
+	DiskImages  bool            // that builds start from
 	Keyring     bool            // Debian's, to check the archive's signatures
 	Folder      string          // where images go; "" for not yet known
 	Memory      definition.Size // of the largest guest; 0 for not yet known
@@ -45,6 +46,7 @@ func EverythingNeeded() Needs {
 		Build: true, Test: true, Guests: true, Login: true, Write: true, Galaxy: true, Git: true, Keyring: true, Survey: true,
 		Filesystems: filesystem.Names(nil), Filled: filesystem.Names(nil),
 		Firmware: arch.Target.FirmwareNames(), Formats: format.Names(),
+		DiskImages: true,
 	}
 }
 
@@ -60,6 +62,7 @@ func CommonlyNeeded() Needs {
 // NeedsOf is what building the definition needs.
 func NeedsOf(d definition.Definition, test bool, folder string) Needs {
 	n := Needs{Build: true, Test: test, Folder: folder, Formats: d.Outputs, Keyring: d.Source.Bootstrap != nil && d.Source.Bootstrap.Keyring == ""}
+	n.DiskImages = d.Source.CloudImage != nil
 	for _, part := range d.Disk.Layout.Resolve() {
 		if part.Filesystem != "" && !slices.Contains(n.Filesystems, part.Filesystem) {
 			n.Filesystems = append(n.Filesystems, part.Filesystem)
@@ -107,6 +110,9 @@ func (n Needs) tools() []debian.Tool {
 	}
 	if n.Build && (n.Survey || os.Geteuid() != 0) {
 		tools = append(tools, tool("newuidmap", "uidmap"), tool("newgidmap", "uidmap"))
+	}
+	if n.DiskImages {
+		tools = append(tools, tool("xz", "xz-utils"))
 	}
 	if n.Galaxy {
 		tools = append(tools, tool("ansible-galaxy", "ansible"))

@@ -108,7 +108,7 @@ func (p Plan) requires(role string) bool {
 // takeInstalled has the plan use what is installed.
 func (p *Plan) takeInstalled(layer *store.Layer) error {
 	p.Installed = layer.Folder()
-	return json.Unmarshal(layer.About().Data, &p.Requirements)
+	return errors.Join(json.Unmarshal(layer.About().Data, &p.Requirements), p.SplitOnBoot())
 }
 
 // requirements is the stage that installs what the build requires, unless the store has it.

@@ -46,6 +46,13 @@ func (s Shell) Open(ctx context.Context, plan Plan) (code int, err error) {
 	if err != nil {
 		return 0, err
 	}
+	supplier, err := Builder{Store: s.Store, How: How{Offline: true}}.supplier(plan, nil, "", io.Discard)
+	if err != nil {
+		return 0, err
+	}
+	if plan.Pinned, err = supplier.pin(nil); err != nil {
+		return 0, neverBuilt(plan.Definition.Name)
+	}
 	tools := toolVersions(ctx, &host.Local{})
 	release, err := plan.takeStored(ctx, s.Store, tools)
 	defer func() { err = scope.Join(err, release()) }()
@@ -241,10 +248,13 @@ func (w *workshop) stored(s *stages) (tree, error) {
 	case !ends:
 		return sealed.tree, err
 	case len(missing.below.layers) == 0:
-		name := w.plan.Definition.Name
-		return tree{}, fail.New(fail.Usage, "", "run 'vmctl build "+name+"' first", "the store has no tree of %s, by this vmctl and as it is defined now", name)
+		return tree{}, neverBuilt(w.plan.Definition.Name)
 	}
 	return missing.below, nil
+}
+
+func neverBuilt(name string) error {
+	return fail.New(fail.Usage, "", "run 'vmctl build "+name+"' first", "the store has no tree of %s, by this vmctl and as it is defined now", name)
 }
 
 // visitStored visits the tree of the build, as far as the store has it, and throws away

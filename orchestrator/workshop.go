@@ -20,6 +20,7 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/aptmethod"
 	"github.com/btw-img/btw-img/orchestrator/bootloader"
 	"github.com/btw-img/btw-img/orchestrator/chroot"
+	"github.com/btw-img/btw-img/orchestrator/debian"
 	"github.com/btw-img/btw-img/orchestrator/disk"
 	"github.com/btw-img/btw-img/orchestrator/host"
 	"github.com/btw-img/btw-img/orchestrator/image"
@@ -39,6 +40,7 @@ type workshop struct {
 	provisioner Provisioner
 	outside     outside
 	guests      guests
+	supply      func() ([]string, error)                                                                                     // has the store get what the source is made of
 	project     string                                                                                                       // the user's folder, as the user calls it
 	entryPart   func(ctx context.Context, layer, entry int) (entryPart, error)                                               // as its files are now, both by their numbers
 	assembler   func(ctx context.Context, h host.Host, plan disk.Plan, root, file, scratch string, filler disk.Filler) error // disk.Assemble
@@ -67,6 +69,8 @@ type outside interface {
 	disk.Filler
 	// Compare compares the disk image file with the tree at root.
 	Compare(ctx context.Context, plan disk.Plan, file, root string) error
+	// Read gives the tree at root the files of a file system that lies in a file.
+	Read(ctx context.Context, v disk.Volume, file, root string) error
 }
 
 // The places in the stage.
@@ -225,6 +229,7 @@ func (w *workshop) make(ctx context.Context, r recipe) (made tree, err error) {
 	}
 	defer func() { err = scope.Join(err, begun.Discard()) }()
 	w.changed = begun.Changed()
+	before := packagesIn(begun.Root())
 	if err := r.work(ctx, begun.Root()); err != nil {
 		return tree{}, w.rescueAsIs(ctx, begun.Root(), w.explainFull(err))
 	}
@@ -242,13 +247,17 @@ func (w *workshop) make(ctx context.Context, r recipe) (made tree, err error) {
 	if err != nil {
 		return tree{}, err
 	}
+	packages, err := json.Marshal(debian.Differences(before, packagesIn(begun.Root())))
+	if err != nil {
+		return tree{}, err
+	}
 	if r.key != key { // the store may have had it all the time
 		r.key = key
 		if found, err := w.find(r); found != nil || err != nil {
 			return found.orNone(), err
 		}
 	}
-	layer, err := begun.Commit(ctx, key, store.About{Build: w.plan.Definition.Name, Title: r.title, Data: remembered, Fetched: fetched})
+	layer, err := begun.Commit(ctx, key, store.About{Build: w.plan.Definition.Name, Title: r.title, Data: remembered, Fetched: fetched, Packages: packages})
 	if err != nil {
 		return tree{}, err
 	}
@@ -270,12 +279,8 @@ func (w *workshop) source(key store.Key) recipe {
 	return recipe{
 		title: sourceTitle, key: key,
 		work: func(ctx context.Context, root string) error {
-			options := w.plan.sourceOptions(filepath.Join(w.work, "tmp"))
-			apply := func(f *fetching) error {
-				options.APTConfig = f.config()
-				return source.Apply(ctx, w.host, d.Source, root, options)
-			}
-			if err := w.fetchFor(ctx, d.Source, apply); err != nil {
+			facts.Pinned = w.plan.Pinned
+			if err := w.fill(ctx, root); err != nil {
 				return blame(d, err)
 			}
 			epoch, err := w.sourceEpoch(root)
@@ -283,6 +288,9 @@ func (w *workshop) source(key store.Key) recipe {
 				return err
 			}
 			facts.Epoch = epoch.Unix()
+			if err := w.complete(ctx, root, chosenEpoch(epoch)); err != nil {
+				return err
+			}
 			if err := errors.Join(seal.Begin(root), seal.DropCaches(root)); err != nil {
 				return err
 			}

@@ -26,6 +26,7 @@ const (
 	LogName       = "build.log"
 	ManifestName  = "build.json"
 	PackagesName  = "packages.json"
+	ReportName    = "report.html"
 	ChecksumsName = "SHA256SUMS"
 )
 

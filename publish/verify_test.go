@@ -284,7 +284,7 @@ func TestInspectTellsAllWithoutTheDisk(t *testing.T) {
 	if !slices.Equal(got.Formats, []string{"qcow2", "raw", "containerdisk"}) {
 		t.Errorf("formats %v", got.Formats)
 	}
-	want := []string{"SHA256SUMS", "boot-bios.log", "boot-uefi.log", "boot.json", "build.json", "debian-13-amd64.spdx.json", "packages.json"}
+	want := []string{"SHA256SUMS", "boot-bios.log", "boot-uefi.log", "boot.json", "build.json", "debian-13-amd64.spdx.json", "packages.json", "report.html"}
 	if names := slices.Sorted(maps.Keys(got.Files)); !slices.Equal(names, want) {
 		t.Errorf("files %v", names)
 	}

@@ -34,6 +34,7 @@ type buildOptions struct {
 	folder         string
 	formats        []string
 	noTest         bool
+	verbose        bool
 	retest         bool
 	dryRun         bool
 	settings       []string
@@ -86,6 +87,7 @@ of its name below the output folder; it appears whole or not at all.
 	flags.BoolVar(&o.all, "all", false, "build everything that 'vmctl list' shows")
 	flags.StringVarP(&o.folder, "output", "o", defaultFolder, "folder that gets a folder per build")
 	flags.StringSliceVar(&o.formats, "format", nil, "image formats to write instead of the definition's: "+strings.Join(choices["format"], ", "))
+	flags.BoolVarP(&o.verbose, "verbose", "v", false, "show what each task prints")
 	flags.BoolVar(&o.noTest, "no-test", false, "do not boot the image; build.json says so")
 	flags.BoolVar(&o.retest, "retest", false, "boot the image although its disk has come up on the same QEMU and firmware before")
 	flags.BoolVar(&o.dryRun, "dry-run", false, "print the whole plan and touch nothing")
@@ -295,6 +297,9 @@ func planBuilds(o buildOptions) (plans []orchestrator.Plan, cleanup func(), err 
 		if o.on == definition.OnBoot {
 			plan.Definition.ApplyOnBoot()
 		}
+		if err == nil {
+			err = plan.SplitOnBoot()
+		}
 		if err == nil && !o.noLock {
 			plan.Lock, err = orchestrator.ReadLock(o.defs.dir, name)
 		}
@@ -355,6 +360,7 @@ func buildAll(cmd *cobra.Command, o buildOptions, plans []orchestrator.Plan, acc
 	failures := make([]error, len(plans))
 	free := make(chan struct{}, o.jobs)
 	show := newProgress(cmd.ErrOrStderr(), len(plans) > 1)
+	show.verbose = o.verbose
 	defer show.close()
 	var running sync.WaitGroup
 	for i, plan := range plans {
@@ -387,7 +393,7 @@ func buildOne(ctx context.Context, o buildOptions, plan orchestrator.Plan, accel
 	repository, revision := provenance(ctx, o.defs.dir)
 	unchanged := false
 	builder := orchestrator.Builder{
-		Folder: o.folder, Store: o.cache.folder, JailVerb: jailVerb, Maker: btwimg.Maker(), Version: version(), Repository: repository, Revision: revision, Boot: accel, Accel: o.accel, Retest: o.retest, Budget: shared, How: o.how, Vault: o.vault, Terminal: terminal,
+		Folder: o.folder, Store: o.cache.folder, JailVerb: jailVerb, Maker: btwimg.Maker(), Version: version(), Repository: repository, Revision: revision, Boot: accel, Accel: o.accel, Retest: o.retest, Budget: shared, How: o.how, Vault: o.vault, Terminal: terminal, Images: containerImages{},
 		Tell: func(e orchestrator.Event) {
 			unchanged = unchanged || e.Kind == orchestrator.Unchanged
 			show.event(name, e)
@@ -402,6 +408,7 @@ func buildOne(ctx context.Context, o buildOptions, plan orchestrator.Plan, accel
 			show.note(name, "the store is not cut down: "+trimming.Error())
 		}
 	}
+	show.slowest(name)
 	if log != "" {
 		show.note(name, "log: "+log)
 	}

@@ -54,8 +54,11 @@ func (provisioner) Provision(ctx context.Context, p orchestrator.Provision) erro
 		variables = map[string]any{}
 	}
 	build := map[string]any{"name": d.Name, "hostname": d.Hostname, "architecture": arch.Target.Debian, "layer": p.Layer.Name}
-	if b := d.Source.Bootstrap; b != nil {
-		build["suite"] = b.Suite
+	switch s := d.Source; {
+	case s.Bootstrap != nil:
+		build["suite"] = s.Bootstrap.Suite
+	case s.CloudImage != nil && s.CloudImage.Suite != "":
+		build["suite"] = s.CloudImage.Suite
 	}
 	variables["build"] = build
 	entries, err := entriesOf(p.Layer)
@@ -65,7 +68,7 @@ func (provisioner) Provision(ctx context.Context, p orchestrator.Provision) erro
 	err = ansible.Run{
 		Root: p.Root, Chroot: p.Chroot, Guest: p.Guest, Scratch: p.Scratch, Playbooks: playbooks, Project: projectOf(p), Machine: p.Machine, Secrets: p.Secrets, Vault: p.Vault, Epoch: p.Epoch,
 		Entries: entries, Variables: variables, Command: host.Grouped, Env: p.Env, Log: p.Log,
-		OnEvent: func(e ansible.Event) { p.Task(e.Status, e.Origin+" "+e.Task) },
+		OnEvent: func(e ansible.Event) { p.Task(e.Status, e.Origin+" "+e.Task, e.Output) },
 		Facts:   p.Facts, Begin: p.Begin,
 	}.Apply(ctx)
 	return fail.Wrap(fail.Build, "build "+d.Name, err)
@@ -95,6 +98,10 @@ func projectOf(p orchestrator.Provision) ansible.Project {
 		if len(entry.Roles) > 0 {
 			project.Roles, project.Tags = playRoles(entry.Roles), entry.Roles[0].Tags
 		}
+		if len(entry.OnlyTags) > 0 {
+			project.Tags = entry.OnlyTags
+		}
+		project.SkipTags = entry.SkipTags
 		project.Playbooks, project.NoLog = entry.Playbooks, entry.NoLog
 	}
 	return project
@@ -120,7 +127,9 @@ func entriesOf(layer definition.Layer) (entries []ansible.Entry, err error) {
 		content, problem := json.Marshal(parts)
 		err = errors.Join(err, problem, json.Unmarshal(content, &entry.Parts))
 		delete(entry.Parts, "origin")
-		delete(entry.Parts, "on")
+		for _, key := range []string{"on", "only_tags", "skip_tags"} { // where and which, not what
+			delete(entry.Parts, key)
+		}
 		entries = append(entries, entry)
 	}
 	for _, e := range layer.Install {

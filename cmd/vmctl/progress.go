@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -25,6 +27,9 @@ type progress struct {
 	live    string // what the terminal's last line shows
 	started time.Time
 	moving  map[string]*movement // transfers that are running
+	verbose bool                 // show what tasks print
+	running map[string]time.Time // when each build's task began
+	longest map[string][]timed   // tasks of each build that took a while, the slowest first
 	stop    chan struct{}
 }
 
@@ -42,7 +47,7 @@ const (
 )
 
 func newProgress(w io.Writer, names bool) *progress {
-	p := &progress{w: w, names: names, stop: make(chan struct{})}
+	p := &progress{w: w, names: names, stop: make(chan struct{}), running: map[string]time.Time{}, longest: map[string][]timed{}}
 	file, isFile := w.(*os.File)
 	switch {
 	case os.Getenv("GITLAB_CI") == "true":
@@ -121,6 +126,10 @@ func (p *progress) prefix(name string) string {
 }
 
 func (p *progress) event(name string, e orchestrator.Event) {
+	if e.Kind == orchestrator.Transferred {
+		p.transfer(registry.Event{Item: p.prefix(name) + e.Text, Done: e.Done, Total: max(e.Done, e.Total), Ended: e.Status == "done"})
+		return
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	title := p.prefix(name) + e.Stage
@@ -159,12 +168,62 @@ func (p *progress) event(name string, e orchestrator.Event) {
 
 // task shows a task when it has ended, and while it runs on a terminal.
 func (p *progress) task(name, title string, e orchestrator.Event) {
+	what := strings.TrimSpace(e.Text)
 	switch e.Status {
 	case "started":
 		p.live = title + ": " + e.Text
+		p.running[name] = time.Now()
+		return
 	case "skipped":
-	default:
-		p.line("  %-8s %s%s", e.Status, p.prefix(name), strings.TrimSpace(e.Text))
+		delete(p.running, name)
+		return
+	case "ok", "changed", "failed":
+		if e.Entry {
+			what += p.took(name, what)
+		}
+	}
+	p.line("  %-8s %s%s", e.Status, p.prefix(name), what)
+	if p.verbose {
+		for line := range strings.Lines(e.Output) {
+			p.line("  %-8s %s", "", strings.TrimRight(line, "\r\n"))
+		}
+	}
+}
+
+// timed is a task that took a while.
+type timed struct {
+	took time.Duration
+	what string
+}
+
+const (
+	aWhile      = time.Second // that a task takes before people are told
+	mostSlowest = 5
+)
+
+// took is how long the task of a build took that has just ended, for its line.
+func (p *progress) took(name, what string) string {
+	began, running := p.running[name]
+	delete(p.running, name)
+	took := time.Since(began)
+	if !running || took < aWhile {
+		return ""
+	}
+	p.longest[name] = append(p.longest[name], timed{took, what})
+	return fmt.Sprintf(" (%.1f s)", took.Seconds())
+}
+
+// slowest shows which tasks of a build took longest, where there is a choice.
+func (p *progress) slowest(name string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	tasks := p.longest[name]
+	slices.SortStableFunc(tasks, func(a, b timed) int { return cmp.Compare(b.took, a.took) })
+	if len(tasks) < 2 {
+		return
+	}
+	for _, t := range tasks[:min(len(tasks), mostSlowest)] {
+		p.line("  %-8s %5.1f s  %s%s", "slowest", t.took.Seconds(), p.prefix(name), t.what)
 	}
 }
 

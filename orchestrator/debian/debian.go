@@ -3,7 +3,9 @@
 package debian
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -80,4 +82,41 @@ func InStatus(content []byte) []Package {
 		packages = append(packages, p)
 	}
 	return packages
+}
+
+// Difference is a package that is in one of two lists alone, or in both in another version.
+// It has no version where it is not installed.
+type Difference struct {
+	Name         string `json:"name"`
+	Architecture string `json:"architecture"`
+	Before       string `json:"before,omitempty"`
+	After        string `json:"after,omitempty"`
+}
+
+// Differences is how the second list differs from the first, sorted.
+func Differences(before, after []Package) (different []Difference) {
+	type key struct{ name, architecture string }
+	versions := map[key]*Difference{}
+	at := func(p Package) *Difference {
+		of := key{p.Name, p.Architecture}
+		if versions[of] == nil {
+			versions[of] = &Difference{Name: p.Name, Architecture: p.Architecture}
+		}
+		return versions[of]
+	}
+	for _, p := range before {
+		at(p).Before = p.Version
+	}
+	for _, p := range after {
+		at(p).After = p.Version
+	}
+	for _, d := range versions {
+		if d.Before != d.After {
+			different = append(different, *d)
+		}
+	}
+	slices.SortFunc(different, func(a, b Difference) int {
+		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Architecture, b.Architecture))
+	})
+	return different
 }

@@ -29,3 +29,20 @@ func TestPackagesInDpkgsOwnList(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+func TestPackagesThatDiffer(t *testing.T) {
+	of := func(name, version, architecture string) debian.Package {
+		return debian.Package{Name: name, Version: version, Architecture: architecture}
+	}
+	got := debian.Differences(
+		[]debian.Package{of("vim", "9", "amd64"), of("libc6", "2.41", "amd64"), of("libc6", "2.41", "i386"), of("bash", "5.1", "amd64")},
+		[]debian.Package{of("bash", "5.2", "amd64"), of("libc6", "2.41", "amd64"), of("libc6", "2.42", "i386"), of("nano", "8", "all")},
+	)
+	want := []debian.Difference{
+		{Name: "bash", Architecture: "amd64", Before: "5.1", After: "5.2"}, {Name: "libc6", Architecture: "i386", Before: "2.41", After: "2.42"},
+		{Name: "nano", Architecture: "all", After: "8"}, {Name: "vim", Architecture: "amd64", Before: "9"},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}

@@ -89,12 +89,19 @@ func orDefault[T comparable](value, fallback T) T {
 	return value
 }
 
+// Flavours is the kinds of Debian's official images for clouds that can be taken.
+var Flavours = []string{"generic", "genericcloud", "nocloud"}
+
 func (d *Definition) applyDefaults() {
 	if b := d.Source.Bootstrap; b != nil {
 		b.Variant = orDefault(b.Variant, "minbase")
 		if len(b.Components) == 0 {
 			b.Components = []string{"main"}
 		}
+	}
+	if c := d.Source.CloudImage; c != nil && c.Suite != "" {
+		c.Flavour = orDefault(c.Flavour, Flavours[0])
+		c.Arch = orDefault(c.Arch, arch.Target.Debian)
 	}
 	d.Disk.Size = orDefault(d.Disk.Size, 2*GiB)
 	if d.Disk.Layout.IsZero() {

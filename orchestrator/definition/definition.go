@@ -1,6 +1,9 @@
 package definition
 
-import "slices"
+import (
+	"slices"
+	"strings"
+)
 
 // InstallFile is what install.d/NAME.yml and its drop-ins may hold.
 type InstallFile struct {
@@ -62,7 +65,20 @@ type Layer struct {
 type Source struct {
 	Bootstrap *Bootstrap `yaml:"bootstrap,omitempty" json:"bootstrap,omitempty" jsonschema_description:"Install Debian from its archive with mmdebstrap"`
 	Tarball   *Tarball   `yaml:"tarball,omitempty" json:"tarball,omitempty" jsonschema_description:"Unpack a root file system that exists already"`
+	OCI       *OCI       `yaml:"oci,omitempty" json:"oci,omitempty" jsonschema_description:"Unpack a container image of Debian; what it lacks to be a machine is installed"`
+	// CloudImage has no hyphen, as nobody writes one there.
+	CloudImage *CloudImage `yaml:"cloudimage,omitempty" json:"cloudimage,omitempty" jsonschema_description:"Take the files of a disk image: one of Debian's official images for clouds, or another"`
 }
+
+// Outside says whether the source is neither an archive of packages nor a file of the
+// definition's, but something to download.
+func (s Source) Outside() bool {
+	return s.OCI != nil || s.CloudImage != nil && s.CloudImage.File == "" || s.Tarball != nil && s.Tarball.URL != ""
+}
+
+// Foreign says whether the source was made for something else than one of our disks, so that
+// it may lack what these need.
+func (s Source) Foreign() bool { return s.OCI != nil || s.CloudImage != nil }
 
 // Bootstrap installs Debian from its archive.
 type Bootstrap struct {
@@ -77,7 +93,38 @@ type Bootstrap struct {
 
 // Tarball unpacks a root file system.
 type Tarball struct {
-	Path string `yaml:"path" json:"path" jsonschema:"required" jsonschema_description:"Tar archive, in any compression that tar knows, beside this file"`
+	Path   string `yaml:"path,omitempty" json:"path,omitempty" jsonschema_description:"Tar archive, in any compression that tar knows, beside this file"`
+	URL    string `yaml:"url,omitempty" json:"url,omitempty" jsonschema_description:"Where to download it from, in place of path; needs sha256"`
+	SHA256 string `yaml:"sha256,omitempty" json:"sha256,omitempty" jsonschema_description:"Digest that it must have, in hexadecimal"`
+}
+
+// OCI unpacks a container image.
+type OCI struct {
+	Image string `yaml:"image" json:"image" jsonschema:"required" jsonschema_description:"HOST/REPOSITORY[:TAG][@DIGEST], oci:DIR[:TAG|@DIGEST] for an OCI image layout or oci-archive:FILE[:TAG|@DIGEST] for an archive of one, beside this file"`
+}
+
+// CloudImage takes the files of the root file system of a disk image, with those that its
+// /etc/fstab mounts below it.
+type CloudImage struct {
+	Suite   string `yaml:"suite,omitempty" json:"suite,omitempty" jsonschema_description:"Debian suite of an official image, such as trixie"`
+	Flavour string `yaml:"flavour,omitempty" json:"flavour,omitempty" jsonschema:"enum=generic,enum=genericcloud,enum=nocloud" jsonschema_description:"Which of the suite's images. Default: generic"`
+	Arch    string `yaml:"arch,omitempty" json:"arch,omitempty" jsonschema_description:"Architecture. Default: that of the builds"`
+	Mirror  string `yaml:"mirror,omitempty" json:"mirror,omitempty" jsonschema_description:"Address of the folder that has one for each suite. Default: Debian's own"`
+	URL     string `yaml:"url,omitempty" json:"url,omitempty" jsonschema_description:"Address of any image, in place of suite: raw or a format of QEMU's, also in a tar archive, compressed by xz, gzip, zstd or not at all"`
+	File    string `yaml:"file,omitempty" json:"file,omitempty" jsonschema_description:"Such an image beside this file, in place of suite"`
+	SHA512  string `yaml:"sha512,omitempty" json:"sha512,omitempty" jsonschema_description:"Digest that it must have, in hexadecimal. Default: what SHA512SUMS beside the image says"`
+	Keyring string `yaml:"keyring,omitempty" json:"keyring,omitempty" jsonschema_description:"File beside this one with the OpenPGP keys that must have signed SHA512SUMS"`
+}
+
+// Local is the kind of place in the file system that holds the image, and its path with what
+// follows that; "" for an image in a registry.
+func (o OCI) Local() (kind, rest string) {
+	for _, kind := range []string{"oci", "oci-archive"} {
+		if rest, is := strings.CutPrefix(o.Image, kind+":"); is {
+			return kind, rest
+		}
+	}
+	return "", ""
 }
 
 // Disk is the disk image and its partitions.
@@ -127,6 +174,10 @@ type InstallEntry struct {
 	On           string       `yaml:"on,omitempty" json:"on,omitempty" jsonschema:"enum=boot" jsonschema_description:"boot: apply the entry in a guest that starts from the tree so far. Default: in the tree"`
 	NoLog        bool         `yaml:"no_log,omitempty" json:"no_log,omitempty" jsonschema_description:"Keep the values of this entry, and all that it prints, out of the output, the log and build.json"`
 	Origin       string       `yaml:"-" json:"origin,omitempty"`
+	// OnlyTags and SkipTags are of the tasks of roles and playbooks that an entry applies, where
+	// one of a definition became two: see SplitOnBoot.
+	OnlyTags []string `yaml:"-" json:"only_tags,omitempty"`
+	SkipTags []string `yaml:"-" json:"skip_tags,omitempty"`
 }
 
 // The values of Python; "" is PythonKeep.
@@ -157,6 +208,32 @@ func (d *Definition) ApplyOnBoot() {
 	for i := range own.Commands {
 		own.Commands[i].On = OnBoot
 	}
+}
+
+// SplitOnBoot parts each entry some of whose tasks need a running system: those are tagged boot,
+// and are applied on one, after the others.
+func (d *Definition) SplitOnBoot(tagged func(InstallEntry) (bool, error)) error {
+	for i := range d.Layers {
+		var parted []InstallEntry
+		for _, e := range d.Layers[i].Install {
+			some := false
+			if e.On == "" && len(e.SkipTags) == 0 && len(e.Roles)+len(e.Playbooks) > 0 {
+				var err error
+				if some, err = tagged(e); err != nil {
+					return err
+				}
+			}
+			if !some {
+				parted = append(parted, e)
+				continue
+			}
+			later := InstallEntry{Name: e.Name, Roles: e.Roles, Playbooks: e.Playbooks, On: OnBoot, OnlyTags: []string{OnBoot}, NoLog: e.NoLog, Origin: e.Origin}
+			e.SkipTags = later.OnlyTags
+			parted = append(parted, e, later)
+		}
+		d.Layers[i].Install = parted
+	}
+	return nil
 }
 
 // Debconf is one preseeded answer.

@@ -210,7 +210,7 @@ func (r *reader) merge(parent, child *yaml.Node, at string) {
 // mergeSource lets a child that names another kind of source replace the
 // parent's, and one that names the same kind refine it.
 func (r *reader) mergeSource(old, new *yaml.Node) {
-	for _, kind := range []string{"bootstrap", "tarball"} {
+	for _, kind := range sortedKeys(fieldsOf(reflect.TypeFor[Source]())) {
 		if value(new, kind) == nil && len(new.Content) > 0 {
 			drop(old, kind)
 		}

@@ -26,6 +26,20 @@ func TestAMistakeIsToldWithoutWhatFollowsFromIt(t *testing.T) {
 		"a misspelt bootstrap":          {map[string]string{"install.d/x.yml": "source: {bootstap: {suite: sid}}"}, []string{`install.d/x.yml:1: unknown key "source.bootstap"`}},
 		"a misspelt suite":              {map[string]string{"install.d/x.yml": "source: {bootstrap: {siute: sid}}"}, []string{`install.d/x.yml:1: unknown key "source.bootstrap.siute"`}},
 		"a misspelt path":               {map[string]string{"install.d/x.yml": "source: {tarball: {paht: a}}"}, []string{`install.d/x.yml:1: unknown key "source.tarball.paht"`}},
+		"a tarball without digest":      {map[string]string{"install.d/x.yml": "source: {tarball: {url: 'https://h/a.tar'}}"}, []string{`install.d/x.yml:1: source.tarball: key "sha256" is missing`}},
+		"a tarball of nowhere":          {map[string]string{"install.d/x.yml": "source: {tarball: {sha256: " + strings.Repeat("a", 64) + "}}"}, []string{`install.d/x.yml:1: source.tarball: neither path nor url is given`}},
+		"a digest that is none":         {map[string]string{"install.d/x.yml": "source: {tarball: {url: 'https://h/a.tar', sha256: ABC}}"}, []string{`install.d/x.yml:1: source.tarball.sha256: "ABC" is no digest`}},
+		"an address that is none":       {map[string]string{"install.d/x.yml": "source: {tarball: {url: 'file:///a.tar', sha256: " + strings.Repeat("a", 64) + "}}"}, []string{`install.d/x.yml:1: source.tarball.url: "file:///a.tar" is no address of a file`}},
+		"an image that is none":         {map[string]string{"install.d/x.yml": "source: {oci: {image: 'docker://h/r:t'}}"}, []string{`install.d/x.yml:1: source.oci.image: "docker://h/r:t" is no image`}},
+		"an image without a name":       {map[string]string{"install.d/x.yml": "source: {oci: {}}"}, []string{`install.d/x.yml:1: source.oci: key "image" is missing`}},
+		"an image and a tarball":        {map[string]string{"install.d/x.yml": "source: {oci: {image: h.example/r}, tarball: {path: x.yml}}"}, []string{`install.d/x.yml:1: source: oci and tarball exclude each other`}},
+		"a cloud image of nowhere":      {map[string]string{"install.d/x.yml": "source: {cloudimage: {sha512: " + strings.Repeat("a", 128) + "}}"}, []string{`install.d/x.yml:1: source.cloudimage: neither suite nor url nor file is given`}},
+		"a cloud image of two places":   {map[string]string{"install.d/x.yml": "source: {cloudimage: {suite: trixie, url: 'https://h/x'}}"}, []string{`install.d/x.yml:1: source.cloudimage: suite and url exclude each other`}},
+		"a flavour of any image":        {map[string]string{"install.d/x.yml": "source: {cloudimage: {url: 'https://h/x', flavour: generic}}"}, []string{`install.d/x.yml:1: source.cloudimage.flavour is for official images`}},
+		"an unknown flavour":            {map[string]string{"install.d/x.yml": "source: {cloudimage: {suite: trixie, flavour: ec2}}"}, []string{`install.d/x.yml:1: source.cloudimage.flavour: unknown "ec2"`}},
+		"another architecture":          {map[string]string{"install.d/x.yml": "source: {cloudimage: {suite: trixie, arch: riscv64}}"}, []string{`install.d/x.yml:1: source.cloudimage.arch: "riscv64" cannot be built for`}},
+		"a mirror with a password":      {map[string]string{"install.d/x.yml": "source: {cloudimage: {suite: trixie, mirror: 'https://u:p@h/'}}"}, []string{`install.d/x.yml:1: source.cloudimage.mirror: "https://h/" holds a password`}},
+		"an image that is not there":    {map[string]string{"install.d/x.yml": "source: {cloudimage: {file: x.img}}"}, []string{`install.d/x.yml:1: there is no file install.d/x.img`}},
 		"a source that is a value":      {map[string]string{"install.d/x.yml": "source: 5"}, []string{"install.d/x.yml:1: source: expected keys"}},
 		"a misspelt disk":               {map[string]string{"install.d/x.yml": base + "dsik: {layout: efi}\nfirmware: [bios, uefi]\ndisk: {layout: efi}"}, []string{`install.d/x.yml:2: unknown key "dsik"`}},
 		"a misspelt size":               {map[string]string{"install.d/x.yml": base + "disk: {siez: 9G, layout: [{mount: /, filesystem: ext4, size: 8G}]}\nfirmware: []"}, []string{`install.d/x.yml:2: unknown key "disk.siez"`}},
@@ -56,6 +70,19 @@ func TestAMistakeIsToldWithoutWhatFollowsFromIt(t *testing.T) {
 		"a fact by its variable's name": {map[string]string{"install.d/x.yml": base + "facts: {ansible_memtotal_mb: 5}"}, []string{"install.d/x.yml:2: facts: ansible_memtotal_mb begins with ansible_"}},
 	} {
 		t.Run(name, func(t *testing.T) { beginWith(t, mistakes(tc.files), tc.want) })
+	}
+}
+
+// Paths of container images start where those of other files do.
+func TestImagesOfTheFileSystem(t *testing.T) {
+	for written, want := range map[string]string{
+		"oci:images/debian:13": "oci:install.d/images/debian:13", "oci-archive:../debian.tar": "oci-archive:debian.tar", "oci:/srv/a:b/": "oci:/srv/a:b/",
+		"h.example:5000/a/b:13": "h.example:5000/a/b:13", "h.example/a@sha256:" + strings.Repeat("a", 64): "h.example/a@sha256:" + strings.Repeat("a", 64), "oci:a:b/": "oci:install.d/a:b/",
+	} {
+		d := load(t, map[string]string{"install.d/x.yml": "source: {oci: {image: '" + written + "'}}"}, "x")
+		if d.Source.OCI.Image != want {
+			t.Errorf("%s: %s, want %s", written, d.Source.OCI.Image, want)
+		}
 	}
 }
 

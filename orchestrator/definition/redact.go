@@ -29,6 +29,10 @@ func (d *Definition) assets(of func(*InstallEntry) bool) []*string {
 	if t := d.Source.Tarball; t != nil {
 		add(&t.Path)
 	}
+	if c := d.Source.CloudImage; c != nil {
+		add(&c.File)
+		add(&c.Keyring)
+	}
 	for _, layer := range d.Layers {
 		for i := range layer.Install {
 			entry := &layer.Install[i]
@@ -121,7 +125,15 @@ func (s Source) redacted() (shown Source) {
 		}
 	}
 	if t := s.Tarball; t != nil {
-		shown.Tarball = &Tarball{Path: t.Path}
+		shown.Tarball = &Tarball{Path: t.Path, URL: address(t.URL), SHA256: t.SHA256}
+	}
+	if c := s.CloudImage; c != nil {
+		shown.CloudImage = &CloudImage{
+			Suite: c.Suite, Flavour: c.Flavour, Arch: c.Arch, Mirror: address(c.Mirror), URL: address(c.URL), File: c.File, SHA512: c.SHA512, Keyring: c.Keyring,
+		}
+	}
+	if o := s.OCI; o != nil {
+		shown.OCI = &OCI{Image: o.Image}
 	}
 	return shown
 }
@@ -129,7 +141,7 @@ func (s Source) redacted() (shown Source) {
 func (e InstallEntry) redacted() InstallEntry {
 	hide := conceal(e.NoLog)
 	return InstallEntry{
-		Name: e.Name, Packages: e.Packages, Recommends: e.Recommends, Services: e.Services, Playbooks: e.Playbooks, NoLog: e.NoLog, Origin: e.Origin,
+		Name: e.Name, Packages: e.Packages, Recommends: e.Recommends, Services: e.Services, Playbooks: e.Playbooks, NoLog: e.NoLog, Origin: e.Origin, On: e.On, OnlyTags: e.OnlyTags, SkipTags: e.SkipTags,
 		Debconf:      each(e.Debconf, hide.debconf),
 		Repositories: each(e.Repositories, hide.repository),
 		Files:        each(e.Files, hide.file),
@@ -218,6 +230,9 @@ func (c conceal) sshKey(key string) string {
 	}
 	return c.text(key)
 }
+
+// PublicAddress is an address as everybody may see it.
+func PublicAddress(url string) string { return address(url) }
 
 // address is the scheme, host and path of a URL, which may hold templates.
 func address(url string) string {

@@ -134,32 +134,6 @@ func sortedKeys[V any](m map[string]V) []string {
 	return keys
 }
 
-// validateSource does not miss what may be in a file or a key that is reported
-// already.
-func (ld *loading) validateSource(d *Definition, merged *yaml.Node) {
-	at := func(keys ...string) place { return ld.where(merged, append([]string{"source"}, keys...)...) }
-	const example = "write 'source: {bootstrap: {suite: trixie}}'"
-	unsure := ld.unsure("source")
-	b, t := d.Source.Bootstrap, d.Source.Tarball
-	switch {
-	case b == nil && t == nil:
-		if !unsure {
-			ld.report(at(), "source: no source is given", example+", or extend a build that has one")
-		}
-	case b != nil && t != nil:
-		ld.report(at(), "source: bootstrap and tarball exclude each other", "keep one")
-	case b != nil:
-		if b.Suite != "" || !unsure {
-			ld.validateSuite(at("bootstrap", "suite"), b.Suite)
-		}
-		ld.validateBootstrap(b, value(value(merged, "source"), "bootstrap"), at)
-	case t.Path != "":
-		t.Path = ld.asset(value(value(value(merged, "source"), "tarball"), "path"), unlimited)
-	case !unsure:
-		ld.report(at("tarball"), "source.tarball: key \"path\" is missing", "add it")
-	}
-}
-
 func (ld *loading) validateSuite(at place, suite string) {
 	if !suitePattern.MatchString(suite) {
 		ld.report(at, fmt.Sprintf("source.bootstrap.suite: %q is no suite", suite), "name a Debian suite, such as trixie")

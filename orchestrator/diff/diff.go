@@ -215,34 +215,17 @@ var statusPaths = []string{"var/lib/dpkg/status", "lib/dpkg/status"}
 const largestStatus = 64 << 20 // bytes
 
 func (c *comparison) packages() ([]Package, error) {
-	type key struct{ name, architecture string }
-	versions := map[key]*Package{}
+	installed := make([][]debian.Package, len(sides))
 	for side := range sides {
-		installed, err := c.installed(side)
-		if err != nil {
+		var err error
+		if installed[side], err = c.installed(side); err != nil {
 			return nil, err
-		}
-		for _, p := range installed {
-			of := key{p.Name, p.Architecture}
-			if versions[of] == nil {
-				versions[of] = &Package{Name: p.Name, Architecture: p.Architecture}
-			}
-			if side == 0 {
-				versions[of].A = p.Version
-			} else {
-				versions[of].B = p.Version
-			}
 		}
 	}
 	var different []Package
-	for _, p := range versions {
-		if p.A != p.B {
-			different = append(different, *p)
-		}
+	for _, d := range debian.Differences(installed[0], installed[1]) {
+		different = append(different, Package{d.Name, d.Architecture, d.Before, d.After})
 	}
-	slices.SortFunc(different, func(a, b Package) int {
-		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Architecture, b.Architecture))
-	})
 	return different, nil
 }
 

@@ -21,7 +21,7 @@ func Attributes(path string) (map[string]string, error) {
 	}
 	var found map[string]string
 	for name := range strings.SplitSeq(strings.TrimSuffix(string(names), "\x00"), "\x00") {
-		if !ofTheFile(name) {
+		if !OfTheFile(name) {
 			continue
 		}
 		value, err := sized(func(buffer []byte) (int, error) { return unix.Lgetxattr(path, name, buffer) })
@@ -36,7 +36,8 @@ func Attributes(path string) (map[string]string, error) {
 	return found, nil
 }
 
-func ofTheFile(name string) bool {
+// OfTheFile says so of an attribute.
+func OfTheFile(name string) bool {
 	return name == "security.capability" || strings.HasPrefix(name, "user.") || strings.HasPrefix(name, "system.posix_acl_")
 }
 

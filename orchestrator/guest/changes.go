@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"path"
@@ -13,9 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/btw-img/btw-img/orchestrator/fail"
-	"github.com/btw-img/btw-img/orchestrator/files"
 	"github.com/btw-img/btw-img/orchestrator/rawdisk"
+	"github.com/btw-img/btw-img/orchestrator/unpack"
 )
 
 // Snapshot is all that a disk has under its names, "/" first. The contents of files are
@@ -172,7 +170,7 @@ func Apply(ctx context.Context, changes []Change, after Snapshot, root string) e
 		return &os.PathError{Op: "open", Path: root, Err: err}
 	}
 	defer func() { _ = unix.Close(fd) }()
-	t := taking{after: after, root: fd}
+	t := taking{ctx: ctx, after: after, root: fd}
 	for _, change := range changes {
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -182,7 +180,7 @@ func Apply(ctx context.Context, changes []Change, after Snapshot, root string) e
 		}
 	}
 	for _, name := range slices.Backward(t.folders) { // nothing changes in them any more
-		err := t.in(name, func(folder int, base string) error { return setTime(folder, base, after[name]) })
+		err := t.in(name, func(folder int, base string) error { return unpack.SetTime(folder, base, after[name].ModTime) })
 		if err != nil {
 			return fmt.Errorf("take %s from the guest: %w", name, err)
 		}
@@ -191,6 +189,7 @@ func Apply(ctx context.Context, changes []Change, after Snapshot, root string) e
 }
 
 type taking struct {
+	ctx     context.Context
 	after   Snapshot
 	root    int
 	folders []string // that were made, or changed
@@ -208,7 +207,7 @@ func (t *taking) take(c Change) error {
 		return err
 	}
 	defer func() { _ = unix.Close(folder) }()
-	return removeAll(folder, path.Base(c.Path))
+	return unpack.Remove(folder, path.Base(c.Path))
 }
 
 // gone says whether an error is of a folder that is not there, or is none.
@@ -249,122 +248,21 @@ func (t *taking) put(folder int, base string, c Change) error {
 	if kindOf(inode) == unix.S_IFDIR {
 		t.folders = append(t.folders, c.Path)
 	}
-	if there, err := kind(folder, base); err != nil {
+	if there, err := unpack.Kind(folder, base); err != nil {
 		return err
 	} else if there == unix.S_IFDIR && kindOf(inode) == unix.S_IFDIR {
-		return dress(folder, base, inode)
+		return unpack.Dress(folder, base, inode)
 	}
-	if err := removeAll(folder, base); err != nil {
+	if err := unpack.Remove(folder, base); err != nil {
 		return err
 	}
 	if c.Link != "" {
 		return t.in(c.Link, func(other int, its string) error { return unix.Linkat(other, its, folder, base, 0) })
 	}
-	if err := create(folder, base, inode); err != nil {
+	if err := unpack.Create(folder, base, inode, unpack.ContentOf(t.ctx, inode)); err != nil {
 		return err
 	}
-	return errors.Join(dress(folder, base, inode), setTime(folder, base, inode))
+	return errors.Join(unpack.Dress(folder, base, inode), unpack.SetTime(folder, base, inode.ModTime))
 }
 
 func kindOf(node *rawdisk.Node) uint32 { return node.Mode & unix.S_IFMT }
-
-// kind is what a name is, 0 where there is none.
-func kind(folder int, base string) (uint32, error) {
-	var stat unix.Stat_t
-	err := unix.Fstatat(folder, base, &stat, unix.AT_SYMLINK_NOFOLLOW)
-	if errors.Is(err, unix.ENOENT) {
-		return 0, nil
-	}
-	return stat.Mode & unix.S_IFMT, err
-}
-
-func removeAll(folder int, base string) error { return os.RemoveAll(below(folder, base)) }
-
-// below is a path of a name in an open folder.
-func below(folder int, base string) string { return fmt.Sprintf("/proc/self/fd/%d/%s", folder, base) }
-
-func create(folder int, base string, inode *rawdisk.Node) error {
-	switch {
-	case kindOf(inode) == unix.S_IFREG:
-		return write(folder, base, inode)
-	case kindOf(inode) == unix.S_IFDIR:
-		return unix.Mkdirat(folder, base, 0o700)
-	case kindOf(inode) == unix.S_IFLNK:
-		return unix.Symlinkat(inode.Target, folder, base)
-	case kindOf(inode) == unix.S_IFIFO, kindOf(inode) == unix.S_IFCHR, kindOf(inode) == unix.S_IFBLK:
-		err := unix.Mknodat(folder, base, inode.Mode&unix.S_IFMT|0o600, int(unix.Mkdev(inode.Major, inode.Minor)))
-		if errors.Is(err, unix.EPERM) {
-			return fail.New(fail.Build, "", "have the machine make it as it starts, by tmpfiles.d or udev", "the tree of an image can have no device nodes")
-		}
-		return err
-	}
-	return fmt.Errorf("it is of no known kind (%o)", inode.Mode)
-}
-
-// write makes a file with the content of one of the disk, holes too.
-func write(folder int, base string, inode *rawdisk.Node) (err error) {
-	content, err := inode.Content()
-	if err != nil {
-		return err
-	}
-	fd, err := unix.Openat(folder, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
-	if err != nil {
-		return err
-	}
-	file := os.NewFile(uintptr(fd), base)
-	defer func() { err = errors.Join(err, file.Close()) }()
-	if err := file.Truncate(inode.Size); err != nil {
-		return err
-	}
-	for _, span := range content.Data() {
-		if _, err := io.Copy(io.NewOffsetWriter(file, span.Offset), io.NewSectionReader(content, span.Offset, span.Size)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// dress gives a name owner, mode and attributes, in the order in which none undoes another.
-func dress(folder int, base string, inode *rawdisk.Node) error {
-	if err := unix.Fchownat(folder, base, int(inode.UID), int(inode.GID), unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return &os.PathError{Op: "chown", Path: base, Err: err}
-	}
-	if kindOf(inode) != unix.S_IFLNK {
-		if err := unix.Fchmodat(folder, base, inode.Mode&^unix.S_IFMT, 0); err != nil {
-			return &os.PathError{Op: "chmod", Path: base, Err: err}
-		}
-	}
-	return setAttributes(below(folder, base), inode.Attributes)
-}
-
-// setAttributes gives a file these extended attributes and no others, but for those that are
-// the host's.
-func setAttributes(file string, attributes map[string]string) error {
-	has, err := files.Attributes(file)
-	if err != nil {
-		return err
-	}
-	for _, name := range slices.Sorted(maps.Keys(attributes)) {
-		if strings.HasPrefix(name, "trusted.") { // which the builder's root alone could see
-			continue
-		}
-		delete(has, name)
-		if err := unix.Lsetxattr(file, name, []byte(attributes[name]), 0); err != nil {
-			return &os.PathError{Op: "set " + name + " of", Path: path.Base(file), Err: err}
-		}
-	}
-	for name := range has {
-		if err := unix.Lremovexattr(file, name); err != nil {
-			return &os.PathError{Op: "remove " + name + " of", Path: path.Base(file), Err: err}
-		}
-	}
-	return nil
-}
-
-func setTime(folder int, base string, inode *rawdisk.Node) error {
-	at := unix.Timespec{Sec: inode.ModTime.Unix(), Nsec: int64(inode.ModTime.Nanosecond())}
-	if err := unix.UtimesNanoAt(folder, base, []unix.Timespec{at, at}, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return &os.PathError{Op: "set the times of", Path: base, Err: err}
-	}
-	return nil
-}

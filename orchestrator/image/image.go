@@ -85,18 +85,27 @@ type File struct {
 
 // Measure reads what File tells of an image of the format.
 func Measure(ctx context.Context, h host.Host, path, format string) (File, error) {
-	out, err := h.Output(ctx, Info(path, format))
-	if err != nil {
-		return File{}, err
-	}
 	file := File{Name: filepath.Base(path), Format: format}
-	if err := json.Unmarshal(out, &struct {
-		VirtualSize *int64 `json:"virtual-size"`
-	}{&file.VirtualSize}); err != nil {
-		return File{}, fmt.Errorf("qemu-img info %s: %w", path, err)
+	var err error
+	if file.VirtualSize, err = VirtualSize(ctx, h, path, format); err != nil {
+		return File{}, err
 	}
 	file.SHA256, file.Size, err = Digest(ctx, path)
 	return file, err
+}
+
+// VirtualSize is how many bytes the disk in an image of the format has.
+func VirtualSize(ctx context.Context, h host.Host, path, format string) (size int64, err error) {
+	out, err := h.Output(ctx, Info(path, format))
+	if err != nil {
+		return 0, err
+	}
+	if err := json.Unmarshal(out, &struct {
+		VirtualSize *int64 `json:"virtual-size"`
+	}{&size}); err != nil {
+		return 0, fmt.Errorf("qemu-img info %s: %w", path, err)
+	}
+	return size, nil
 }
 
 // Info is the command that describes an image of the format. QEMU opens what an

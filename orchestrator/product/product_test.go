@@ -257,7 +257,7 @@ func TestRefusedDisks(t *testing.T) {
 	}{
 		"a name that removes others":  {[]string{"mkdir /etc/.wh.passwd"}, format.OCI, `"etc/.wh.passwd"`},
 		"in use":                      {[]string{"feature needs_recovery"}, format.Tar, "was in use"},
-		"no root":                     {[]string{"rm /etc/fstab"}, format.Squashfs, "no Linux root file system"},
+		"no root":                     {[]string{"rm /etc/fstab", "cd /", "unlink usr"}, format.Squashfs, "no Linux root file system"},
 		"no menu":                     {[]string{"rm /boot/grub/grub.cfg"}, format.Kernel, "boot/grub/grub.cfg"},
 		"a menu that leads elsewhere": {[]string{"rm /boot/vmlinuz-6"}, format.Kernel, "vmlinuz-6"},
 	} {

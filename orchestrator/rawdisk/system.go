@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/btw-img/btw-img/orchestrator/arch"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/filesystem"
 )
@@ -39,38 +40,108 @@ func OpenSystem(disk io.ReaderAt, size int64) (*System, error) {
 	if s.Table, err = ReadTable(disk, size); err != nil {
 		return nil, err
 	}
-	volumes := make([]volume, len(s.Table.Partitions))
-	var fstab []byte
-	for i, p := range s.Table.Partitions {
-		v := &volumes[i]
-		v.Partition = p
-		v.tree, v.kind, v.problem = Open(io.NewSectionReader(disk, p.Start, p.Size), p.Size)
-		if s.mounts[""] != nil || v.tree == nil || v.tree.Kind() != filesystem.Ext4 {
-			continue
-		}
-		found, err := Find(v.tree, "etc/fstab")
-		if err != nil || found == nil || !found.IsRegular() || found.Size > largestFstab {
-			continue
-		}
-		if fstab, err = content(found); err != nil {
-			return nil, err
-		}
-		s.mounts[""] = v.tree
+	volumes := s.volumes(disk)
+	root, fstab, err := rootOf(volumes)
+	if err != nil {
+		return nil, err
 	}
-	if s.mounts[""] == nil {
+	if root == nil {
 		return nil, noRoot(volumes)
 	}
+	s.mounts[""] = root.tree
 	for line := range strings.Lines(string(fstab)) {
 		if err := s.mount(line, volumes); err != nil {
 			return nil, err
 		}
 	}
-	for _, tree := range s.mounts {
-		if e, ok := tree.(*ext4); ok && e.incompatible&ext4Recover != 0 {
-			return nil, fail.New(fail.Usage, "", "shut its machine down, or check it with fsck", "a file system was in use when the image was made")
+	return s, s.clean()
+}
+
+// volumes is what is in the partitions.
+func (s *System) volumes(disk io.ReaderAt) []volume {
+	volumes := make([]volume, len(s.Table.Partitions))
+	for i, p := range s.Table.Partitions {
+		v := &volumes[i]
+		v.Partition = p
+		v.tree, v.kind, v.problem = Open(io.NewSectionReader(disk, p.Start, p.Size), p.Size)
+	}
+	return volumes
+}
+
+// rootLabels is how root file systems are called where their partitions do not tell.
+var rootLabels = []string{"root", "rootfs", "cloudimg-rootfs"}
+
+// rank is how much tells that a volume has the root file system, less its files; 0 for nothing.
+func (v volume) rank() (rank int) {
+	if strings.EqualFold(v.Type, arch.Target.RootType) {
+		rank += 2
+	}
+	if slices.Contains(rootLabels, strings.ToLower(v.Label)) || slices.Contains(rootLabels, strings.ToLower(v.fact("file system label"))) {
+		rank++
+	}
+	return rank
+}
+
+// rootOf is the volume that has the root file system, nil for none that can be read, and its
+// /etc/fstab. One that has that file comes before one that is only said to be it.
+func rootOf(volumes []volume) (root *volume, fstab []byte, err error) {
+	most := 0
+	for i := range volumes {
+		v := &volumes[i]
+		if v.tree == nil || v.tree.Kind() != filesystem.Ext4 {
+			continue
+		}
+		rank, table := v.rank(), []byte(nil)
+		if found, err := Find(v.tree, "etc/fstab"); err == nil && found != nil && found.IsRegular() && found.Size <= largestFstab {
+			if table, err = content(found); err != nil {
+				return nil, nil, err
+			}
+			rank += 4
+		} else if !v.looksLikeRoot() {
+			continue
+		}
+		if rank > most {
+			root, fstab, most = v, table, rank
 		}
 	}
-	return s, nil
+	return root, fstab, nil
+}
+
+// looksLikeRoot says so of a file system without /etc/fstab.
+func (v volume) looksLikeRoot() bool {
+	for _, name := range []string{"etc", "usr"} {
+		if found, err := Find(v.tree, name); err != nil || found == nil || !found.IsFolder() {
+			return false
+		}
+	}
+	return true
+}
+
+// OpenMounts is what belongs into the root file system of a disk, whose /etc/fstab is given
+// since its files cannot be read here.
+func OpenMounts(disk io.ReaderAt, size int64, fstab []byte) (*System, error) {
+	s := &System{mounts: map[string]Tree{}}
+	var err error
+	if s.Table, err = ReadTable(disk, size); err != nil {
+		return nil, err
+	}
+	volumes := s.volumes(disk)
+	for line := range strings.Lines(string(fstab)) {
+		if err := s.mount(line, volumes); err != nil {
+			return nil, err
+		}
+	}
+	return s, s.clean()
+}
+
+// clean is an error where a file system was not unmounted.
+func (s *System) clean() error {
+	for _, tree := range s.mounts {
+		if e, ok := tree.(*ext4); ok && e.incompatible&ext4Recover != 0 {
+			return fail.New(fail.Usage, "", "shut its machine down, or check it with fsck", "a file system was in use when the image was made")
+		}
+	}
+	return nil
 }
 
 // volume is what is in a partition.
@@ -81,15 +152,33 @@ type volume struct {
 	problem error
 }
 
+// Unread is the error about a disk whose root file system seems to be of a kind that is known,
+// and whose files vmctl does not read.
+type Unread struct {
+	Partition
+	Filesystem string
+}
+
+func (u *Unread) Error() string {
+	return fmt.Sprintf("vmctl does not read files of %s (partition %d)", u.Filesystem, u.Number)
+}
+
 func noRoot(volumes []volume) error {
 	const hint = "name a disk whose root file system is " + filesystem.Ext4
 	for _, v := range volumes {
 		if v.problem != nil {
 			return fail.New(fail.Usage, "", hint, "no root file system can be read in it: partition %d: %w", v.Number, v.problem)
 		}
-		if fs := filesystem.Named(v.kind); fs != nil && fs.HoldsTree() && v.tree == nil {
-			return fail.New(fail.Usage, "", hint, "vmctl does not read files of %s (partition %d)", v.kind, v.Number)
+	}
+	var unread *Unread
+	most := -1
+	for _, v := range volumes {
+		if fs := filesystem.Named(v.kind); fs != nil && fs.HoldsTree() && v.tree == nil && v.rank() > most {
+			unread, most = &Unread{v.Partition, v.kind}, v.rank()
 		}
+	}
+	if unread != nil {
+		return &fail.Error{Kind: fail.Usage, Hint: hint, Err: unread}
 	}
 	return fail.New(fail.Usage, "", hint, "there is no Linux root file system in it")
 }
@@ -127,28 +216,30 @@ func (v volume) is(source string) bool {
 	if value == "" {
 		return false
 	}
-	fact := func(what string) string {
-		if v.tree == nil {
-			return ""
-		}
-		for _, f := range v.tree.Facts() {
-			if f.What == what {
-				return f.Is
-			}
-		}
-		return ""
-	}
 	switch tag {
 	case "UUID":
-		return strings.EqualFold(value, fact("UUID"))
+		return strings.EqualFold(value, v.fact("UUID"))
 	case "LABEL":
-		return value == fact("file system label")
+		return value == v.fact("file system label")
 	case "PARTUUID":
 		return strings.EqualFold(value, v.ID)
 	case "PARTLABEL":
 		return value == v.Label
 	}
 	return false
+}
+
+// fact is what the file system tells of itself, "" where it does not.
+func (v volume) fact(what string) string {
+	if v.tree == nil {
+		return ""
+	}
+	for _, f := range v.tree.Facts() {
+		if f.What == what {
+			return f.Is
+		}
+	}
+	return ""
 }
 
 // unescaped is a field of fstab, in which spaces are octal.
@@ -167,7 +258,8 @@ func unescaped(field string) string {
 	return out.String()
 }
 
-// Walk visits every file, a folder before what is in it and in the order of their names.
+// Walk visits every file, a folder before what is in it and in the order of their names; of
+// what OpenMounts has opened, one file system after the other.
 // What tools of file systems keep in them (lost+found) is no part of the tree.
 func (s *System) Walk(ctx context.Context, visit func(Entry) error) error {
 	bounds := map[Tree]*Bounds{}
@@ -206,11 +298,23 @@ func (s *System) Walk(ctx context.Context, visit func(Entry) error) error {
 		}
 		return nil
 	}
-	root, err := mountedAt("", s.mounts[""])
-	if err != nil {
-		return err
+	tops := []string{""}
+	if s.mounts[""] == nil {
+		tops = slices.Sorted(maps.Keys(s.mounts))
 	}
-	return walk(root)
+	for _, at := range tops {
+		if bounds[s.mounts[at]] != nil {
+			continue // it lies in one that was visited
+		}
+		top, err := mountedAt(at, s.mounts[at])
+		if err == nil {
+			err = walk(top)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func mountedAt(at string, volume Tree) (Entry, error) {

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/btw-img/btw-img/orchestrator/arch"
 )
 
 func TestAccessListsAreAsTheKernelGivesThem(t *testing.T) {
@@ -28,6 +30,106 @@ func TestFieldsOfFstab(t *testing.T) {
 		if got := unescaped(field); got != want {
 			t.Errorf("%s: %q, want %q", field, got, want)
 		}
+	}
+}
+
+// made is an ext4 file system of those names, each of which is a folder or, with a dot in it, an
+// empty file.
+func made(t *testing.T, label string, names ...string) []byte {
+	t.Helper()
+	root, path := t.TempDir(), filepath.Join(t.TempDir(), "disk")
+	err := errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, 4<<20))
+	for _, name := range names {
+		if strings.Contains(name, ".") {
+			err = errors.Join(err, os.WriteFile(filepath.Join(root, name), nil, 0o600))
+		} else {
+			err = errors.Join(err, os.MkdirAll(filepath.Join(root, name), 0o755))
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("mkfs.ext4", "-q", "-F", "-L", label, "-d", root, path)
+	cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return whole
+}
+
+func namesOf(t *testing.T, s *System) (names []string) {
+	t.Helper()
+	err := s.Walk(t.Context(), func(e Entry) error {
+		names = append(names, e.Path)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return names
+}
+
+func TestARootWithoutFstabIsKnownByItsLabel(t *testing.T) {
+	for label, want := range map[string]bool{"root": true, "cloudimg-rootfs": true, "data": false} {
+		disk := made(t, label, "etc", "usr")
+		s, err := OpenSystem(bytes.NewReader(disk), int64(len(disk)))
+		if (err == nil) != want || err == nil && strings.Join(namesOf(t, s), " ") != " etc usr" {
+			t.Errorf("%s: %v", label, err)
+		}
+	}
+	disk := made(t, "root", "etc")
+	if _, err := OpenSystem(bytes.NewReader(disk), int64(len(disk))); err == nil {
+		t.Error("a tree without programs is a root")
+	}
+}
+
+func TestTheTypeOfAPartitionTellsTheRoot(t *testing.T) {
+	tree, _, err := Open(bytes.NewReader(made(t, "", "etc", "usr")), 4<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain, typed := volume{tree: tree, Partition: Partition{Number: 1}}, volume{tree: tree, Partition: Partition{Number: 2, Type: strings.ToLower(arch.Target.RootType)}}
+	named := volume{tree: tree, Partition: Partition{Number: 3, Label: "root"}}
+	for _, tc := range []struct {
+		volumes []volume
+		want    int
+	}{{[]volume{plain, named, typed}, 2}, {[]volume{plain, named}, 3}, {[]volume{plain}, 0}} {
+		root, _, err := rootOf(tc.volumes)
+		if err != nil || root == nil && tc.want != 0 || root != nil && root.Number != tc.want {
+			t.Errorf("%+v, %v, want %d", root, err, tc.want)
+		}
+	}
+}
+
+func TestWhatOnlyTheKernelReads(t *testing.T) {
+	disk := append([]byte("XFSB"), make([]byte, headSize)...)
+	_, err := OpenSystem(bytes.NewReader(disk), int64(len(disk)))
+	unread, is := errors.AsType[*Unread](err)
+	if !is || unread.Filesystem != "xfs" || unread.Size != int64(len(disk)) || !strings.Contains(err.Error(), "vmctl does not read files of xfs") {
+		t.Errorf("%+v, %v", unread, err)
+	}
+}
+
+func TestWhatBelongsIntoARootThatIsReadElsewhere(t *testing.T) {
+	disk := made(t, "boot", "grub", "vmlinuz.x")
+	s, err := OpenMounts(bytes.NewReader(disk), int64(len(disk)), []byte("UUID=x / xfs defaults\nLABEL=boot /boot ext4 defaults\nLABEL=gone /srv ext4 defaults\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(namesOf(t, s), " "); got != "boot boot/grub boot/vmlinuz.x" {
+		t.Errorf("%q", got)
+	}
+	below, _, err := Open(bytes.NewReader(made(t, "below", "x.cfg")), 4<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.mounts["boot/grub"] = below
+	if got := strings.Join(namesOf(t, s), " "); got != "boot boot/grub boot/grub/x.cfg boot/vmlinuz.x" {
+		t.Errorf("one in another: %q", got)
 	}
 }
 

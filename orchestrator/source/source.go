@@ -63,16 +63,21 @@ APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get --yes --download-only -oDebug::NoLoc
 	}
 }
 
-// Command is the call that fills root.
+// Needed is the packages that a tree must have for the layers and later stages, and more.
+func Needed(o Options, more ...string) []string {
+	packages := slices.Concat(ansiblePackages, o.Packages, more)
+	slices.Sort(packages)
+	return slices.Compact(packages)
+}
+
+// Command is the call that fills root, of a bootstrap or a tarball.
 func Command(s definition.Source, root string, o Options) host.Command {
 	if s.Tarball != nil {
 		return host.Cmd("tar", "--extract", "--file", s.Tarball.Path, "--directory", root,
 			"--numeric-owner", "--preserve-permissions", "--xattrs", "--xattrs-include=*", "--acls", "--exclude=./dev/*")
 	}
 	b := s.Bootstrap
-	packages := slices.Concat(ansiblePackages, o.Packages, b.Packages)
-	slices.Sort(packages)
-	packages = slices.Compact(packages)
+	packages := Needed(o, b.Packages...)
 	args := []string{
 		"--mode=root", "--format=directory", "--variant=" + b.Variant,
 		"--components=" + strings.Join(b.Components, ","),

@@ -221,7 +221,7 @@ func (s *Store) Remove(keys ...Key) error {
 	return explain("remove layers", err)
 }
 
-// Collect removes work that nobody does any more, layers that are damaged or whose
+// Collect removes work that nobody does any more, downloads that were begun long ago, layers that are damaged or whose
 // stands are gone, and then the layers and downloads that were not used for longest, no
 // layer before what stands on it, until what is left takes no more than the limit, in
 // bytes; 0 is no limit. What is in use stays, and what that stands on. It returns how many
@@ -229,6 +229,7 @@ func (s *Store) Remove(keys ...Key) error {
 func (s *Store) Collect(limit int64) (freed int64, removed []Key, err error) {
 	c := collection{store: s}
 	c.unfinished()
+	c.stale()
 	c.damaged()
 	if limit > 0 {
 		c.oldest(limit)

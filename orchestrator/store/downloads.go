@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -189,6 +190,63 @@ func (in *Incoming) Take(file string) error {
 		err = os.Rename(path, in.store.downloadPath(d))
 	}
 	return explain("keep "+d.Name, err)
+}
+
+// partialName is the folder of files that are being downloaded, beside the others.
+const partialName = "partial"
+
+// Partial is a folder for what is being downloaded and is not whole: the next build may go on
+// with it. Collect removes what nobody has gone on with for a week.
+func (s *Store) Partial() (string, error) { return s.Own(partialName) }
+
+const staleAfter = 7 * 24 * time.Hour
+
+// stale removes what was begun to be downloaded long ago.
+func (c *collection) stale() {
+	folder := filepath.Join(c.store.folder, partialName)
+	entries, err := os.ReadDir(folder)
+	if !errors.Is(err, fs.ErrNotExist) {
+		c.failed(err)
+	}
+	for _, entry := range entries {
+		info, err := entry.Info()
+		if err != nil || !info.Mode().IsRegular() || time.Since(info.ModTime()) < staleAfter {
+			continue
+		}
+		if err := os.Remove(filepath.Join(folder, entry.Name())); err == nil {
+			c.freed += info.Size()
+		}
+	}
+}
+
+var notInDownload = regexp.MustCompile(`[^A-Za-z0-9.+~_-]+`)
+
+// Adopt moves a file of the store's file system, which has that SHA-256, among the
+// downloads, and gives the name that it has in their folder.
+func (s *Store) Adopt(path, sha256, name string) (file string, err error) {
+	name = strings.Trim(notInDownload.ReplaceAllString(name, "_"), "_")
+	d := Download{SHA256: Key(sha256), Name: cmp.Or(name[:min(len(name), longestDownload)], "file")}
+	if _, ok := downloadNamed(d.fileName()); !ok {
+		return "", fmt.Errorf("%q is no name of a download", d.fileName())
+	}
+	now := time.Now()
+	err = errors.Join(os.Chmod(path, 0o644), os.Chtimes(path, now, now))
+	if err == nil {
+		err = os.Rename(path, s.downloadPath(d))
+	}
+	return d.fileName(), explain("keep "+d.Name, err)
+}
+
+// Kept is the name, in the folder of downloads, of a file that has that SHA-256 by its name;
+// "" for none.
+func (s *Store) Kept(sha256 string) (file string, err error) {
+	entries, err := os.ReadDir(s.downloads)
+	for _, entry := range entries {
+		if d, ok := downloadNamed(entry.Name()); ok && string(d.SHA256) == sha256 && entry.Type().IsRegular() {
+			return entry.Name(), nil
+		}
+	}
+	return "", explain("list what was downloaded", err)
 }
 
 // Used says that a download was used now.

@@ -129,6 +129,28 @@ func (t *taking) add(path string, stat *unix.Stat_t) *entry {
 	return &t.entries[len(t.entries)-1]
 }
 
+// content is how much the entries are, of a tree that is whole or of what an overlay keeps:
+// there a device with the number 0 stands for a name that is removed.
+func (want *inventory) content(whole bool) Content {
+	c := Content{Whole: whole}
+	counted := map[int]bool{}
+	for i := range want.entries {
+		e := &want.entries[i]
+		switch {
+		case e.is(unix.S_IFDIR):
+		case e.is(unix.S_IFCHR) && e.Device == 0 && !whole:
+			c.Removed++
+		default:
+			c.Files++
+			if e.Link == 0 || !counted[e.Link] {
+				counted[e.Link] = true
+				c.Bytes += e.Size
+			}
+		}
+	}
+	return c
+}
+
 // difference is what a tree has otherwise than the inventory, "" for nothing. Unless all
 // is to be compared, digests and extended attributes are not.
 func (want *inventory) difference(got *inventory, all bool) string {

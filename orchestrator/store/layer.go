@@ -29,6 +29,17 @@ type About struct {
 	Seconds float64         `json:"seconds,omitempty"`
 	Data    json.RawMessage `json:"data,omitempty"`    // what the maker wants back with the layer
 	Fetched json.RawMessage `json:"fetched,omitempty"` // what was downloaded for it
+	// Packages is what it has done to the packages of the tree below.
+	Packages json.RawMessage `json:"packages,omitempty"`
+}
+
+// Content is how much a layer adds to the tree below it; of one that is a copy, what the tree
+// has.
+type Content struct {
+	Files   int   `json:"files"`   // names that it adds or changes, but for folders
+	Removed int   `json:"removed"` // names that it removes; a folder is one
+	Bytes   int64 `json:"bytes"`   // in those files, each once
+	Whole   bool  `json:"whole"`   // it needs nothing below it
 }
 
 // record is layer.json.
@@ -40,7 +51,8 @@ type record struct {
 	Whole     bool      `json:"whole"`           // the tree needs nothing below it
 	Piece     bool      `json:"piece,omitempty"` // files that can be put on any tree
 	Size      int64     `json:"size"`            // bytes that the tree takes on its file system
-	Inventory string    `json:"inventory"`       // SHA-256 of its text: it names the content
+	Content   Content   `json:"content,omitzero"`
+	Inventory string    `json:"inventory"` // SHA-256 of its text: it names the content
 	Made      time.Time `json:"made"`
 }
 
@@ -89,6 +101,13 @@ func (l *Layer) Made() time.Time { return l.record.Made }
 
 // About is what the layer's maker says of it.
 func (l *Layer) About() About { return l.record.About }
+
+// Content is how much the layer adds.
+func (l *Layer) Content() Content {
+	c := l.record.Content
+	c.Whole = l.record.Whole
+	return c
+}
 
 // Release ends the use of the layer. A second Release does nothing.
 func (l *Layer) Release() error {

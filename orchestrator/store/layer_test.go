@@ -188,6 +188,26 @@ func TestALayerComesBackWithWhatItsMakerSaid(t *testing.T) {
 	get(t, s, "debian", true)
 }
 
+func TestALayerTellsHowMuchItAdds(t *testing.T) {
+	needsRoot(t)
+	s := open(t, t.TempDir())
+	source := layer(t, s, "source", "mkdir a b; printf 12345 > a/file; ln a/file a/name; ln -s file a/link; printf 1 > b/gone")
+	if got, want := source.Content(), (store.Content{Files: 4, Bytes: 10, Whole: true}); got != want {
+		t.Errorf("the source tells %+v, want %+v", got, want)
+	}
+	above := layer(t, s, "above", "mkdir c; printf 123 > c/new; printf 45678 > a/more; rm -r b", source)
+	want := store.Content{Files: 2, Removed: 1, Bytes: 8}
+	if s.Mode() == store.Copy {
+		want = store.Content{Files: 5, Bytes: 17, Whole: true}
+	}
+	if got := above.Content(); got != want {
+		t.Errorf("the layer tells %+v, want %+v", got, want)
+	}
+	if got := get(t, open(t, s.Folder()), "above", true).Content(); got != want {
+		t.Errorf("it comes back with %+v", got)
+	}
+}
+
 func TestADiscardedLayerLeavesNothing(t *testing.T) {
 	needsRoot(t)
 	s := open(t, t.TempDir())

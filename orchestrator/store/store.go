@@ -13,7 +13,8 @@
 //	layers/KEY/layer.json    what the layer stands on, and what its maker says of it
 //	layers/KEY/used          its time is when the layer was last asked for
 //	layers/KEY/lock          flock(2): shared by who uses the layer, exclusive to remove it
-//	downloads/SHA256-NAME    a file from an archive of packages; its time is when it was last used
+//	downloads/SHA256-NAME    a file from an archive of packages, or for a source; its time is when it was last used
+//	partial/                 what is being downloaded and not whole, with a lock on each file
 //	downloads/lock           shared by builds that cannot download
 //	work/RANDOM              a layer or downloads that are being made or removed, with a lock as above
 //

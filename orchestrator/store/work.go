@@ -179,7 +179,7 @@ func (w *Work) finish(ctx context.Context, key Key, about About) (record, error)
 	}
 	r := record{
 		Version: recordVersion, Key: key, About: about, Below: standsOf(w.below), Whole: w.whole, Piece: w.piece,
-		Size: inv.usage, Made: time.Now().UTC(),
+		Size: inv.usage, Content: inv.content(w.whole), Made: time.Now().UTC(),
 	}
 	if r.Inventory, err = inv.write(filepath.Join(w.folder, inventoryName)); err != nil {
 		return record{}, err

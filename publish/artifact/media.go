@@ -23,6 +23,7 @@ const (
 	mediaTypeBootReport = "application/vnd.btw-img.boot.report.v1+json"
 	mediaTypeJSON       = "application/json"
 	mediaTypeText       = "text/plain"
+	mediaTypeHTML       = "text/html"
 )
 
 // AnnotationUntested says in a leaf why its disk is not proved to boot.

@@ -112,6 +112,9 @@ func packAttachments(b *Bundle, r Release, d Disk, subject ocispec.Descriptor, f
 		}
 	}
 	build := []ocispec.Descriptor{b.titled(buildName, mediaTypeJSON, files[buildName]), b.titled(packagesName, mediaTypeJSON, files[packagesName])}
+	if content, ok := files[reportName]; ok {
+		build = append(build, b.titled(reportName, mediaTypeHTML, content))
+	}
 	var attachments []Attachment
 	for _, a := range []struct {
 		artifactType string
@@ -188,13 +191,13 @@ func readFiles(r Release, from fs.FS) (map[string][]byte, error) {
 		return nil, NotBuilt(err)
 	}
 	files := map[string][]byte{checksumsName: sums}
-	names := []string{buildName, packagesName}
+	names := []string{buildName, packagesName, reportName}
 	for _, boot := range r.Boots {
 		names = append(names, consoleName(boot.Firmware))
 	}
 	for _, name := range names {
 		content, err := limit.ReadFile(from, name, limit.Metadata)
-		if errors.Is(err, fs.ErrNotExist) && strings.HasSuffix(name, ".log") && r.Untested() != "" {
+		if errors.Is(err, fs.ErrNotExist) && mayLack(r, name) {
 			continue
 		}
 		if err != nil {
@@ -211,6 +214,12 @@ func readFiles(r Release, from fs.FS) (map[string][]byte, error) {
 		}
 	}
 	return files, nil
+}
+
+// mayLack says whether a build may have left no file of that name: a console, where it was
+// not booted, and the report, where vmctl wrote none yet.
+func mayLack(r Release, name string) bool {
+	return name == reportName || strings.HasSuffix(name, ".log") && r.Untested() != ""
 }
 
 // sumOf is the digest that a file of sha256sum(1) gives for the name, or "".

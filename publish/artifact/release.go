@@ -21,6 +21,7 @@ import (
 const (
 	buildName     = "build.json"
 	packagesName  = "packages.json"
+	reportName    = "report.html"
 	checksumsName = "SHA256SUMS"
 )
 

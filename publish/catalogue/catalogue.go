@@ -152,6 +152,13 @@ func (c *Catalogue) image(w http.ResponseWriter, r *http.Request) {
 	render(w, status, "image.html", v)
 }
 
+// reportName is the attached file that is a page of its own. Whoever pushed the image wrote
+// it: it may have styles, but no scripts, forms, origin, nor anything from elsewhere.
+const (
+	reportName   = "report.html"
+	reportPolicy = "sandbox; default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
 // file sends an attached file.
 func (c *Catalogue) file(w http.ResponseWriter, r *http.Request) {
 	v := c.look(r, r.PathValue("repository"), r.URL.Query().Get("tag"))
@@ -160,7 +167,12 @@ func (c *Catalogue) file(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	}
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	kind := "text/plain"
+	if r.URL.Query().Get("name") == reportName {
+		kind = "text/html"
+		w.Header().Set("Content-Security-Policy", reportPolicy)
+	}
+	w.Header().Set("Content-Type", kind+"; charset=utf-8")
 	_, _ = w.Write(content) // the reader has gone
 }
 

@@ -56,7 +56,7 @@ func fillWith(t *testing.T, root, name, build, file string) artifact.Release {
 		t.Fatal(err)
 	}
 	var sums strings.Builder
-	for file, content := range map[string][]byte{r.Disks[0].Name: disk, "build.json": []byte("{}"), "packages.json": packages, "boot-uefi.log": []byte("login: <script>alert(1)</script>\xff\n")} {
+	for file, content := range map[string][]byte{r.Disks[0].Name: disk, "build.json": []byte("{}"), "packages.json": packages, "report.html": []byte("<p>report</p>"), "boot-uefi.log": []byte("login: <script>alert(1)</script>\xff\n")} {
 		fmt.Fprintf(&sums, "%s  %s\n", digest.FromBytes(content).Encoded(), file)
 		if err := os.WriteFile(filepath.Join(r.Folder, file), content, 0o600); err != nil {
 			t.Fatal(err)
@@ -137,7 +137,7 @@ func TestPagesTellWhatIsThere(t *testing.T) {
 	host := strings.TrimPrefix(server.URL, "http://")
 	for path, wants := range map[string][]string{
 		"/":                                      {"debian", "team/web", "A &lt;b&gt;bold&lt;/b&gt; image", "uefi", "came up after 7 s on kvm", "oras pull --plain-http " + host + "/debian:latest"},
-		"/image/team/web":                        {"13-20260102.1", "bash", "login: &lt;script&gt;alert(1)", "boot-uefi.log"},
+		"/image/team/web":                        {"13-20260102.1", "bash", "login: &lt;script&gt;alert(1)", "boot-uefi.log", "What the build did"},
 		"/image/debian?tag=13":                   {"vmctl pull --plain-http " + host + "/debian:13<"},
 		"/assets/catalogue.js":                   {"clipboard"},
 		"/file/debian?tag=13&name=boot-uefi.log": {"<script>alert(1)</script>"},
@@ -259,6 +259,21 @@ func TestAttachedFilesCannotRunInTheBrowser(t *testing.T) {
 	}
 	_ = resp.Body.Close()
 	if got := resp.Header.Get("Content-Type"); got != "text/plain; charset=utf-8" || resp.Header.Get("X-Content-Type-Options") != "nosniff" {
+		t.Errorf("%v", resp.Header)
+	}
+}
+
+// The report is a page of whoever pushed the image.
+func TestTheReportIsAPageThatCanDoNothing(t *testing.T) {
+	root := t.TempDir()
+	fill(t, root, "debian")
+	resp, err := http.Get(serve(t, root).URL + "/file/debian?tag=13&name=report.html")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	policy := resp.Header.Get("Content-Security-Policy")
+	if got := resp.Header.Get("Content-Type"); got != "text/html; charset=utf-8" || !strings.HasPrefix(policy, "sandbox; default-src 'none'; style-src 'unsafe-inline';") || strings.Contains(policy, "script-src") || len(resp.Header.Values("Content-Security-Policy")) != 1 {
 		t.Errorf("%v", resp.Header)
 	}
 }

@@ -162,6 +162,15 @@ func (s *Store) Resolve(ctx context.Context, reference string) (ocispec.Descript
 	return s.describe(ctx, digest.Digest(reference))
 }
 
+// Only is the one manifest that the index names, where it names no other.
+func (s *Store) Only() (only ocispec.Descriptor, is bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, only = range s.manifests {
+	}
+	return only, len(s.manifests) == 1
+}
+
 // describe finds out what a blob is.
 func (s *Store) describe(ctx context.Context, of digest.Digest) (ocispec.Descriptor, error) {
 	file, err := s.Open(of)

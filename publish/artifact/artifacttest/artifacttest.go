@@ -72,6 +72,7 @@ func build(seed uint64) (artifact.Release, fstest.MapFS) {
 		panic(err) // it holds nothing but strings
 	}
 	files["packages.json"] = &fstest.MapFile{Data: packages}
+	files["report.html"] = &fstest.MapFile{Data: []byte("<!DOCTYPE html>\n")}
 	files["build.json"] = &fstest.MapFile{Data: fmt.Appendf(nil, `{"id": %q, "outputs": [{"sha256": %q}, {"sha256": %q}]}`, r.BuildID, r.Disks[0].Digest.Encoded(), r.Disks[1].Digest.Encoded())}
 	Seal(files)
 	return r, files

@@ -1,0 +1,81 @@
+package orchestrator
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/btw-img/btw-img/orchestrator/definition"
+)
+
+// An entry is parted where a task of its roles and playbooks, or of what those apply, is tagged
+// boot, and nowhere else.
+func TestEntriesArePartedByTheTagBoot(t *testing.T) {
+	project, elsewhere := t.TempDir(), t.TempDir()
+	for path, content := range map[string]string{
+		"roles/plain/tasks/main.yml":                                 "- {name: boot, debug: {msg: tags boot}, tags: [reboot, boots]}\n",
+		"roles/listed/tasks/main.yml":                                "- block:\n  - {debug: {}, tags: [install, boot]}\n",
+		"roles/worded/tasks/more.yaml":                               "- debug:\n  tags: install, boot\n",
+		"roles/including/tasks/main.yml":                             "- include_role: {name: listed}\n",
+		"roles/depending/meta/main.yml":                              "dependencies: [worded]\n",
+		"roles/template/templates/x.yml":                             "tags: boot\n",
+		"roles/broken/tasks/main.yml":                                "- {tags: boot\n",
+		"playbooks/site.yml":                                         "- {hosts: all, roles: [plain], tags: boot}\n",
+		"collections/ansible_collections/a/b/roles/c/tasks/main.yml": "- {debug: {}, tags: boot}\n",
+	} {
+		path = filepath.Join(project, path)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	linked := filepath.Join(elsewhere, "tasks")
+	if err := os.Mkdir(linked, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for from, to := range map[string]string{filepath.Join(project, "roles/linked"): elsewhere, filepath.Join(linked, "main.yml"): filepath.Join(project, "roles/listed/tasks/main.yml")} {
+		if err := os.Symlink(to, from); err != nil {
+			t.Fatal(err)
+		}
+	}
+	role := func(names ...string) (e definition.InstallEntry) {
+		for _, name := range names {
+			e.Roles = append(e.Roles, definition.Role{Name: name})
+		}
+		return e
+	}
+	booted := role("listed")
+	booted.On = definition.OnBoot
+	for name, tc := range map[string]struct {
+		entry  definition.InstallEntry
+		parted bool
+	}{
+		"plain": {role("plain"), false}, "a list": {role("plain", "listed"), true}, "words": {role("worded"), true}, "included": {role("including"), true}, "a dependency": {role("depending"), true},
+		"a template": {role("template"), false}, "broken": {role("broken"), false}, "a collection": {role("a.b.c"), true}, "a link": {role("linked"), true},
+		"a playbook": {definition.InstallEntry{Playbooks: []string{"site.yml"}}, true}, "on boot already": {booted, false}, "no roles": {definition.InstallEntry{Packages: []string{"x"}}, false},
+	} {
+		tc.entry.Name, tc.entry.Origin = name, "install.d/x.yml:1"
+		plan := Plan{Project: project, Definition: definition.Definition{Layers: []definition.Layer{{Install: []definition.InstallEntry{tc.entry}}}}}
+		for range 2 { // the second time changes nothing
+			if err := plan.SplitOnBoot(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var got []string
+		for _, e := range plan.Definition.Layers[0].Install {
+			got = append(got, fmt.Sprint(e.On, e.SkipTags, e.OnlyTags, e.Origin, len(e.Roles), len(e.Playbooks)))
+		}
+		roles, playbooks := len(tc.entry.Roles), len(tc.entry.Playbooks)
+		want := []string{fmt.Sprint(tc.entry.On, []string(nil), []string(nil), "install.d/x.yml:1", roles, playbooks)}
+		if tc.parted {
+			want = []string{fmt.Sprint("", []string{"boot"}, []string(nil), "install.d/x.yml:1", roles, playbooks), fmt.Sprint("boot", []string(nil), []string{"boot"}, "install.d/x.yml:1", roles, playbooks)}
+		}
+		if strings.Join(got, "\n") != strings.Join(want, "\n") {
+			t.Errorf("%s:\n%s\nwant\n%s", name, strings.Join(got, "\n"), strings.Join(want, "\n"))
+		}
+	}
+}
