@@ -86,10 +86,21 @@ func (o *cacheOptions) verbInJail(ctx context.Context, arguments []string, stdou
 	return orchestrator.RunVerbInJail(ctx, jailVerb, arguments, stdout, stderr)
 }
 
-// trimAfterBuild is trim, wherever that can be done.
+// trimAfterBuild cuts the store down to the limit, wherever that can be done, in little time.
 func (o *cacheOptions) trimAfterBuild(ctx context.Context) error {
 	if !orchestrator.FilesNeedJail() {
-		_, _, err := o.trim()
+		_, _, err := o.trim((*store.Store).Trim)
+		return err
+	}
+	limit, err := o.bytes()
+	if err != nil || limit == 0 {
+		return err
+	}
+	layers, err := store.Open(o.folder)
+	if err != nil {
+		return err
+	}
+	if much, err := layers.Exceeds(limit); !much || err != nil {
 		return err
 	}
 	var said strings.Builder
@@ -101,7 +112,7 @@ func (o *cacheOptions) trimAfterBuild(ctx context.Context) error {
 }
 
 // trim cuts the store down to the limit.
-func (o *cacheOptions) trim() (freed int64, removed []store.Key, err error) {
+func (o *cacheOptions) trim(collect func(*store.Store, int64) (int64, []store.Key, error)) (freed int64, removed []store.Key, err error) {
 	limit, err := o.bytes()
 	if err != nil {
 		return 0, nil, err
@@ -110,7 +121,7 @@ func (o *cacheOptions) trim() (freed int64, removed []store.Key, err error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	freed, removed, err = layers.Collect(limit)
+	freed, removed, err = collect(layers, limit)
 	proofs, proofErr := layers.Own(proof.FolderName)
 	if proofErr == nil {
 		var more int64
@@ -203,7 +214,7 @@ func runCache(cmd *cobra.Command, o cacheOptions, action string, keys []string) 
 	case "rm":
 		return removeStored(cmd, layers, keys)
 	case "gc":
-		freed, removed, err := o.trim()
+		freed, removed, err := o.trim((*store.Store).Collect)
 		if !asJSON(cmd, removed) {
 			fmt.Fprintf(cmd.OutOrStdout(), "%d layers removed, %s freed\n", len(removed), definition.Size(freed))
 		}

@@ -8,7 +8,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
+	"sync/atomic"
 	"syscall"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/btw-img/btw-img/orchestrator/files"
 )
@@ -31,9 +36,7 @@ type content struct {
 // the order of its folders are. Of times it holds those of changes alone.
 func Digest(root string) (string, error) {
 	sum := sha256.New()
-	encoder := json.NewEncoder(sum)
-	first := map[[2]uint64]string{}
-	buffer := make([]byte, 1<<20)
+	d := digesting{encoder: json.NewEncoder(sum), first: map[[2]uint64]string{}}
 	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -42,19 +45,36 @@ func Digest(root string) (string, error) {
 		if err != nil {
 			return err
 		}
-		one, err := describe(path, name, first, buffer)
-		if err != nil {
+		if err := d.add(path, name); err != nil {
 			return err
 		}
-		return encoder.Encode(one)
+		if len(d.paths) == batch {
+			return d.write()
+		}
+		return nil
 	})
+	if err == nil {
+		err = d.write()
+	}
 	return hex.EncodeToString(sum.Sum(nil)), err
 }
 
-func describe(path, name string, first map[[2]uint64]string, buffer []byte) (content, error) {
+// batch is how many files are looked at before what they are is written.
+const batch = 4096
+
+// digesting writes what files are in the order of their names, and reads them side by side.
+type digesting struct {
+	encoder *json.Encoder
+	first   map[[2]uint64]string // of the names of a file
+	paths   []string             // of the batch
+	all     []content
+}
+
+// add is all of a file but what has to be read.
+func (d *digesting) add(path, name string) error {
 	info, err := os.Lstat(path)
 	if err != nil {
-		return content{}, err
+		return err
 	}
 	stat := info.Sys().(*syscall.Stat_t)
 	one := content{Name: name, Mode: stat.Mode, UID: stat.Uid, GID: stat.Gid, Seconds: stat.Mtim.Sec, Nanos: stat.Mtim.Nsec}
@@ -63,23 +83,62 @@ func describe(path, name string, first map[[2]uint64]string, buffer []byte) (con
 	}
 	if !info.IsDir() && stat.Nlink > 1 {
 		id := [2]uint64{stat.Dev, stat.Ino}
-		if same, known := first[id]; known {
+		if same, known := d.first[id]; known {
 			one.Same = same
-			return one, nil
+		} else {
+			d.first[id] = name
 		}
-		first[id] = name
 	}
-	switch {
-	case info.Mode()&fs.ModeSymlink != 0:
-		one.Target, err = os.Readlink(path)
-	case info.Mode().IsRegular():
-		one.SHA256, err = fileDigest(path, buffer)
+	d.paths, d.all = append(d.paths, path), append(d.all, one)
+	return nil
+}
+
+// write reads the files of the batch and writes what all are.
+func (d *digesting) write() error {
+	var next atomic.Int64
+	var reading errgroup.Group
+	for range runtime.NumCPU() {
+		reading.Go(func() error {
+			buffer := make([]byte, 1<<20)
+			for {
+				i := int(next.Add(1)) - 1
+				if i >= len(d.all) {
+					return nil
+				}
+				if err := d.all[i].read(d.paths[i], buffer); err != nil {
+					return err
+				}
+			}
+		})
+	}
+	if err := reading.Wait(); err != nil {
+		return err
+	}
+	for _, one := range d.all {
+		if err := d.encoder.Encode(one); err != nil {
+			return err
+		}
+	}
+	d.paths, d.all = d.paths[:0], d.all[:0]
+	return nil
+}
+
+// read is what is in a file, unless another name has told.
+func (c *content) read(path string, buffer []byte) (err error) {
+	if c.Same != "" {
+		return nil
+	}
+	switch c.Mode & unix.S_IFMT {
+	case unix.S_IFLNK:
+		c.Target, err = os.Readlink(path)
+	case unix.S_IFREG:
+		c.SHA256, err = fileDigest(path, buffer)
 	}
 	if err != nil {
-		return content{}, err
+		return err
 	}
-	one.Extended, err = extended(path)
-	return one, err
+	c.Extended, err = extended(path)
+	return err
 }
 
 func fileDigest(path string, buffer []byte) (string, error) {

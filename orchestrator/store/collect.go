@@ -237,6 +237,35 @@ func (s *Store) Collect(limit int64) (freed int64, removed []Key, err error) {
 	return c.freed, c.removed, explain("collect garbage", scope.Join(c.problems...))
 }
 
+// Trim is Collect without looking at trees, which takes long for many: damaged layers stay
+// until they are asked for.
+func (s *Store) Trim(limit int64) (freed int64, removed []Key, err error) {
+	c := collection{store: s}
+	c.unfinished()
+	c.stale()
+	if limit > 0 {
+		c.oldest(limit)
+	}
+	return c.freed, c.removed, explain("cut the store down", scope.Join(c.problems...))
+}
+
+// Exceeds says whether layers and downloads take more than the limit, in bytes.
+func (s *Store) Exceeds(limit int64) (bool, error) {
+	infos, err := s.list()
+	if err != nil {
+		return false, explain("measure the store", err)
+	}
+	downloads, err := s.Downloads()
+	size := int64(0)
+	for _, info := range infos {
+		size += info.Size
+	}
+	for _, d := range downloads {
+		size += d.Size
+	}
+	return size > limit, err
+}
+
 type collection struct {
 	store    *Store
 	freed    int64
