@@ -68,50 +68,75 @@ func (s share) checkFit() (usage, error) {
 
 const enlarge = "enlarge it in disk.layout or disk.size"
 
+// measured is a file of a share.
+type measured struct {
+	path             string
+	info             fs.FileInfo
+	data, attributes int64 // bytes
+}
+
 // measure adds up the share.
 func (s share) measure(room filesystem.Room) (usage, error) {
 	var used usage
 	blocks := func(size int64) { used.bytes += (size + room.Block - 1) / room.Block * room.Block }
-	seen := map[[2]uint64]bool{} // files with several names
-	folders := map[string]int64{}
-	err := s.walk(func(path string, info fs.FileInfo) error {
-		stat := info.Sys().(*syscall.Stat_t)
-		folders[filepath.Dir(path)] += 16 + int64(len(info.Name()))
-		if !info.IsDir() && stat.Nlink > 1 {
-			if id := [2]uint64{stat.Dev, stat.Ino}; seen[id] {
-				return nil
-			} else {
-				seen[id] = true
-			}
-		}
+	all, folders, err := s.list()
+	if err == nil {
+		err = files.Each(len(all), func(i int) error { return all[i].look() })
+	}
+	for _, one := range all {
 		used.files++
-		switch {
-		case info.Mode().IsRegular():
-			size, err := dataSize(path, stat)
-			if err != nil {
-				return err
-			}
-			blocks(size)
-		case info.IsDir():
-			folders[path] += 32
-		case info.Mode()&fs.ModeSymlink != 0 && info.Size() > room.Inline:
-			blocks(info.Size())
+		switch mode := one.info.Mode(); {
+		case mode.IsRegular():
+			blocks(one.data)
+		case mode.IsDir():
+			folders[one.path] += 32
+		case mode&fs.ModeSymlink != 0 && one.info.Size() > room.Inline:
+			blocks(one.info.Size())
 		}
-		attributes, err := files.Attributes(path)
-		size := int64(0)
-		for name, value := range attributes {
-			size += int64(len(name) + len(value))
+		if one.attributes > room.Inline {
+			blocks(one.attributes)
 		}
-		if size > room.Inline {
-			blocks(size)
-		}
-		return err
-	})
+	}
 	delete(folders, filepath.Dir(s.folder))
 	for _, size := range folders {
 		blocks(size)
 	}
 	return used, err
+}
+
+// list is the files of the share, each once whatever names it has, and the bytes that names
+// take in its folders.
+func (s share) list() (all []measured, folders map[string]int64, err error) {
+	seen := map[[2]uint64]bool{} // files with several names
+	folders = map[string]int64{}
+	err = s.walk(func(path string, info fs.FileInfo) error {
+		stat := info.Sys().(*syscall.Stat_t)
+		folders[filepath.Dir(path)] += 16 + int64(len(info.Name()))
+		if !info.IsDir() && stat.Nlink > 1 {
+			id := [2]uint64{stat.Dev, stat.Ino}
+			if seen[id] {
+				return nil
+			}
+			seen[id] = true
+		}
+		all = append(all, measured{path: path, info: info})
+		return nil
+	})
+	return all, folders, err
+}
+
+// look finds out what the file holds.
+func (m *measured) look() (err error) {
+	if m.info.Mode().IsRegular() {
+		if m.data, err = dataSize(m.path, m.info.Sys().(*syscall.Stat_t)); err != nil {
+			return err
+		}
+	}
+	attributes, err := files.Attributes(m.path)
+	for name, value := range attributes {
+		m.attributes += int64(len(name) + len(value))
+	}
+	return err
 }
 
 // walk calls visit for all that is in the share, its root folder and the mount

@@ -8,11 +8,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
-	"sync/atomic"
+	"sync"
 	"syscall"
 
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/btw-img/btw-img/orchestrator/files"
@@ -95,23 +93,8 @@ func (d *digesting) add(path, name string) error {
 
 // write reads the files of the batch and writes what all are.
 func (d *digesting) write() error {
-	var next atomic.Int64
-	var reading errgroup.Group
-	for range runtime.NumCPU() {
-		reading.Go(func() error {
-			buffer := make([]byte, 1<<20)
-			for {
-				i := int(next.Add(1)) - 1
-				if i >= len(d.all) {
-					return nil
-				}
-				if err := d.all[i].read(d.paths[i], buffer); err != nil {
-					return err
-				}
-			}
-		})
-	}
-	if err := reading.Wait(); err != nil {
+	err := files.Each(len(d.all), func(i int) error { return d.all[i].read(d.paths[i]) })
+	if err != nil {
 		return err
 	}
 	for _, one := range d.all {
@@ -124,7 +107,7 @@ func (d *digesting) write() error {
 }
 
 // read is what is in a file, unless another name has told.
-func (c *content) read(path string, buffer []byte) (err error) {
+func (c *content) read(path string) (err error) {
 	if c.Same != "" {
 		return nil
 	}
@@ -132,7 +115,7 @@ func (c *content) read(path string, buffer []byte) (err error) {
 	case unix.S_IFLNK:
 		c.Target, err = os.Readlink(path)
 	case unix.S_IFREG:
-		c.SHA256, err = fileDigest(path, buffer)
+		c.SHA256, err = fileDigest(path)
 	}
 	if err != nil {
 		return err
@@ -141,14 +124,19 @@ func (c *content) read(path string, buffer []byte) (err error) {
 	return err
 }
 
-func fileDigest(path string, buffer []byte) (string, error) {
+// buffers are what files are read into.
+var buffers = sync.Pool{New: func() any { return new([1 << 20]byte) }}
+
+func fileDigest(path string) (string, error) {
 	file, err := os.Open(path)
 	if err != nil {
 		return "", err
 	}
 	defer file.Close()
 	sum := sha256.New()
-	if _, err := io.CopyBuffer(struct{ io.Writer }{sum}, struct{ io.Reader }{file}, buffer); err != nil {
+	buffer := buffers.Get().(*[1 << 20]byte)
+	defer buffers.Put(buffer)
+	if _, err := io.CopyBuffer(struct{ io.Writer }{sum}, struct{ io.Reader }{file}, buffer[:]); err != nil {
 		return "", err
 	}
 	return hex.EncodeToString(sum.Sum(nil)), nil
