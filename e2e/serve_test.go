@@ -135,7 +135,7 @@ func TestServeOffersBuildsToClientsAndBrowsers(t *testing.T) {
 	if err := os.Rename(manifest+".new", manifest); err != nil {
 		t.Fatal(err)
 	}
-	tool(t, "sh", "-c", "cd "+filepath.Dir(manifest)+" && sha256sum debian-13-amd64.* *.json boot-*.log > SHA256SUMS.new && mv SHA256SUMS.new SHA256SUMS")
+	tool(t, "sh", "-c", "cd "+filepath.Dir(manifest)+" && sha256sum debian-13-amd64.* *.json *.html boot-*.log > SHA256SUMS.new && mv SHA256SUMS.new SHA256SUMS")
 	var in publish.Inspection
 	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline) && !strings.HasSuffix(in.Release, ".2"); time.Sleep(time.Second) {
 		in = inspection(t, r, host+"/debian:latest")
