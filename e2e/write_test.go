@@ -63,6 +63,17 @@ func TestWriteADisk(t *testing.T) {
 		}
 	})
 
+	t.Run("without a partition table", func(t *testing.T) {
+		bare := filepath.Join(folder, "bare.raw")
+		write(t, bare, strings.Repeat("no table\n", 1<<18))
+		tool(t, "truncate", "-s", "4M", bare)
+		good(t, folder, "write", bare, device, "--yes")
+		tool(t, "cmp", "--bytes=4194304", bare, backing)
+		if r := run(t, folder, "write", bare, device, "--yes", "--seed", "seed.iso"); r.code != 2 || !strings.Contains(r.stderr, "no GPT") {
+			t.Errorf("a seed without a place: exit code %d\n%s", r.code, r.stderr)
+		}
+	})
+
 	t.Run("interrupted", func(t *testing.T) {
 		cmd := command(folder, "write", image, device, "--yes")
 		stderr, err := cmd.StderrPipe()

@@ -135,7 +135,7 @@ type table struct{ Label string }
 func readTable(ctx context.Context, h host.Host, disk string) (table, error) {
 	out, err := h.Output(ctx, host.Cmd("sfdisk", "--json", disk))
 	if err != nil {
-		if strings.Contains(err.Error(), "does not contain a recognized partition table") {
+		if strings.Contains(fail.Tail(err), "does not contain a recognized partition table") {
 			return table{}, nil
 		}
 		return table{}, err
