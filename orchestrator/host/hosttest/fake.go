@@ -6,11 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 
 	"github.com/btw-img/btw-img/orchestrator/host"
 )
 
-// Fake records every call as one line, in order. The zero value is ready.
+// Fake records every call as one line, in order; of calls that come side by side that
+// order is theirs, not the caller's. The zero value is ready. Calls is to be read when all
+// of them are done.
 type Fake struct {
 	Calls []string
 	// Outputs is what commands print, by the start of their line.
@@ -18,10 +21,13 @@ type Fake struct {
 	// Failures is the calls that fail, by the start of their line.
 	Failures map[string]error
 	loops    int
+	mutex    sync.Mutex
 }
 
 func (f *Fake) call(format string, args ...any) error {
 	line := fmt.Sprintf(format, args...)
+	f.mutex.Lock()
+	defer f.mutex.Unlock()
 	f.Calls = append(f.Calls, line)
 	for start, err := range f.Failures {
 		if strings.HasPrefix(line, start) {
@@ -57,8 +63,10 @@ func (f *Fake) Chroot() string { return "chroot" }
 
 // AttachLoop implements host.Host.
 func (f *Fake) AttachLoop(file string, offset, size int64) (string, func() error, error) {
+	f.mutex.Lock()
 	device := fmt.Sprintf("/dev/loop%03d", f.loops)
 	f.loops++
+	f.mutex.Unlock()
 	err := f.call("attach %s at %d+%d of %s", device, offset, size, file)
 	return device, func() error { return f.call("detach %s", device) }, err
 }
