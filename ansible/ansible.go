@@ -30,6 +30,7 @@ type Run struct {
 	Root      string            // the tree, ready to run programs in whenever Begin has returned
 	Chroot    string            // what runs programs in it as chroot(8) does
 	Guest     string            // socket of the agent of a guest that runs the tree's programs instead; "" for none
+	Local     bool              // entries write files of this machine, and do nothing else; there is no tree
 	Scratch   string            // folder for inventory, variables and Ansible's own files
 	Playbooks fs.FS             // holds the plugins, and the tasks that they do not do
 	Project   Project           // of the user; its roles and playbooks follow the entries
@@ -63,6 +64,7 @@ const (
 	configFile      = "ansible.cfg"
 	callback        = "ansible.posix.jsonl" // prints one JSON document per event
 	chrootPlugin    = "community.general.chroot"
+	localPlugin     = "ansible.builtin.local"
 	guestPlugin     = "vmctl_guest" // of ours: talks to the agent of a guest
 	pluginAction    = "vmctl"       // of ours: applies a part of an entry in one call
 	pluginGates     = "vmctl_gates" // of ours: waits before each entry
@@ -176,8 +178,11 @@ func (r Run) prepare() error {
 
 // connection is Ansible's plugin that reaches the image.
 func (r Run) connection() string {
-	if r.Guest != "" {
+	switch {
+	case r.Guest != "":
 		return guestPlugin
+	case r.Local:
+		return localPlugin
 	}
 	return chrootPlugin
 }

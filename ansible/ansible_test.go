@@ -21,10 +21,13 @@ import (
 )
 
 func TestInventory(t *testing.T) {
-	for name, guest := range map[string]string{"inventory.golden": "", "inventory-guest.golden": "/work/agent"} {
+	for name, guest := range map[string]string{"inventory.golden": "", "inventory-guest.golden": "/work/agent", "inventory-local.golden": ""} {
 		kept := filepath.Join(t.TempDir(), "inventory")
 		r := fakeAnsible(t, "cp inventory.yml "+kept)
 		r.Root, r.Guest, r.Variables = "/work/root: #1", guest, map[string]any{"zone": "Etc/UTC"}
+		if r.Local = name == "inventory-local.golden"; r.Local {
+			r.Root = ""
+		}
 		if err := r.Apply(t.Context()); err != nil {
 			t.Fatal(err)
 		}

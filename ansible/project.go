@@ -125,7 +125,7 @@ func (r Run) projectEnvironment() []string {
 		"ANSIBLE_CACHE_PLUGIN_CONNECTION=" + filepath.Join(r.Scratch, factsFile),
 	}
 	connections := []string{filepath.Join(r.Scratch, playbooksFolder, "connection_plugins")}
-	if !r.Project.AllowLocalhost {
+	if !r.Project.AllowLocalhost && !r.Local {
 		connections = append(connections, filepath.Join(r.Scratch, playbooksFolder, "guards"))
 	}
 	env = append(env, "ANSIBLE_CONNECTION_PLUGINS="+strings.Join(connections, ":"))

@@ -20,7 +20,7 @@ func (w *workshop) archiveRecord() string {
 	return filepath.Join(w.store.Folder(), "archives", w.parts.Source+".json")
 }
 
-// bootstrapped says whether the source is an archive, whose state is part of its key.
+// bootstrapped says whether the source is an archive.
 func (w *workshop) bootstrapped() bool { return w.plan.Definition.Source.Bootstrap != nil }
 
 // begin finds out which source the build starts from, by its key, "" for one that is
@@ -48,7 +48,7 @@ const (
 
 // knownSource is the key of the source's tree, "" where only making it can tell.
 func (w *workshop) knownSource(ctx context.Context) (store.Key, error) {
-	if !w.bootstrapped() {
+	if !w.plan.Definition.Source.Archived() {
 		return w.parts.sourceKey(nil), nil
 	}
 	if w.plan.Lock != nil {

@@ -243,6 +243,11 @@ func (w *workshop) unpackDisk(ctx context.Context, root, name string) (err error
 		return err
 	}
 	defer raw.Close()
+	return w.unpackRaw(ctx, root, raw)
+}
+
+// unpackRaw does so with a raw disk.
+func (w *workshop) unpackRaw(ctx context.Context, root string, raw *os.File) error {
 	info, err := raw.Stat()
 	if err != nil {
 		return err

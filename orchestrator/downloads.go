@@ -78,7 +78,7 @@ func (w *workshop) fetch(ctx context.Context, stage, scope string, work func(*fe
 
 // fetchFor is fetch for a source, of which only archives are asked by apt.
 func (w *workshop) fetchFor(ctx context.Context, s definition.Source, work func(*fetching) error) error {
-	if s.Bootstrap == nil {
+	if !s.Archived() {
 		return work(nil)
 	}
 	return w.fetch(ctx, sourceTitle, sourceScope, work)

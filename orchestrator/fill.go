@@ -32,6 +32,9 @@ func (e errands) supply() ([]string, error) {
 func (w *workshop) fill(ctx context.Context, root string) (err error) {
 	s := w.plan.Definition.Source
 	options := w.plan.sourceOptions(filepath.Join(w.work, "tmp"))
+	if s.Installer != nil {
+		return w.install(ctx, root, *s.Installer)
+	}
 	if c := s.CloudImage; c != nil && c.File != "" {
 		return w.unpackDisk(ctx, root, c.File)
 	}

@@ -54,20 +54,18 @@ type keeper struct {
 	plan    Plan
 	work    string // folder
 	host    host.Host
-	task    func(status, format string, args ...any)
+	title   string // of the stage that the guest is of
+	tell    func(title, status, format string, args ...any)
 	accel   *vm.Accelerator // once it is chosen
 	guest   *vm.Guest       // nil for none
 	until   scope.Stack     // what is the guest's
 }
 
 func (b Builder) keeper(plan Plan, space *workspace, s *stages, h host.Host) *keeper {
-	return &keeper{
-		builder: b, plan: plan, work: space.work, host: h,
-		task: func(status, format string, args ...any) {
-			s.task(layerTitle+plan.Definition.Name, status, format, args...)
-		},
-	}
+	return &keeper{builder: b, plan: plan, work: space.work, host: h, tell: s.task}
 }
+
+func (k *keeper) task(status, format string, args ...any) { k.tell(k.title, status, format, args...) }
 
 // answer does what is requested. It returns once the guest is started, or has ended.
 func (k *keeper) answer(ctx context.Context, r guestRequest) guestAnswer {
@@ -106,9 +104,13 @@ func (k *keeper) start(ctx context.Context, o guestOrder) error {
 	if err == nil {
 		err = k.choose(ctx, confinement)
 	}
+	if err == nil && o.Answers != nil {
+		o.Cmdline, err = k.serve(ctx, confinement, o)
+	}
 	if err != nil {
 		return err
 	}
+	k.title = cmp.Or(o.Title, layerTitle+k.plan.Definition.Name)
 	setup, err := k.setup(o)
 	if err != nil {
 		return err
@@ -150,6 +152,11 @@ func (k *keeper) setup(o guestOrder) (s vm.Setup, err error) {
 	if err != nil {
 		return s, err
 	}
+	if o.CD {
+		if direct.CD = open(guestCD, os.O_RDONLY); err != nil {
+			return s, err
+		}
+	}
 	if err := folder.Remove(guestSocket); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return s, err
 	}
@@ -164,7 +171,7 @@ func (k *keeper) setup(o guestOrder) (s vm.Setup, err error) {
 	k.until.Push("close the guest's socket", direct.Agent.Close)
 	test := k.plan.Definition.Test
 	return vm.Setup{
-		Firmware: arch.BIOS, Accel: k.accel.For(arch.BIOS), Memory: int64(test.Memory), CPUs: test.CPUs,
+		Firmware: arch.BIOS, Accel: k.accel.For(arch.BIOS), Memory: cmp.Or(o.Memory, int64(test.Memory)), CPUs: test.CPUs,
 		Console: filepath.Join(k.work, guestConsole), Scratch: k.work, Direct: direct,
 	}, nil
 }

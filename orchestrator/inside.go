@@ -23,6 +23,7 @@ type Provision struct {
 	Root       string // the tree
 	Chroot     string // what runs programs in it as chroot(8) does
 	Guest      string // socket of the agent of a guest, in which entries are applied instead; "" for none
+	Local      bool   // entries write files of the jail, not of a tree, and do nothing else
 	Scratch    string // folder for files in passing
 	Definition *definition.Definition
 	Layer      definition.Layer  // with those entries
@@ -38,6 +39,8 @@ type Provision struct {
 	AllowLocalhost bool
 	Log            io.Writer
 	Task           func(status, text, output string) // is told of each task, and what it printed
+	// Build is further values of the variable build.
+	Build map[string]any
 	// Begin is called before each entry, by its number among these, and returns once the
 	// tree is ready to run its programs in. Until then nothing of the run is in the tree.
 	Begin func(ctx context.Context, entry int) error

@@ -151,7 +151,7 @@ func (j *job) run(jail *host.Jail, h *host.Local, provisioner Provisioner) (resu
 	layers.Note = func(text string) { fmt.Fprintln(jail.Log, text) }
 	s := &stages{ctx: jail.Context, tell: func(e Event) { _ = jail.Send(message{Event: &e}) }}
 	w := &workshop{
-		plan: j.Plan, secrets: j.Secrets, project: inputs.Project, parts: j.Parts, store: layers, host: h, provisioner: provisioner, outside: j.outside(jail, h), guests: askedGuests{errands{jail}}, supply: errands{jail}.supply, assembler: disk.Assemble, log: jail.Log,
+		plan: j.Plan, secrets: j.Secrets, project: inputs.Project, parts: j.Parts, store: layers, host: h, provisioner: provisioner, outside: j.outside(jail, h), guests: askedGuests{errands{jail}}, supply: errands{jail}.supply, told: func(status, format string, args ...any) { s.task(sourceTitle, status, format, args...) }, assembler: disk.Assemble, log: jail.Log,
 		stage: stageFolder, work: j.Work, results: results, before: j.Before, fresh: j.How.Fresh, since: j.How.Since, offline: j.How.Offline, alone: j.How.Alone,
 		entryPart: func(ctx context.Context, layer, entry int) (entryPart, error) {
 			return inputs.entryPart(ctx, j.Parts.Ansible, layer, entry)

@@ -167,6 +167,8 @@ func (p Plan) sourcePart(ctx context.Context, maker string, tools map[string]str
 	switch {
 	case s.OCI != nil:
 		return digestOf(maker, "oci", p.Pinned.Digest, source.Needed(p.sourceOptions(""))), nil
+	case s.Installer != nil:
+		return p.installerPart(ctx, maker, tools)
 	case s.CloudImage != nil:
 		digest, err := p.cloudImageDigest(ctx)
 		return digestOf(maker, "cloudimage", digest, of(tools, "qemu-utils", "qemu-img"), source.Needed(p.sourceOptions(""))), err
@@ -264,29 +266,39 @@ func (p Plan) entryPart(ctx context.Context, ansible string, number, entry int) 
 		}
 	}
 	vars := read.variables(*layer, d.Vars)
-	outside, err := read.outside()
+	part := map[string]any{"layer": layer, "project": project, "vars": vars, "hostname": hostnameIn(d, number)}
+	names, facts, err := read.surroundings(number, part)
 	if err != nil {
 		return entryPart{}, err
-	}
-	part := map[string]any{"layer": layer, "project": project, "vars": vars, "outside": outside, "hostname": hostnameIn(d, number)}
-	if read.build() {
-		part["build"] = []string{d.Name, d.Hostname}
-	}
-	names := read.secrets(d.Secrets)
-	sums := map[string]string{}
-	for _, name := range names {
-		sums[name] = p.SecretSums[name]
-	}
-	if len(sums) > 0 {
-		part["secrets"] = sums
-	}
-	facts := read.opaque || readsFacts.MatchString(read.text.String())
-	if facts {
-		part["facts"] = read.facts(p.facts(number))
 	}
 	return entryPart{
 		Digest: digestOf(ansible, part), Alone: alone || facts, Facts: facts, Secrets: strings.Join(names, " "), Python: read.python(layer, vars),
 	}, nil
+}
+
+// surroundings adds to a part of a key what is read besides variables of the definition. It
+// returns the names of secrets among that, and whether facts are.
+func (r *reading) surroundings(layer int, part map[string]any) (secrets []string, facts bool, err error) {
+	d := r.plan.Definition
+	if part["outside"], err = r.outside(); err != nil {
+		return nil, false, err
+	}
+	if r.build() {
+		part["build"] = []string{d.Name, d.Hostname}
+	}
+	secrets = r.secrets(d.Secrets)
+	sums := map[string]string{}
+	for _, name := range secrets {
+		sums[name] = r.plan.SecretSums[name]
+	}
+	if len(sums) > 0 {
+		part["secrets"] = sums
+	}
+	facts = r.opaque || readsFacts.MatchString(r.text.String())
+	if facts {
+		part["facts"] = r.facts(r.plan.facts(layer))
+	}
+	return secrets, facts, nil
 }
 
 // hostnameIn is the machine's name while a layer is applied: the build's own in the last

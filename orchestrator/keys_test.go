@@ -405,6 +405,66 @@ func TestATarballCountsByItsBytes(t *testing.T) {
 	}
 }
 
+func TestBuildsShareTheInstallerThatTheyExtend(t *testing.T) {
+	const name = "install.d/base.yml"
+	bootstrap := "{bootstrap: {suite: trixie, keyring: base/mirror.gpg}}"
+	p := base.with(name, bootstrap, "{installer: {suite: trixie, append: 'a={{ zone }}'}}")
+	if one, other := p.parts(t, "base"), p.parts(t, "web"); one.Source != other.Source {
+		t.Error("what extends another build would install it again")
+	}
+	p = base.with(name, bootstrap, "{installer: {suite: trixie, append: 'a={{ build.name }}'}}")
+	if one, other := p.parts(t, "base"), p.parts(t, "web"); one.Source == other.Source {
+		t.Error("the build's name is on the command line, and does not count")
+	}
+}
+
+// installed is the chain on top of an installer.
+func installed() project {
+	p := base.with("install.d/base.yml", "source: {bootstrap: {suite: trixie, keyring: base/mirror.gpg}}", `source:
+  installer:
+    kernel: {file: base/linux}
+    initrd: {file: base/initrd}
+    answers: base/answers.j2
+    append: url={{ build.answers_url }} a={{ zone }}
+secrets: {token: {env: HOME}, other: {env: HOME}}`)
+	p["install.d/base/linux"], p["install.d/base/initrd"], p["install.d/base/answers.j2"] = "linux", "initrd", "zone {{ site }} {{ token }}\n{% include 'more.j2' %}\n"
+	p["install.d/base/more.j2"] = "more {{ build.hostname }}\n"
+	return p
+}
+
+func TestWhatAnInstallerIsMadeOf(t *testing.T) {
+	const name = "install.d/base.yml"
+	before := installed().parts(t, "web")
+	for what, tc := range map[string]struct {
+		file, old, new string
+		same           bool
+	}{
+		"the kernel":                       {"install.d/base/linux", "linux", "linus", false},
+		"the initrd":                       {"install.d/base/initrd", "initrd", "inits", false},
+		"the answers":                      {"install.d/base/answers.j2", "zone", "zones", false},
+		"what the answers include":         {"install.d/base/more.j2", "more", "less", false},
+		"a variable of the answers":        {name, "site: Here", "site: There", false},
+		"one of the command line":          {name, "zone: UTC", "zone: CET", false},
+		"the command line":                 {name, "a={{ zone }}", "b={{ zone }}", false},
+		"the disk":                         {name, "    append:", "    disk: 9G\n    append:", false},
+		"the memory":                       {name, "    append:", "    memory: 2G\n    append:", true},
+		"the time that it may say nothing": {name, "    append:", "    timeout: 1h\n    append:", true},
+		"another secret":                   {name, "other: {env: HOME}", "others: {env: PATH}", true},
+		"another variable":                 {name, "unused: 1", "unused: 2", true},
+	} {
+		t.Run(what, func(t *testing.T) {
+			got := changed(before, installed().with(tc.file, tc.old, tc.new).parts(t, "web"))
+			if strings.Contains(got, "source") == tc.same {
+				t.Errorf("changed is %q", got)
+			}
+		})
+	}
+	wrong := planIn(t, installed().with(name, "{file: base/linux}", "{file: base/linux, sha256: "+strings.Repeat("0", 64)+"}").write(t), "web")
+	if _, err := wrong.keyParts(t.Context(), "maker", nil); fail.ExitCode(err) != 4 || !strings.Contains(err.Error(), "source.installer.kernel: its SHA-256 is ") {
+		t.Errorf("%v", err)
+	}
+}
+
 // The name of a repository's key in the image depends on that of its file.
 func TestAnArmouredKeyIsAnotherOne(t *testing.T) {
 	p := maps.Clone(base)

@@ -120,6 +120,7 @@ const (
 	guestInitramfs = "guest.initramfs"
 	guestConsole   = "guest.console"
 	guestSocket    = "guest.socket"
+	guestCD        = "guest.iso"
 )
 
 // guests starts and ends the one guest that a jail has at a time.
@@ -133,6 +134,12 @@ type guests interface {
 type guestOrder struct {
 	Cmdline string `json:"cmdline"`
 	Online  bool   `json:"online"`
+	Memory  int64  `json:"memory,omitempty"` // bytes; 0 for what boot tests have
+	CD      bool   `json:"cd,omitempty"`     // guestCD is in the drive
+	Title   string `json:"title,omitempty"`  // of the stage that it is for; "" for the build's layer
+	// Answers is served to the guest, nil for nothing. answersMark in the command line
+	// becomes the address.
+	Answers []byte `json:"answers,omitempty"`
 }
 
 // guestEnd is how a guest has ended.
@@ -354,7 +361,7 @@ func (r *guestRun) snapshot() (guest.Snapshot, error) {
 
 // watched is a context that ends with a reason once the guest cannot go on for the host's
 // sake, or writes without end: it would stand still, or fill the disk.
-func (r *guestRun) watched(ctx context.Context) (context.Context, func()) {
+func (w *workshop) watched(ctx context.Context) (context.Context, func()) {
 	ctx, end := context.WithCancelCause(ctx)
 	go func() {
 		ticker := time.NewTicker(time.Second)
@@ -364,8 +371,8 @@ func (r *guestRun) watched(ctx context.Context) (context.Context, func()) {
 			case <-ctx.Done():
 			case <-ticker.C:
 			}
-			problem := boottest.NoRoom(r.work)
-			if info, err := os.Stat(r.file(guestConsole)); err == nil && problem == nil {
+			problem := boottest.NoRoom(w.work)
+			if info, err := os.Stat(filepath.Join(w.work, guestConsole)); err == nil && problem == nil {
 				problem = boottest.TooMuch(info.Size())
 			}
 			if problem != nil {
@@ -404,8 +411,8 @@ func (r *guestRun) fallen(ctx context.Context, err error) (again bool, _ error) 
 
 const mostConsole = 256 << 10 // bytes of a console that are shown
 
-func (r *guestRun) console() []byte {
-	file, err := os.Open(r.file(guestConsole))
+func (w *workshop) console() []byte {
+	file, err := os.Open(filepath.Join(w.work, guestConsole))
 	if err != nil {
 		return nil
 	}
@@ -479,10 +486,14 @@ func (r *guestRun) end() error {
 // remove removes the guest's files, which are large.
 func (r *guestRun) remove() (err error) {
 	err = r.end()
-	for _, name := range []string{guestDisk, guestKernel, guestInitramfs, guestConsole, guestSocket} {
-		if removing := os.Remove(r.file(name)); !errors.Is(removing, os.ErrNotExist) {
+	return errors.Join(err, r.removeGuestFiles(), os.RemoveAll(r.scratch(guestSocket)))
+}
+
+func (w *workshop) removeGuestFiles() (err error) {
+	for _, name := range []string{guestDisk, guestKernel, guestInitramfs, guestConsole, guestSocket, guestCD} {
+		if removing := os.Remove(filepath.Join(w.work, name)); !errors.Is(removing, os.ErrNotExist) {
 			err = errors.Join(err, removing)
 		}
 	}
-	return errors.Join(err, os.RemoveAll(r.scratch(guestSocket)))
+	return err
 }

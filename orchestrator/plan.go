@@ -85,8 +85,15 @@ func (p Plan) identity() seal.Identity {
 
 func (p Plan) sourceOptions(scratch string) source.Options {
 	packages := slices.Concat(p.Disk.Packages(), p.Boot.Packages(), earlyPackages(p.Definition))
-	if b := p.Definition.Source.Bootstrap; b != nil && p.Disk.Grow {
-		packages = append(packages, debian.RepartPackages(b.Suite)...)
+	suite := ""
+	switch s := p.Definition.Source; {
+	case s.Bootstrap != nil:
+		suite = s.Bootstrap.Suite
+	case s.Installer != nil:
+		suite = s.Installer.Suite
+	}
+	if suite != "" && p.Disk.Grow {
+		packages = append(packages, debian.RepartPackages(suite)...)
 	}
 	return source.Options{Scratch: scratch, Packages: packages, EssentialHook: chroot.DeferInitramfsHook}
 }
@@ -98,6 +105,8 @@ func (p Plan) DebianRelease() string {
 		return debian.ReleaseNumber(s.Bootstrap.Suite)
 	case s.CloudImage != nil:
 		return debian.ReleaseNumber(s.CloudImage.Suite)
+	case s.Installer != nil:
+		return debian.ReleaseNumber(s.Installer.Suite)
 	}
 	return ""
 }
@@ -205,6 +214,9 @@ func (p Plan) describeSource(root string) string {
 	lacks := ", and install what it lacks of " + strings.Join(source.Needed(p.sourceOptions("")), " ")
 	if s.CloudImage != nil {
 		return "take the files of the disk image " + describeCloudImage(*s.CloudImage) + lacks
+	}
+	if s.Installer != nil {
+		return describeInstaller(*s.Installer) + lacks
 	}
 	if s.OCI != nil {
 		return "unpack the container image " + s.OCI.Image + lacks

@@ -62,6 +62,8 @@ func CommonlyNeeded() Needs {
 // NeedsOf is what building the definition needs.
 func NeedsOf(d definition.Definition, test bool, folder string) Needs {
 	n := Needs{Build: true, Test: test, Folder: folder, Formats: d.Outputs, Keyring: d.Source.Bootstrap != nil && d.Source.Bootstrap.Keyring == ""}
+	installer := d.Source.Installer
+	n.Keyring = n.Keyring || installer != nil && installer.Suite != "" && installer.Keyring == ""
 	n.DiskImages = d.Source.CloudImage != nil
 	for _, part := range d.Disk.Layout.Resolve() {
 		if part.Filesystem != "" && !slices.Contains(n.Filesystems, part.Filesystem) {
@@ -73,12 +75,15 @@ func NeedsOf(d definition.Definition, test bool, folder string) Needs {
 	}
 	n.Galaxy = len(d.Requirements) > 0
 	n.Git = slices.ContainsFunc(d.Requirements, func(r definition.Requirement) bool { return r.SCM == "git" || r.Git() })
-	n.Guests = slices.ContainsFunc(d.Layers, definition.Layer.OnBoot)
+	n.Guests = installer != nil || slices.ContainsFunc(d.Layers, definition.Layer.OnBoot)
 	if test {
 		n.Firmware = d.Firmware
 	}
 	if test || n.Guests {
 		n.Memory = d.Test.Memory
+	}
+	if installer != nil {
+		n.Memory = max(n.Memory, installer.Memory)
 	}
 	return n
 }

@@ -170,6 +170,8 @@ func sourceOf(s definition.Source) string {
 	case s.CloudImage != nil:
 		c := s.CloudImage
 		words = []string{"cloud image", c.Suite, c.Flavour, c.Arch, c.Mirror, c.URL, c.File}
+	case s.Installer != nil:
+		words = []string{"installer", s.Installer.Suite, s.Installer.Mirror, s.Installer.Kernel.Shown(), s.Installer.ISO.Shown()}
 	}
 	return strings.Join(slices.DeleteFunc(words, func(word string) bool { return word == "" }), " ")
 }

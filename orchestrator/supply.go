@@ -97,6 +97,8 @@ func (s *supplier) pin(st *stages) (pinned *Pinned, err error) {
 	switch t := s.source.Tarball; {
 	case !s.source.Outside():
 		return nil, nil
+	case s.source.Installer != nil:
+		pinned = pinnedInstaller(*s.source.Installer)
 	case t != nil:
 		digest := "sha256:" + t.SHA256
 		pinned = &Pinned{Digest: digest, Files: []PinnedFile{{Name: nameIn(t.URL), Digest: digest}}}
@@ -254,6 +256,8 @@ func (s *supplier) opener(file PinnedFile) download.Opener {
 		return s.images.Open(s.reference(), file)
 	case s.source.CloudImage != nil:
 		return download.HTTP(s.agent, cloudImageAddress(*s.source.CloudImage, file.Name))
+	case s.source.Installer != nil:
+		return download.HTTP(s.agent, s.source.Installer.Files()[file.Name].URL)
 	}
 	return download.HTTP(s.agent, s.source.Tarball.URL)
 }

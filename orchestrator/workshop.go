@@ -46,22 +46,24 @@ type workshop struct {
 	assembler   func(ctx context.Context, h host.Host, plan disk.Plan, root, file, scratch string, filler disk.Filler) error // disk.Assemble
 	log         io.Writer
 
-	before  string              // what came of the build before: its Outcome
-	fresh   string              // the layer from which on nothing of the store is used: everything, or a layer's name
-	since   time.Time           // what was made after it is fresh
-	offline bool                // the archives are as they were
-	alone   bool                // programs of layers have no network
-	fetched []aptmethod.Fetched // by the stage that runs
-	onlyOld bool                // what the store lacks ends the build, as notStored
-	visit   visitAfter          // of the tree of a stage that fails; nil for none
-	stage   string              // folder in memory that all of the jail's own mounts are below
-	work    string              // folder for large files, which end with the build
-	results string              // what the folder is called outside that work lies in
-	changed string              // folder with the names that differ from the tree below, and maybe others
-	running *run                // of the provisioner, which waits before an entry; nil for none
-	ahead   *ahead              // an initramfs that is being made; nil for none
-	known   []*store.Layer      // in use until the build ends
-	release scope.Stack         // what lasts until then
+	before   string                                   // what came of the build before: its Outcome
+	fresh    string                                   // the layer from which on nothing of the store is used: everything, or a layer's name
+	since    time.Time                                // what was made after it is fresh
+	offline  bool                                     // the archives are as they were
+	alone    bool                                     // programs of layers have no network
+	told     func(status, format string, args ...any) // of what the source does
+	archives []source.Release                         // that an installer has installed from
+	fetched  []aptmethod.Fetched                      // by the stage that runs
+	onlyOld  bool                                     // what the store lacks ends the build, as notStored
+	visit    visitAfter                               // of the tree of a stage that fails; nil for none
+	stage    string                                   // folder in memory that all of the jail's own mounts are below
+	work     string                                   // folder for large files, which end with the build
+	results  string                                   // what the folder is called outside that work lies in
+	changed  string                                   // folder with the names that differ from the tree below, and maybe others
+	running  *run                                     // of the provisioner, which waits before an entry; nil for none
+	ahead    *ahead                                   // an initramfs that is being made; nil for none
+	known    []*store.Layer                           // in use until the build ends
+	release  scope.Stack                              // what lasts until then
 }
 
 // outside is what needs power that the jail lacks.
@@ -297,12 +299,15 @@ func (w *workshop) source(key store.Key) recipe {
 			return seal.Clamp(root, chosenEpoch(epoch))
 		},
 		finished: func(root string) (store.Key, any, error) {
-			if !w.bootstrapped() {
+			if !d.Source.Archived() {
 				return key, facts, nil
 			}
-			archive, err := source.Archive(root)
-			if err != nil {
-				return "", nil, err
+			archive := w.archives
+			if w.bootstrapped() {
+				var err error
+				if archive, err = source.Archive(root); err != nil {
+					return "", nil, err
+				}
 			}
 			facts.Archives = archive
 			if w.plan.Lock != nil { // builds without it want what the archive has

@@ -59,14 +59,17 @@ func (provisioner) Provision(ctx context.Context, p orchestrator.Provision) erro
 		build["suite"] = s.Bootstrap.Suite
 	case s.CloudImage != nil && s.CloudImage.Suite != "":
 		build["suite"] = s.CloudImage.Suite
+	case s.Installer != nil && s.Installer.Suite != "":
+		build["suite"] = s.Installer.Suite
 	}
+	maps.Copy(build, p.Build)
 	variables["build"] = build
 	entries, err := entriesOf(p.Layer)
 	if err != nil {
 		return err
 	}
 	err = ansible.Run{
-		Root: p.Root, Chroot: p.Chroot, Guest: p.Guest, Scratch: p.Scratch, Playbooks: playbooks, Project: projectOf(p), Machine: p.Machine, Secrets: p.Secrets, Vault: p.Vault, Epoch: p.Epoch,
+		Root: p.Root, Chroot: p.Chroot, Guest: p.Guest, Local: p.Local, Scratch: p.Scratch, Playbooks: playbooks, Project: projectOf(p), Machine: p.Machine, Secrets: p.Secrets, Vault: p.Vault, Epoch: p.Epoch,
 		Entries: entries, Variables: variables, Command: host.Grouped, Env: p.Env, Log: p.Log,
 		OnEvent: func(e ansible.Event) { p.Task(e.Status, e.Origin+" "+e.Task, e.Output) },
 		Facts:   p.Facts, Begin: p.Begin,

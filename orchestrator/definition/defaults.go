@@ -103,6 +103,11 @@ func (d *Definition) applyDefaults() {
 		c.Flavour = orDefault(c.Flavour, Flavours[0])
 		c.Arch = orDefault(c.Arch, arch.Target.Debian)
 	}
+	if i := d.Source.Installer; i != nil {
+		i.Disk = orDefault(i.Disk, 8*GiB)
+		i.Memory = orDefault(i.Memory, 1*GiB)
+		i.Timeout = orDefault(i.Timeout, Duration(10*time.Minute))
+	}
 	d.Disk.Size = orDefault(d.Disk.Size, 2*GiB)
 	if d.Disk.Layout.IsZero() {
 		d.Disk.Layout.Name = LayoutHybrid

@@ -68,17 +68,23 @@ type Source struct {
 	OCI       *OCI       `yaml:"oci,omitempty" json:"oci,omitempty" jsonschema_description:"Unpack a container image of Debian; what it lacks to be a machine is installed"`
 	// CloudImage has no hyphen, as nobody writes one there.
 	CloudImage *CloudImage `yaml:"cloudimage,omitempty" json:"cloudimage,omitempty" jsonschema_description:"Take the files of a disk image: one of Debian's official images for clouds, or another"`
+	Installer  *Installer  `yaml:"installer,omitempty" json:"installer,omitempty" jsonschema_description:"Run an installer in QEMU, unattended, and take the files of the disk that it leaves"`
 }
 
 // Outside says whether the source is neither an archive of packages nor a file of the
 // definition's, but something to download.
 func (s Source) Outside() bool {
-	return s.OCI != nil || s.CloudImage != nil && s.CloudImage.File == "" || s.Tarball != nil && s.Tarball.URL != ""
+	return s.OCI != nil || s.CloudImage != nil && s.CloudImage.File == "" || s.Tarball != nil && s.Tarball.URL != "" || s.Installer != nil && len(s.Installer.Downloads()) > 0
 }
 
 // Foreign says whether the source was made for something else than one of our disks, so that
 // it may lack what these need.
-func (s Source) Foreign() bool { return s.OCI != nil || s.CloudImage != nil }
+func (s Source) Foreign() bool { return s.OCI != nil || s.CloudImage != nil || s.Installer != nil }
+
+// Archived says whether the state of an archive is a part of what the source is.
+func (s Source) Archived() bool {
+	return s.Bootstrap != nil || s.Installer != nil && s.Installer.Suite != ""
+}
 
 // Bootstrap installs Debian from its archive.
 type Bootstrap struct {
@@ -114,6 +120,57 @@ type CloudImage struct {
 	File    string `yaml:"file,omitempty" json:"file,omitempty" jsonschema_description:"Such an image beside this file, in place of suite"`
 	SHA512  string `yaml:"sha512,omitempty" json:"sha512,omitempty" jsonschema_description:"Digest that it must have, in hexadecimal. Default: what SHA512SUMS beside the image says"`
 	Keyring string `yaml:"keyring,omitempty" json:"keyring,omitempty" jsonschema_description:"File beside this one with the OpenPGP keys that must have signed SHA512SUMS"`
+}
+
+// Installer is a program that installs a system on an empty disk, in a guest which begins with
+// its kernel. It is over when the guest switches itself off, or restarts.
+type Installer struct {
+	Suite   string   `yaml:"suite,omitempty" json:"suite,omitempty" jsonschema_description:"Debian suite whose debian-installer runs, such as trixie; its kernel and initrd are those of the archive's package debian-installer-*-netboot"`
+	Mirror  string   `yaml:"mirror,omitempty" json:"mirror,omitempty" jsonschema_description:"Archive of the suite. Default: Debian's own"`
+	Keyring string   `yaml:"keyring,omitempty" json:"keyring,omitempty" jsonschema_description:"File with the keys that sign the mirror, beside this file. Default: Debian's"`
+	Kernel  *Fetched `yaml:"kernel,omitempty" json:"kernel,omitempty" jsonschema_description:"Kernel of any installer, in place of suite"`
+	Initrd  *Fetched `yaml:"initrd,omitempty" json:"initrd,omitempty" jsonschema_description:"What the kernel begins with"`
+	ISO     *Fetched `yaml:"iso,omitempty" json:"iso,omitempty" jsonschema_description:"What is in the CD drive besides"`
+	Answers string   `yaml:"answers,omitempty" json:"answers,omitempty" jsonschema_description:"Template beside this file of what the installer is told in place of asking (preseed, kickstart and the like); it is served to the guest at {{ build.answers_url }}. Default with suite: a small system on one ext4 file system, without boot loader"`
+	Append  string   `yaml:"append,omitempty" json:"append,omitempty" jsonschema_description:"Command line of the kernel, a template; with suite what is added to it. No secrets: it can be seen on the builder. Default: console=ttyS0,115200"`
+	Disk    Size     `yaml:"disk,omitempty" json:"disk,omitempty" jsonschema_description:"Size of the disk that it installs on; not that of the image. Default: 8G"`
+	Memory  Size     `yaml:"memory,omitempty" json:"memory,omitempty" jsonschema_description:"Memory of its guest. Default: 1G"`
+	Timeout Duration `yaml:"timeout,omitempty" json:"timeout,omitempty" jsonschema_description:"How long it may say nothing on the serial console. Default: 10m"`
+	Origin  string   `yaml:"-" json:"origin,omitempty"` // file and line
+}
+
+// Fetched is a file beside the definition, or elsewhere.
+type Fetched struct {
+	File   string `yaml:"file,omitempty" json:"file,omitempty" jsonschema_description:"Beside this file"`
+	URL    string `yaml:"url,omitempty" json:"url,omitempty" jsonschema_description:"Where to download it from, in place of file; needs sha256"`
+	SHA256 string `yaml:"sha256,omitempty" json:"sha256,omitempty" jsonschema_description:"Digest that it must have, in hexadecimal"`
+}
+
+// Shown is where the file is, for people; "" for none.
+func (f *Fetched) Shown() string {
+	switch {
+	case f == nil:
+		return ""
+	case f.File != "":
+		return f.File
+	}
+	return address(f.URL)
+}
+
+// Files is what the installer is made of, by names for people; nil for what it does not have.
+func (i Installer) Files() map[string]*Fetched {
+	return map[string]*Fetched{"kernel": i.Kernel, "initrd": i.Initrd, "iso": i.ISO}
+}
+
+// Downloads is the names of those of the files that lie elsewhere, sorted.
+func (i Installer) Downloads() (names []string) {
+	for name, file := range i.Files() {
+		if file != nil && file.URL != "" {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 // Local is the kind of place in the file system that holds the image, and its path with what

@@ -84,6 +84,16 @@ func (b jinjaBlock) binds(i int) bool {
 	return b.statement && (parameter || slices.Contains([]string{"set", "for", "with", "as", "import"}, before))
 }
 
+// names says whether the code reads a variable.
+func (b jinjaBlock) names(variable string) bool {
+	for i, token := range b.tokens {
+		if token.text == variable && !b.isOther(i) {
+			return true
+		}
+	}
+	return false
+}
+
 var jinjaName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
 // subscript is the name of the variable that is read from the dictionary at i,

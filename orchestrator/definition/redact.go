@@ -33,6 +33,15 @@ func (d *Definition) assets(of func(*InstallEntry) bool) []*string {
 		add(&c.File)
 		add(&c.Keyring)
 	}
+	if i := d.Source.Installer; i != nil {
+		add(&i.Keyring)
+		add(&i.Answers)
+		for _, file := range []*Fetched{i.Kernel, i.Initrd, i.ISO} {
+			if file != nil {
+				add(&file.File)
+			}
+		}
+	}
 	for _, layer := range d.Layers {
 		for i := range layer.Install {
 			entry := &layer.Install[i]
@@ -132,10 +141,26 @@ func (s Source) redacted() (shown Source) {
 			Suite: c.Suite, Flavour: c.Flavour, Arch: c.Arch, Mirror: address(c.Mirror), URL: address(c.URL), File: c.File, SHA512: c.SHA512, Keyring: c.Keyring,
 		}
 	}
+	if i := s.Installer; i != nil {
+		shown.Installer = &Installer{
+			Suite: i.Suite, Mirror: address(i.Mirror), Keyring: i.Keyring, Kernel: i.Kernel.redacted(), Initrd: i.Initrd.redacted(), ISO: i.ISO.redacted(),
+			Answers: i.Answers, Disk: i.Disk, Memory: i.Memory, Timeout: i.Timeout, Origin: i.Origin,
+		}
+		if i.Append != "" {
+			shown.Installer.Append = hidden
+		}
+	}
 	if o := s.OCI; o != nil {
 		shown.OCI = &OCI{Image: o.Image}
 	}
 	return shown
+}
+
+func (f *Fetched) redacted() *Fetched {
+	if f == nil {
+		return nil
+	}
+	return &Fetched{File: f.File, URL: address(f.URL), SHA256: f.SHA256}
 }
 
 func (e InstallEntry) redacted() InstallEntry {

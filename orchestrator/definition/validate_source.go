@@ -41,6 +41,8 @@ func (ld *loading) validateSource(d *Definition, merged *yaml.Node) {
 		ld.validateOCI(s.OCI, value(source, "oci"), at, unsure)
 	case s.CloudImage != nil:
 		ld.validateCloudImage(s.CloudImage, value(source, "cloudimage"), at, unsure)
+	case s.Installer != nil:
+		ld.validateInstaller(d, value(source, "installer"), at, unsure)
 	case !unsure:
 		ld.report(at(), "source: no source is given", example+", or extend a build that has one")
 	}

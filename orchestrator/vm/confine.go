@@ -67,6 +67,14 @@ func (c Confinement) String() string {
 	return fmt.Sprintf("%s as user %d", arch.Target.QEMU.Binary, c.user.Uid)
 }
 
+// UID is the user as whom QEMU runs under an accelerator.
+func (c Confinement) UID(accel string) int {
+	if as := c.as(accel); as != nil {
+		return int(as.Uid)
+	}
+	return os.Geteuid()
+}
+
 // try starts QEMU with no machine, to print a list after the sandbox is there.
 func (c Confinement) try(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, confineLimit)

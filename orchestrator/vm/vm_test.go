@@ -17,6 +17,7 @@ func TestCommands(t *testing.T) {
 		"secureboot-tcg": {Firmware: "secureboot", Accel: AccelTCG, Image: Image{File: "/w/disk,\".raw", Format: "raw"}, Units: []Unit{{Name: "x.service", Content: "[Service]\n"}, {Name: "y.target", DropIn: true}}},
 		"direct-kvm":     {Firmware: "bios", Accel: AccelKVM, Inherited: []int{4}, Direct: &DirectBoot{Kernel: 5, Initramfs: 6, Agent: 7, Cmdline: "root=/dev/vda"}},
 		"direct-online":  {Firmware: "bios", Accel: AccelTCG, Inherited: []int{4}, Direct: &DirectBoot{Kernel: 5, Initramfs: 6, Agent: 7, Cmdline: "root=/dev/vda", Online: true}},
+		"direct-cd":      {Firmware: "bios", Accel: AccelTCG, Inherited: []int{4, 8}, Direct: &DirectBoot{Kernel: 5, Initramfs: 6, Agent: 7, Cmdline: "a=b", Online: true, CD: inherited(8)}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m.Memory, m.CPUs = 1<<30, 2

@@ -1,0 +1,86 @@
+package orchestrator
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/btw-img/btw-img/orchestrator/arch"
+	"github.com/btw-img/btw-img/orchestrator/vm"
+)
+
+// guestsHost is where QEMU's network shows a guest the loopback device of the builder.
+const guestsHost = "10.0.2.2"
+
+// noAnswers is what cloud-init looks for beside user-data, which autoinstall's answers are.
+var noAnswers = map[string]bool{"meta-data": true, "vendor-data": true, "network-config": true}
+
+// serve serves the answers of an installer while its guest runs, and returns its command line
+// with their address. They may hold secrets, and any user of the builder reaches the loopback
+// device: so only a process of the user as whom QEMU runs gets them.
+func (k *keeper) serve(ctx context.Context, confinement vm.Confinement, o guestOrder) (cmdline string, err error) {
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp4", "127.0.0.1:0")
+	if err != nil {
+		return "", fmt.Errorf("serve the answers: %w", err)
+	}
+	uid := confinement.UID(k.accel.For(arch.BIOS))
+	server := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		owner, err := ownerOf(r.RemoteAddr)
+		switch {
+		case err != nil || owner != uid:
+			k.task("note", "installer: the answers were asked for by another process than its guest, and not given")
+			http.Error(w, "these are for another one", http.StatusForbidden)
+		case noAnswers[path.Base(r.URL.Path)]:
+		default:
+			k.task("ok", "installer: has its answers")
+			http.ServeContent(w, r, "answers.txt", time.Time{}, bytes.NewReader(o.Answers))
+		}
+	})}
+	k.until.Push("stop serving the answers", server.Close)
+	go func() { _ = server.Serve(listener) }()
+	_, port, err := net.SplitHostPort(listener.Addr().String())
+	return strings.ReplaceAll(o.Cmdline, answersMark, "http://"+net.JoinHostPort(guestsHost, port)+"/answers"), err
+}
+
+// ownerOf is the user whose process has the other end of a connection over the loopback device
+// (proc_net_tcp(5)).
+func ownerOf(address string) (uid int, err error) {
+	table, err := os.ReadFile("/proc/net/tcp")
+	if err != nil {
+		return 0, err
+	}
+	return ownerIn(string(table), address)
+}
+
+var errNoOwner = errors.New("nobody has the connection")
+
+func ownerIn(table, address string) (uid int, err error) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return 0, err
+	}
+	number, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return 0, err
+	}
+	ip := bytes.Clone(net.ParseIP(host).To4())
+	for i, j := 0, len(ip)-1; i < j; i, j = i+1, j-1 { // as a number of a little-endian machine
+		ip[i], ip[j] = ip[j], ip[i]
+	}
+	local := fmt.Sprintf("%s:%04X", strings.ToUpper(hex.EncodeToString(ip)), number)
+	for line := range strings.Lines(table) {
+		if fields := strings.Fields(line); len(fields) > 7 && fields[1] == local {
+			return strconv.Atoi(fields[7])
+		}
+	}
+	return 0, errNoOwner
+}
