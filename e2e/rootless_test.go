@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -24,6 +26,8 @@ type account struct {
 	vmctl      string // that the user may run
 }
 
+var accounts atomic.Int64 // that were made
+
 // newAccount makes a user who is gone with the test.
 func newAccount(t *testing.T) account {
 	t.Helper()
@@ -31,7 +35,7 @@ func newAccount(t *testing.T) account {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := account{name: fmt.Sprintf("vmctl-e2e-%d", os.Getpid()), home: filepath.Join(base, "home of {{ x }} & 'ü'"), vmctl: filepath.Join(base, "vmctl")}
+	a := account{name: fmt.Sprintf("vmctl-e2e-%d-%d", os.Getpid(), accounts.Add(1)), home: filepath.Join(base, "home of {{ x }} & 'ü'"), vmctl: filepath.Join(base, "vmctl")}
 	t.Cleanup(func() {
 		_ = exec.Command("userdel", a.name).Run()
 		_ = os.RemoveAll(base)
@@ -69,8 +73,8 @@ func (a account) command(args ...string) *exec.Cmd {
 	return cmd
 }
 
-// good runs vmctl as the user and stops the test unless it ends well.
-func (a account) good(t *testing.T, args ...string) result {
+// run runs vmctl as the user to its end.
+func (a account) run(t *testing.T, args ...string) result {
 	t.Helper()
 	cmd := a.command(args...)
 	var stdout, stderr bytes.Buffer
@@ -79,8 +83,20 @@ func (a account) good(t *testing.T, args ...string) result {
 	err := cmd.Run()
 	r := result{stdout: stdout.String(), stderr: stderr.String(), took: time.Since(start)}
 	t.Logf("%s: vmctl %s took %.1f s", a.name, strings.Join(args, " "), r.took.Seconds())
-	if err != nil {
-		t.Fatalf("%v\n%s%s", err, r.stdout, r.stderr)
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		r.code = exit.ExitCode()
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// good runs vmctl as the user and stops the test unless it ends well.
+func (a account) good(t *testing.T, args ...string) result {
+	t.Helper()
+	r := a.run(t, args...)
+	if r.code != 0 {
+		t.Fatalf("exit code %d\n%s%s", r.code, r.stdout, r.stderr)
 	}
 	return r
 }
