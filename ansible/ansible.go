@@ -44,7 +44,7 @@ type Run struct {
 	Env       []string          // KEY=VALUE, the environment of ansible-playbook
 	Log       io.Writer         // gets everything that Ansible prints
 	OnEvent   func(Event)       // is told what happens, as it happens
-	Facts     bool              // gather Ansible's facts of the tree for each entry
+	Diff      bool              // have what changes in files told, but for what no_log hides
 	// Begin is called before each entry, by its number, while nothing else happens; nil
 	// for an entry that need not wait.
 	Begin func(ctx context.Context, entry int) error
@@ -133,6 +133,7 @@ func (r Run) command() *playbook.AnsiblePlaybookCmd {
 		playbook.WithPlaybooks(r.playbooks()...),
 		playbook.WithPlaybookOptions(&playbook.AnsiblePlaybookOptions{
 			Tags:          strings.Join(r.Project.Tags, ","),
+			Diff:          r.Diff,
 			SkipTags:      strings.Join(r.Project.SkipTags, ","),
 			Inventory:     filepath.Join(r.Scratch, inventoryFile),
 			ExtraVarsFile: []string{"@" + filepath.Join(r.Scratch, secretsFile)},

@@ -83,6 +83,32 @@ changed: [install.d/x.yml:9] Web: files
 	}
 }
 
+// What has changed in files is told with the task that has changed them.
+func TestDifferencesAreTold(t *testing.T) {
+	r := fakeAnsible(t, `echo "$@" >arguments; cat <<'EOF'
+{"_event":"vmctl_diff","diff":"--- before: /a\n+++ after: /a\n@@ -1 +1 @@\n-one\n+two\n\n"}
+{"_event":"v2_runner_on_ok","hosts":{"image":{"action":"lineinfile","changed":true}},"task":{"name":"Line"}}
+{"_event":"v2_runner_on_ok","hosts":{"image":{"action":"command","changed":true}},"task":{"name":"Other"}}
+EOF`)
+	var log bytes.Buffer
+	r.Log, r.Diff = &log, true
+	var told []string
+	r.OnEvent = func(e ansible.Event) { told = append(told, e.Task, e.Diff) }
+	if err := r.Apply(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	const diff = "--- before: /a\n+++ after: /a\n@@ -1 +1 @@\n-one\n+two"
+	if want := []string{"Line", diff, "Other", ""}; !slices.Equal(told, want) {
+		t.Errorf("told: %q", told)
+	}
+	if want := "changed: [] Line\n" + diff + "\nchanged: [] Other\n"; log.String() != want {
+		t.Errorf("the log is %s", &log)
+	}
+	if arguments, err := os.ReadFile(filepath.Join(r.Scratch, "arguments")); err != nil || !bytes.Contains(arguments, []byte("--diff")) {
+		t.Errorf("ansible-playbook was called with %s, %v", arguments, err)
+	}
+}
+
 // fakeAnsible is a script on PATH in place of ansible-playbook.
 func fakeAnsible(t *testing.T, script string) ansible.Run {
 	t.Helper()
@@ -97,7 +123,7 @@ func fakeAnsible(t *testing.T, script string) ansible.Run {
 		Entries: []ansible.Entry{
 			{Origin: "install.d/x.yml:7", Name: "Web", Parts: map[string]any{"packages": []string{"nginx"}, "recommends": true}},
 			{Origin: "install.d/x.yml:9", Name: "{{ name }}", NoLog: true, Parts: map[string]any{"files": []map[string]string{{"path": "/a", "content": "hunter2"}}, "services": map[string]any{}}},
-			{Origin: "commands.d/x.yml:2", Name: "Command", Parts: map[string]any{"run": "true\n"}},
+			{Origin: "commands.d/x.yml:2", Name: "Command", Facts: true, Parts: map[string]any{"run": "true\n"}},
 			{Origin: "install.d/x.yml:12", Name: "Nothing", Parts: map[string]any{"templates": []any{}}},
 		},
 		Variables: map[string]any{"password": "hunter2"},

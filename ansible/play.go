@@ -13,6 +13,7 @@ type Entry struct {
 	Origin string         // its file and line
 	Name   string         // what is shown of it, with templates
 	NoLog  bool           // of all its tasks, those of its roles too
+	Facts  bool           // gather Ansible's facts of the tree before it
 	Parts  map[string]any // what it holds, as the definition has it
 }
 
@@ -50,8 +51,8 @@ func (r Run) play() ([]byte, error) {
 			task["no_log"] = entry.NoLog
 			tasks = append(tasks, task)
 		}
-		if r.Facts {
-			add(map[string]any{"import_tasks": "facts.yml"}, nil)
+		if entry.Facts {
+			add(map[string]any{"name": fmt.Sprintf("[%d] %s", number, factsTask), pluginAction: map[string]any{"part": factsTask}}, nil)
 		}
 		for _, part := range parts {
 			switch value := entry.Parts[part.name]; {

@@ -26,10 +26,14 @@ type Event struct {
 	Task   string `json:"task"`
 	Status string `json:"status"`           // started, ok, changed, skipped or failed
 	Output string `json:"output,omitempty"` // what the task and its items printed, or its end
+	Diff   string `json:"diff,omitempty"`   // what it has changed in files, or the begin of that
 }
 
-// longestOutput is how much of it an event has, in bytes.
-const longestOutput = 16 << 10
+// How much of them an event has, in bytes.
+const (
+	longestOutput = 16 << 10
+	longestDiff   = 64 << 10
+)
 
 // stream reads what ansible-playbook prints: lines that are JSON documents are
 // events, all else goes to the log. It implements go-ansible's ResultsOutputer
@@ -43,6 +47,7 @@ type stream struct {
 	origins  []string // of the entries
 	guest    bool     // entries are applied in one, where services run
 	origin   string   // of the last task that named one, for tasks of roles
+	diff     string   // of the task that is about to end
 	failure  error    // last task that failed: one before it was rescued
 	lines    []string
 }
@@ -96,6 +101,7 @@ type document struct {
 		Path string `json:"path"` // file:line of the task itself
 	} `json:"task"`
 	Hosts map[string]outcome `json:"hosts"`
+	Diff  string             `json:"diff"` // of an event of ours
 }
 
 // outcome is a task's result on the image.
@@ -140,8 +146,15 @@ var originPattern = regexp.MustCompile(`^(?:.* : )?\[([0-9]+)\] (.*)$`)
 // factsTask comes before an entry: Ansible finds out about the image.
 const factsTask = "facts"
 
+// diffEvent comes from the callback plugin before a task ends that has changed files.
+const diffEvent = "vmctl_diff"
+
 // document turns an event of Ansible into one of ours.
 func (s *stream) document(d document) {
+	if d.Event == diffEvent {
+		s.diff += d.Diff // of each item of a loop
+		return
+	}
 	task := d.Task.Name
 	if parts := originPattern.FindStringSubmatch(task); parts != nil {
 		s.origin, task = s.originOf(parts[1]), parts[2]
@@ -198,13 +211,18 @@ func (s *stream) outcome(event, task string, o outcome) {
 	if output != "" {
 		fmt.Fprintln(s.log, output)
 	}
+	diff := strings.TrimRight(s.diff, "\n")
+	s.diff = ""
+	if diff != "" {
+		fmt.Fprintln(s.log, diff)
+	}
 	if strings.Contains(event, "item") {
 		return // the task's own event follows and speaks for all items
 	}
 	if status != "failed" && strings.Contains(o.Action, "include_") {
 		return // not a task of the user's
 	}
-	s.onEvent(Event{Origin: s.origin, Task: task, Status: status, Output: o.shown(output)})
+	s.onEvent(Event{Origin: s.origin, Task: task, Status: status, Output: o.shown(output), Diff: begin(diff, longestDiff)})
 	if status == "failed" && !o.IgnoreErrors {
 		s.failure = s.taskFailure(task, o)
 		fmt.Fprintln(s.log, s.failure)
@@ -234,6 +252,14 @@ func (o outcome) shown(output string) string {
 	}
 	whole := strings.Join(all, "\n")
 	return strings.ToValidUTF8(whole[max(0, len(whole)-longestOutput):], "")
+}
+
+// begin is as many bytes of a text, at most, as make whole lines.
+func begin(text string, most int) string {
+	if len(text) <= most {
+		return text
+	}
+	return text[:strings.LastIndexByte(text[:most], '\n')+1] + "…"
 }
 
 // status is what became of an item.

@@ -73,8 +73,11 @@ commands:
   - {run: touch /srv/not, creates: /srv/js*n}
   - {argv: [touch, "/srv/it's $HOME"]}
 `)
-	r := good(t, folder, "build", "items", "--no-test", "--format", "raw")
-	for _, want := range []string{"People of alice: users", "All kinds: files", "All kinds: templates"} {
+	r := good(t, folder, "build", "items", "--no-test", "--format", "raw", "--diff")
+	for _, want := range []string{
+		"People of alice: users", "All kinds: files", "All kinds: templates",
+		"--- before: /srv/json\n", "-{\"who\": \"alice\"}\n", "+{}\n", "-    \"mode\": \"4755\",\n", "+part of alice", "file size is greater than 104448\n", "appears to be binary\n", "-link to /etc/hostname\n",
+	} {
 		if !strings.Contains(r.stderr, want) {
 			t.Errorf("the output lacks %q:\n%s", want, r.stderr)
 		}

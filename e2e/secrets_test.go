@@ -151,6 +151,9 @@ install: [{playbooks: [use.yml]}]
   gather_facts: false
   tasks:
     - copy: {dest: /etc/of-playbook, content: "{{ from_command | hash('sha256') }}"}
+    - copy: {dest: /etc/of-playbook.hidden, content: "hashed {{ from_command | hash('sha256') }}"}
+      no_log: true
+    - copy: {dest: /run/of-playbook, content: "the token is {{ from_command }}\n"} # of no layer
 `)
 	write(t, filepath.Join(folder, "commands.d/small.yml"), `commands:
   - run: echo "{{ from_env }}"; echo "{{ from_env }}" >&2; printf %s "{{ from_env }}" | sha256sum >/etc/of-env
@@ -159,7 +162,7 @@ install: [{playbooks: [use.yml]}]
 `)
 	t.Setenv("E2E_SECRET", value)
 	build := func(args ...string) result {
-		return run(t, folder, append([]string{"build", "small", "--no-test", "--format", "raw", "--cache", cache}, args...)...)
+		return run(t, folder, append([]string{"build", "small", "--no-test", "--format", "raw", "--cache", cache, "--diff"}, args...)...)
 	}
 	search := func(r result) {
 		t.Helper()
@@ -170,6 +173,9 @@ install: [{playbooks: [use.yml]}]
 		t.Fatal(r.stderr)
 	}
 	search(r)
+	if strings.Contains(r.stderr, "+hashed ") || !strings.Contains(r.stderr, "+the token is (secret)\n") {
+		t.Errorf("the differences are\n%s", r.stderr)
+	}
 	for path, secret := range map[string]string{"/etc/of-env": value, "/etc/of-file": "WELLENSITTICH-first-line\n" + line, "/etc/of-playbook": "WELLENSITTICH-command"} {
 		want := tool(t, "sh", "-c", `printf %s "$0" | sha256sum`, secret)[:64]
 		if got := good(t, folder, "shell", "small", "--cache", cache, "--", "cat", path).stdout; !strings.HasPrefix(got, want) {

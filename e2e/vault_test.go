@@ -64,9 +64,12 @@ install:
 	if r := build("--vault-password-file", wrong); r.code != 2 || !strings.Contains(r.stderr, "encrypted with another password") {
 		t.Errorf("with a wrong password: %d\n%s", r.code, r.stderr)
 	}
-	r := build("--vault-password-file", file)
+	r := build("--vault-password-file", file, "--diff")
 	if r.code != 0 {
 		t.Fatal(r.stderr)
+	}
+	if strings.Contains(r.stderr, "of-files") || strings.Contains(r.stderr, "of-templates") || strings.Contains(r.stderr, "+of-role\n") || !strings.Contains(r.stderr, "/etc/v-role: it is encrypted") {
+		t.Errorf("what is told of encrypted files:\n%s", r.stderr)
 	}
 	search(r)
 	const want = "of-install-d\nof-files\nof-role\nof-install-d of-templates\nof-role-vars of-group-vars of-list\n"

@@ -37,6 +37,7 @@ type Builder struct {
 	Revision   string          // commit of the definitions; "" for unknown
 	Boot       *vm.Accelerator // what the image is booted on; nil for not at all
 	Accel      string          // what guests of entries run on where Boot is nil: vm.AccelAuto and its kin, which is the default
+	Diff       bool            // tell what entries change in files
 	Retest     bool            // boot a disk, too, that has come up before
 	Budget     *budget.Budget  // of all builds of this machine
 	How        How
@@ -94,7 +95,7 @@ func (b Builder) build(ctx context.Context, plan Plan, space *workspace) (manife
 	}
 	defer func() { err = scope.Join(err, of.release()) }()
 	before := b.before(space)
-	order := job{Plan: plan, Secrets: of.secrets, Parts: of.parts, Work: space.work, Store: b.Store, How: b.How.of(plan), Before: before.Outcome}
+	order := job{Plan: plan, Secrets: of.secrets, Parts: of.parts, Work: space.work, Store: b.Store, How: b.How.of(plan), Diff: b.Diff, Before: before.Outcome}
 	if b.Terminal != nil {
 		order.Rescue = &visit{Terminal: b.Terminal.Kind()}
 	}
@@ -129,7 +130,7 @@ func (b Builder) build(ctx context.Context, plan Plan, space *workspace) (manife
 		}
 	}
 	manifest = newManifest(ctx, plan, b, started, facts, images, boots, append(inside.Times, s.times...))
-	manifest.Tools = of.tools
+	manifest.Tools, manifest.FactsRead = of.tools, plan.factsRead(of.parts)
 	err = writeReport(space, plan, manifest, facts)
 	if err == nil {
 		err = space.deliver(ctx, manifest, facts)

@@ -30,6 +30,7 @@ type Event struct {
 	Failed  bool    `json:"failed,omitempty"`
 	Entry   bool    `json:"entry,omitempty"`  // the task is one of Ansible's, for an entry
 	Output  string  `json:"output,omitempty"` // of such a task that has ended: what it printed
+	Diff    string  `json:"diff,omitempty"`   // and what it has changed in files
 	Stored  bool    `json:"stored,omitempty"` // the stage's result was there already
 }
 

@@ -129,3 +129,46 @@ func (r *reading) facts(all map[string]any) map[string]any {
 	}
 	return used
 }
+
+// foundInTrees is the facts that Ansible finds in the tree, and of the time.
+var foundInTrees = []string{
+	"architecture", "date_time", "distribution", "distribution_file_parsed", "distribution_file_path", "distribution_file_variety", "distribution_major_version",
+	"distribution_minor_version", "distribution_release", "distribution_version", "effective_group_id", "effective_user_id", "kernel", "local", "lsb", "machine", "os_family",
+	"pkg_mgr", "python", "python_version", "real_group_id", "real_user_id", "selinux_python_present", "system", "user_dir", "user_gecos", "user_gid", "user_id", "user_shell",
+	"user_uid", "userspace_architecture", "userspace_bits",
+}
+
+// factNames is where the name of a fact is written.
+var factNames = regexp.MustCompile(`\bansible_facts\s*(?:\.|\[\s*["'])\s*(?:ansible_)?(\w+)|\bansible_(\w+)`)
+
+const unnamedFacts = "*" // are read, too
+
+// named is the names of the facts that are written in what is read, with spaces between
+// them: of the machine's, and of those that Ansible finds.
+func (r *reading) named(machine map[string]any) string {
+	text, names := r.text.String(), map[string]bool{}
+	for _, found := range factNames.FindAllStringSubmatch(text, -1) {
+		name := found[1] + found[2]
+		if _, known := machine[name]; known || slices.Contains(foundInTrees, name) {
+			names[name] = true
+		}
+	}
+	if r.opaque || readsAnyFact.MatchString(text) {
+		names[unnamedFacts] = true
+	}
+	return strings.Join(slices.Sorted(maps.Keys(names)), " ")
+}
+
+// factsRead is the names of the facts that are written in entries, by their files and lines.
+func (p Plan) factsRead(all parts) map[string][]string {
+	read := map[string][]string{}
+	for i, layer := range withoutEarly(p.Definition) {
+		for j, one := range entriesOf(layer) {
+			if names := strings.Fields(all.Layers[i][j].Reads); len(names) > 0 {
+				origin := originOf(one)
+				read[origin] = slices.Compact(slices.Sorted(slices.Values(append(read[origin], names...)))) // where it was split, twice
+			}
+		}
+	}
+	return read
+}

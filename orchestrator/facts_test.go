@@ -2,6 +2,8 @@ package orchestrator
 
 import (
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 func TestFactsAreOfTheDefinition(t *testing.T) {
@@ -35,5 +37,23 @@ func TestAnEntryIsMadeAnewForFactsThatItReads(t *testing.T) {
 	all := p.with("roles/does/tasks/main.yml", "[]", "{{ ansible_facts }}")
 	if all.parts(t, "base").Layers[0][1] == all.with("install.d/base.yml", "memtotal_mb: 5", "memtotal_mb: 6").parts(t, "base").Layers[0][1] {
 		t.Error("an entry that reads all facts is not made anew")
+	}
+}
+
+func TestWhichFactsEntriesName(t *testing.T) {
+	p := project{
+		"install.d/base.yml": "source: {bootstrap: {suite: trixie}}\nvars: {zone: \"{{ ansible_date_time.tz }}\"}\ninstall:\n- packages: [linux-image-amd64]\n- roles: [reads]\n- roles: [all]\n- roles: [acme.tools.motd]\n- roles: [none]\n", "roles/none/tasks/main.yml": "[]\n",
+		"commands.d/base.yml":           "commands: [{run: 'echo {{ zone }} {{ ansible_managed }}'}, {run: 'true'}]\n",
+		"roles/reads/tasks/main.yml":    "- debug: {msg: \"{{ ansible_python_interpreter }} {{ ansible_facts['os_family'] }}\"}\n  when: ansible_facts.distribution_major_version is version('13', '>=')\n",
+		"roles/reads/templates/conf.j2": "{{ ansible_processor_vcpus }} {{ ansible_facts[\"ansible_mounts\"] }}\n", "roles/all/tasks/main.yml": "- debug: {var: ansible_facts}\n",
+	}
+	folder := p.write(t)
+	got := planIn(t, folder, "base").factsRead(partsIn(t, folder, "base", someTools))
+	want := map[string][]string{
+		"install.d/base.yml:5": {"distribution_major_version", "mounts", "os_family", "processor_vcpus"}, "install.d/base.yml:6": {"*"},
+		"install.d/base.yml:7": {"*", "date_time", "distribution_major_version", "mounts", "os_family", "processor_vcpus"}, "commands.d/base.yml:1": {"date_time"},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
 	}
 }

@@ -29,7 +29,8 @@ type Provision struct {
 	Layer      definition.Layer  // with those entries
 	Secrets    map[string]string // values of the secrets that they use
 	Vault      string            // password of what is encrypted with ansible-vault; "" for none
-	Facts      bool              // find out what Ansible tells of the image
+	Facts      []bool            // of each entry, whether to find out what Ansible tells of the image before it
+	Diff       bool              // tell what changes in files
 	Machine    map[string]any    // facts of the machine that is being built, in place of the builder's
 	Project    string            // the folder with the user's roles and all else that Ansible finds
 	Installed  string            // folder with further roles and collections; "" for none
@@ -38,7 +39,7 @@ type Provision struct {
 	// AllowLocalhost lets tasks act on the machine that builds.
 	AllowLocalhost bool
 	Log            io.Writer
-	Task           func(status, text, output string) // is told of each task, and what it printed
+	Task           func(status, text, output, diff string) // is told of each task, what it printed, and what it has changed in files
 	// Build is further values of the variable build.
 	Build map[string]any
 	// Begin is called before each entry, by its number among these, and returns once the
@@ -57,6 +58,8 @@ type DiskFacts struct {
 	Materials Materials `json:"materials"`
 	// Deferred is what entries wanted of a running system, and what comes with its first boot.
 	Deferred []string `json:"deferred,omitempty"`
+	// Starts is the units that start with the machine because they are enabled.
+	Starts []string `json:"starts,omitempty"`
 	// Layers is what each stage has made of the tree below it, the lowest first.
 	Layers []gain `json:"layers,omitempty"`
 	// Seed identifies the tree before it was made bootable, and with the disk's plan the disk.

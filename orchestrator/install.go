@@ -163,7 +163,7 @@ func (r *installing) render(ctx context.Context) (err error) {
 		Layer:   definition.Layer{Name: r.plan.Definition.Layers[0].Name, Install: []definition.InstallEntry{entry}},
 		Build:   map[string]any{"answers_url": answersMark, "mirror": cmp.Or(r.of.Mirror, mirrorOf(r.archives))},
 		Machine: r.plan.facts(0), Project: r.plan.Project, Installed: r.plan.Installed, Epoch: chosenEpoch(time.Now()), Env: host.CleanEnv(), Log: r.log,
-		Task: func(string, string, string) {},
+		Task: func(string, string, string, string) {},
 	})
 	if err != nil {
 		return err
@@ -370,7 +370,7 @@ func (p Plan) readOfInstaller(ctx context.Context) (part map[string]any, secrets
 	text := ofInstallers.ReplaceAllString(read.text.String(), "")
 	read.text.Reset()
 	read.text.WriteString(text)
-	secrets, _, err = read.surroundings(0, part)
+	secrets, _, _, err = read.surroundings(0, part)
 	return part, secrets, err
 }
 

@@ -37,7 +37,8 @@ type job struct {
 	Work    string  `json:"work"`  // the build's work folder; "" for a visit
 	Store   string  `json:"store"` // folder of the store
 	How     How     `json:"how"`
-	Errands bool    `json:"errands"` // somebody does errands
+	Diff    bool    `json:"diff,omitempty"` // tell what entries change in files
+	Errands bool    `json:"errands"`        // somebody does errands
 	// Before is the outcome of the build before, "" where there is none that could stay.
 	Before string `json:"before,omitempty"`
 	Visit  *visit `json:"visit,omitempty"`  // what to do in the tree, instead of building
@@ -152,7 +153,7 @@ func (j *job) run(jail *host.Jail, h *host.Local, provisioner Provisioner) (resu
 	s := &stages{ctx: jail.Context, tell: func(e Event) { _ = jail.Send(message{Event: &e}) }}
 	w := &workshop{
 		plan: j.Plan, secrets: j.Secrets, project: inputs.Project, parts: j.Parts, store: layers, host: h, provisioner: provisioner, outside: j.outside(jail, h), guests: askedGuests{errands{jail}}, supply: errands{jail}.supply, told: func(status, format string, args ...any) { s.task(sourceTitle, status, format, args...) }, assembler: disk.Assemble, log: jail.Log,
-		stage: stageFolder, work: j.Work, results: results, before: j.Before, fresh: j.How.Fresh, since: j.How.Since, offline: j.How.Offline, alone: j.How.Alone,
+		stage: stageFolder, work: j.Work, results: results, before: j.Before, fresh: j.How.Fresh, since: j.How.Since, offline: j.How.Offline, alone: j.How.Alone, diff: j.Diff,
 		entryPart: func(ctx context.Context, layer, entry int) (entryPart, error) {
 			return inputs.entryPart(ctx, j.Parts.Ansible, layer, entry)
 		},

@@ -38,11 +38,13 @@ type parts struct {
 // entryPart is what goes into one entry of a layer.
 type entryPart struct {
 	Digest string `json:"digest"`
-	// Alone says that the entry reads or leaves what others could see of it: roles,
-	// playbooks and facts. It gets a run of Ansible to itself.
+	// Alone says that the entry leaves what others could see of it, by roles or playbooks. It
+	// gets a run of Ansible to itself.
 	Alone bool `json:"alone,omitempty"`
-	// Facts says that it reads facts, or may do so.
+	// Facts says that it reads facts, or may do so: they are gathered before it.
 	Facts bool `json:"facts,omitempty"`
+	// Reads is the names of the facts that are written in it, with spaces between them.
+	Reads string `json:"reads,omitempty"`
 	// Python is the names of packages for Ansible that it installs itself, as far as that shows.
 	Python string `json:"python,omitempty"`
 	// Secrets is the names of those that it reads, with spaces between them.
@@ -222,6 +224,14 @@ func entriesOf(layer definition.Layer) []definition.Layer {
 	return entries
 }
 
+// originOf is the file and line of the entry of a layer of one.
+func originOf(one definition.Layer) string {
+	for _, e := range one.Install {
+		return e.Origin
+	}
+	return one.Commands[0].Origin
+}
+
 // unnamed is the entry without what is shown of it, but not made.
 func unnamed(entry definition.InstallEntry) definition.InstallEntry {
 	entry.Name, entry.NoLog, entry.Origin = "", false, ""
@@ -267,21 +277,22 @@ func (p Plan) entryPart(ctx context.Context, ansible string, number, entry int) 
 	}
 	vars := read.variables(*layer, d.Vars)
 	part := map[string]any{"layer": layer, "project": project, "vars": vars, "hostname": hostnameIn(d, number)}
-	names, facts, err := read.surroundings(number, part)
+	names, facts, named, err := read.surroundings(number, part)
 	if err != nil {
 		return entryPart{}, err
 	}
 	return entryPart{
-		Digest: digestOf(ansible, part), Alone: alone || facts, Facts: facts, Secrets: strings.Join(names, " "), Python: read.python(layer, vars),
+		Digest: digestOf(ansible, part), Alone: alone, Facts: facts, Reads: named, Secrets: strings.Join(names, " "), Python: read.python(layer, vars),
 	}, nil
 }
 
 // surroundings adds to a part of a key what is read besides variables of the definition. It
-// returns the names of secrets among that, and whether facts are.
-func (r *reading) surroundings(layer int, part map[string]any) (secrets []string, facts bool, err error) {
+// returns the names of secrets among that, whether facts are, and the names of those, as far as
+// they show.
+func (r *reading) surroundings(layer int, part map[string]any) (secrets []string, facts bool, named string, err error) {
 	d := r.plan.Definition
 	if part["outside"], err = r.outside(); err != nil {
-		return nil, false, err
+		return nil, false, "", err
 	}
 	if r.build() {
 		part["build"] = []string{d.Name, d.Hostname}
@@ -296,9 +307,10 @@ func (r *reading) surroundings(layer int, part map[string]any) (secrets []string
 	}
 	facts = r.opaque || readsFacts.MatchString(r.text.String())
 	if facts {
-		part["facts"] = r.facts(r.plan.facts(layer))
+		all := r.plan.facts(layer)
+		part["facts"], named = r.facts(all), r.named(all)
 	}
-	return secrets, facts, nil
+	return secrets, facts, named, nil
 }
 
 // hostnameIn is the machine's name while a layer is applied: the build's own in the last

@@ -28,7 +28,7 @@ type growing struct {
 	deferred []string           // what entries of the recipe wanted of a running system
 	listed   bool               // an entry was applied, and the archives' lists are of today
 	task     func(status, format string, args ...any)
-	told     func(status, text, output string) // as task, with what it printed
+	told     func(status, text, output, diff string) // as task, with what it printed and changed
 }
 
 // layerFacts is what is remembered with the tree of a layer.
@@ -59,8 +59,8 @@ func growLayer(s *stages, w *workshop, below tree, number int, layer definition.
 	g := growing{
 		workshop: w, layer: number, name: layer.Name, entries: entriesOf(layer), keys: []store.Key{below.top().Key()},
 		task: func(status, format string, args ...any) { s.task(title, status, format, args...) },
-		told: func(status, text, output string) {
-			s.tell(Event{Kind: TaskSeen, Stage: title, Status: status, Text: text, Entry: true, Output: output})
+		told: func(status, text, output, diff string) {
+			s.tell(Event{Kind: TaskSeen, Stage: title, Status: status, Text: text, Entry: true, Output: output, Diff: diff})
 		},
 	}
 	for i, part := range w.parts.Layers[number] {
@@ -227,7 +227,9 @@ func (g *growing) provision(root string, from int, epoch time.Time, env []string
 		layer.Install, layer.Commands = append(layer.Install, entry.Install...), append(layer.Commands, entry.Commands...)
 	}
 	used := map[string]string{}
+	var facts []bool
 	for _, part := range parts[from:to] {
+		facts = append(facts, part.Facts)
 		for name := range strings.FieldsSeq(part.Secrets) {
 			used[name] = g.secrets[name]
 		}
@@ -237,7 +239,7 @@ func (g *growing) provision(root string, from int, epoch time.Time, env []string
 	}
 	return Provision{
 		Secrets: used, Vault: g.secrets[vaultPassword],
-		Root: root, Chroot: g.host.Chroot(), Scratch: g.scratch("ansible"), Definition: &g.plan.Definition, Layer: layer, Facts: parts[from].Facts,
+		Root: root, Chroot: g.host.Chroot(), Scratch: g.scratch("ansible"), Definition: &g.plan.Definition, Layer: layer, Facts: facts, Diff: g.diff,
 		Machine: g.plan.facts(g.layer), Project: g.plan.Project, Installed: g.plan.Installed, Epoch: epoch, Env: slices.Concat(env, epochEnv(epoch), []string{"PATH=" + chroot.StandIns + ":" + host.Variable(env, "PATH")}), Log: g.log,
 		AllowLocalhost: g.plan.AllowLocalhost,
 		Task:           g.told,

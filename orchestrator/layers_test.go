@@ -107,28 +107,28 @@ func TestARunThatNobodyNeedsEnds(t *testing.T) {
 
 func TestWhichEntriesShareARun(t *testing.T) {
 	layer := commands("a", "b", "c", "d")
-	w := &workshop{host: &hosttest.Fake{}, plan: plan(t, "debian"), parts: parts{Layers: [][]entryPart{{{Digest: "1"}, {Digest: "2"}, {Digest: "3", Alone: true, Facts: true}, {Digest: "4"}}}}}
+	w := &workshop{host: &hosttest.Fake{}, plan: plan(t, "debian"), parts: parts{Layers: [][]entryPart{{{Digest: "1"}, {Digest: "2", Facts: true}, {Digest: "3", Alone: true, Facts: true}, {Digest: "4"}}}}}
 	g := growing{workshop: w, entries: entriesOf(layer)}
-	for from, want := range map[int][]string{0: {"a", "b"}, 1: {"b"}, 2: {"c"}, 3: {"d"}} {
+	for from, want := range map[int][]string{0: {"a", "b facts"}, 1: {"b facts"}, 2: {"c facts"}, 3: {"d"}} {
 		p := g.provision("root", from, time.Unix(0, 0), nil)
 		var got []string
-		for _, c := range p.Layer.Commands {
-			got = append(got, c.Run)
+		for i, c := range p.Layer.Commands {
+			got = append(got, c.Run+map[bool]string{true: " facts"}[p.Facts[i]])
 		}
-		if !slices.Equal(got, want) || p.Facts != (from == 2) {
-			t.Errorf("from %d: %v, facts %t", from, got, p.Facts)
+		if !slices.Equal(got, want) {
+			t.Errorf("from %d: %v", from, got)
 		}
 	}
 }
 
 func TestWhichEntriesReadFacts(t *testing.T) {
-	for run, alone := range map[string]bool{"true": false, `"echo {{ ansible_distribution }}"`: true, `"echo {{ hostvars.image.x }}"`: true} {
+	for run, reads := range map[string]bool{"true": false, `"echo {{ ansible_distribution }}"`: true, `"echo {{ hostvars.image.x }}"`: true} {
 		p := project{
 			"install.d/base.yml":  "source: {bootstrap: {suite: trixie}}\nvars: {zone: UTC}\ninstall: [{packages: [linux-image-amd64]}, {name: role, roles: [stamp]}]\n",
 			"commands.d/base.yml": "commands: [{run: " + run + "}]\n", "roles/stamp/tasks/main.yml": "[]\n",
 		}
 		entries := p.parts(t, "base").Layers[0]
-		if len(entries) != 2 || !entries[0].Alone || entries[1].Alone != alone {
+		if len(entries) != 2 || !entries[0].Alone || entries[1].Alone || entries[1].Facts != reads {
 			t.Errorf("%s: %+v", run, entries)
 		}
 	}

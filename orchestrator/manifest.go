@@ -48,6 +48,12 @@ type Manifest struct {
 	Requirements []Installed `json:"requirements,omitempty"`
 	// Deferred is what entries wanted of a running system: it comes with the first boot.
 	Deferred []string `json:"deferred,omitempty"`
+	// Starts is the units that start with the machine because they are enabled.
+	Starts []string `json:"starts,omitempty"`
+	// FactsRead is the names of facts that are written in entries, and in the files that these
+	// use, by the entries' files and lines. "*" is for facts that are read in a way, or in files,
+	// in which their names do not show.
+	FactsRead map[string][]string `json:"facts_read,omitempty"`
 	// Epoch is the time after which no file of the tree was changed, in seconds since 1970.
 	Epoch int64 `json:"epoch,omitempty"`
 	// SourceDateEpoch is the caller's choice of it; nil for the archive's.
@@ -67,7 +73,7 @@ func newManifest(ctx context.Context, plan Plan, b Builder, started time.Time, f
 		Built: started.UTC().Truncate(time.Second), Tested: len(boots) > 0, Outputs: images, Boot: boots, Stages: times,
 		Inputs: inputDigests(ctx, plan), Definition: plan.Definition.Redacted(), SourceDateEpoch: sourceDateEpoch(),
 		Requirements: plan.Requirements,
-		Materials:    facts.Materials, Deferred: facts.Deferred, Outcome: facts.Outcome, Epoch: facts.Epoch, Created: time.Unix(facts.Epoch, 0).UTC(),
+		Materials:    facts.Materials, Deferred: facts.Deferred, Starts: facts.Starts, Outcome: facts.Outcome, Epoch: facts.Epoch, Created: time.Unix(facts.Epoch, 0).UTC(),
 	}
 	m.ID = uuid.NewSHA1(uuid.Nil, []byte(digestOf(m.Name, m.Version, m.Architecture, m.Disk, m.Outputs))).String()
 	return m

@@ -64,12 +64,7 @@ func (g *growing) nextInGuest(ctx context.Context, grown tree, done int) (tree, 
 }
 
 // origin is the file and line of an entry.
-func (g *growing) origin(entry int) string {
-	for _, e := range g.entries[entry].Install {
-		return e.Origin
-	}
-	return g.entries[entry].Commands[0].Origin
-}
+func (g *growing) origin(entry int) string { return originOf(g.entries[entry]) }
 
 // withOwnInitramfs is the tree with an initramfs on top.
 func (w *workshop) withOwnInitramfs(ctx context.Context, t tree) (tree, error) {

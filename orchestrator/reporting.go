@@ -119,7 +119,10 @@ func reported(b Built) report.Build {
 		Name: b.Name, Description: b.Definition.Description, Version: b.Version, Architecture: b.Architecture, ID: b.ID,
 		Vmctl: b.Vmctl, Repository: b.Repository, Revision: b.Revision, Built: b.Built, Created: b.Created,
 		Source: sourceOf(b.Definition.Source), Disk: report.File{Format: "disk", Size: b.Disk.Size, SHA256: b.Disk.SHA256},
-		Tested: b.Tested, Deferred: b.Deferred, Packages: b.Packages,
+		Tested: b.Tested, Deferred: b.Deferred, Starts: b.Starts, Packages: b.Packages,
+	}
+	for _, origin := range slices.Sorted(maps.Keys(b.FactsRead)) {
+		r.Facts = append(r.Facts, report.Facts{Origin: origin, Names: b.FactsRead[origin]})
 	}
 	if b.Pinned != nil {
 		r.Pinned = b.Pinned.Digest

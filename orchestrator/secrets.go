@@ -171,7 +171,7 @@ func (w *hidingWriter) Close() error {
 // hidden is a message of a jail as it may be shown.
 func (m message) hidden(hide *strings.Replacer) message {
 	if m.Event != nil {
-		m.Event.Text, m.Event.Output = hide.Replace(m.Event.Text), hide.Replace(m.Event.Output)
+		m.Event.Text, m.Event.Output, m.Event.Diff = hide.Replace(m.Event.Text), hide.Replace(m.Event.Output), hide.Replace(m.Event.Diff)
 	}
 	if m.Ended != nil {
 		if f := m.Ended.Failure; f != nil {

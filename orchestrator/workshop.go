@@ -51,6 +51,7 @@ type workshop struct {
 	since    time.Time                                // what was made after it is fresh
 	offline  bool                                     // the archives are as they were
 	alone    bool                                     // programs of layers have no network
+	diff     bool                                     // tell what entries change in files
 	told     func(status, format string, args ...any) // of what the source does
 	archives []source.Release                         // that an installer has installed from
 	fetched  []aptmethod.Fetched                      // by the stage that runs
@@ -422,6 +423,9 @@ func (w *workshop) makeBootable(ctx context.Context, h host.Host, below tree, ro
 		facts.Packages, err = bootloader.Apply(ctx, h, w.plan.Boot, target)
 		return err
 	})
+	if err == nil {
+		facts.Starts, err = startsAtBoot(root)
+	}
 	return facts, err
 }
 

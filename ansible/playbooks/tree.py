@@ -44,7 +44,32 @@ def file(item):
         if item['name'] is None:
             raise Failed('a folder has that name')
         path = os.path.join(path, item['name'])
-    return write(path, item['content'], item['staged'], item['mode'], item['owner'], item['group'])
+    before = found(path, item['diff']) if item['diff'] else None
+    changed = write(path, item['content'], item['staged'], item['mode'], item['owner'], item['group'])
+    if not changed or before is None:
+        return changed
+    return {'changed': True, 'before': before, 'after': dict(attributes(os.lstat(path)), path=path)}
+
+
+def found(path, largest):
+    """What a file was: its content, None of one that is larger, and whose it is."""
+    try:
+        before = os.lstat(path)
+    except FileNotFoundError:
+        return {'content': b''}
+    if stat.S_ISLNK(before.st_mode):
+        return dict(attributes(before), content=b'link to %s\n' % os.fsencode(os.readlink(path)))
+    if not stat.S_ISREG(before.st_mode) or before.st_size > largest:
+        return dict(attributes(before), content=None)
+    with open(path, 'rb') as file:
+        return dict(attributes(before), content=file.read())
+
+
+def attributes(of):
+    user, group = known(pwd.getpwuid, of.st_uid), known(grp.getgrgid, of.st_gid)
+    return {
+        'mode': '%04o' % stat.S_IMODE(of.st_mode), 'owner': user.pw_name if user else str(of.st_uid), 'group': group.gr_name if group else str(of.st_gid),
+    }
 
 
 def write(path, content, staged, mode, owner, group):

@@ -35,6 +35,7 @@ type buildOptions struct {
 	formats        []string
 	noTest         bool
 	verbose        bool
+	diff           bool
 	retest         bool
 	dryRun         bool
 	settings       []string
@@ -88,6 +89,7 @@ of its name below the output folder; it appears whole or not at all.
 	flags.StringVarP(&o.folder, "output", "o", defaultFolder, "folder that gets a folder per build")
 	flags.StringSliceVar(&o.formats, "format", nil, "image formats to write instead of the definition's: "+strings.Join(choices["format"], ", "))
 	flags.BoolVarP(&o.verbose, "verbose", "v", false, "show what each task prints")
+	flags.BoolVar(&o.diff, "diff", false, "show and log what the entries that are applied change in files, but for what no_log hides")
 	flags.BoolVar(&o.noTest, "no-test", false, "do not boot the image; build.json says so")
 	flags.BoolVar(&o.retest, "retest", false, "boot the image although its disk has come up on the same QEMU and firmware before")
 	flags.BoolVar(&o.dryRun, "dry-run", false, "print the whole plan and touch nothing")
@@ -393,7 +395,7 @@ func buildOne(ctx context.Context, o buildOptions, plan orchestrator.Plan, accel
 	repository, revision := provenance(ctx, o.defs.dir)
 	unchanged := false
 	builder := orchestrator.Builder{
-		Folder: o.folder, Store: o.cache.folder, JailVerb: jailVerb, Maker: btwimg.Maker(), Version: version(), Repository: repository, Revision: revision, Boot: accel, Accel: o.accel, Retest: o.retest, Budget: shared, How: o.how, Vault: o.vault, Terminal: terminal, Images: containerImages{},
+		Folder: o.folder, Store: o.cache.folder, JailVerb: jailVerb, Maker: btwimg.Maker(), Version: version(), Repository: repository, Revision: revision, Boot: accel, Accel: o.accel, Retest: o.retest, Diff: o.diff, Budget: shared, How: o.how, Vault: o.vault, Terminal: terminal, Images: containerImages{},
 		Tell: func(e orchestrator.Event) {
 			unchanged = unchanged || e.Kind == orchestrator.Unchanged
 			show.event(name, e)
@@ -409,6 +411,9 @@ func buildOne(ctx context.Context, o buildOptions, plan orchestrator.Plan, accel
 		}
 	}
 	show.slowest(name)
+	if err == nil && !unchanged {
+		show.summary(name, manifest)
+	}
 	if log != "" {
 		show.note(name, "log: "+log)
 	}

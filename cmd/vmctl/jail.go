@@ -68,11 +68,14 @@ func (provisioner) Provision(ctx context.Context, p orchestrator.Provision) erro
 	if err != nil {
 		return err
 	}
+	for i := range entries {
+		entries[i].Facts = p.Facts[i]
+	}
 	err = ansible.Run{
 		Root: p.Root, Chroot: p.Chroot, Guest: p.Guest, Local: p.Local, Scratch: p.Scratch, Playbooks: playbooks, Project: projectOf(p), Machine: p.Machine, Secrets: p.Secrets, Vault: p.Vault, Epoch: p.Epoch,
 		Entries: entries, Variables: variables, Command: host.Grouped, Env: p.Env, Log: p.Log,
-		OnEvent: func(e ansible.Event) { p.Task(e.Status, e.Origin+" "+e.Task, e.Output) },
-		Facts:   p.Facts, Begin: p.Begin,
+		OnEvent: func(e ansible.Event) { p.Task(e.Status, e.Origin+" "+e.Task, e.Output, e.Diff) },
+		Diff:    p.Diff, Begin: p.Begin,
 	}.Apply(ctx)
 	return fail.Wrap(fail.Build, "build "+d.Name, err)
 }

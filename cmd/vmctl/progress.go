@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -184,9 +186,15 @@ func (p *progress) task(name, title string, e orchestrator.Event) {
 	}
 	p.line("  %-8s %s%s", e.Status, p.prefix(name), what)
 	if p.verbose {
-		for line := range strings.Lines(e.Output) {
-			p.line("  %-8s %s", "", strings.TrimRight(line, "\r\n"))
-		}
+		p.lines(e.Output)
+	}
+	p.lines(e.Diff)
+}
+
+// lines shows a text below a task.
+func (p *progress) lines(text string) {
+	for line := range strings.Lines(text) {
+		p.line("  %-8s %s", "", strings.TrimRight(line, "\r\n"))
 	}
 }
 
@@ -225,6 +233,54 @@ func (p *progress) slowest(name string) {
 	for _, t := range tasks[:min(len(tasks), mostSlowest)] {
 		p.line("  %-8s %5.1f s  %s%s", "slowest", t.took.Seconds(), p.prefix(name), t.what)
 	}
+}
+
+// mostNames is how many names a line of a summary has.
+const mostNames = 8
+
+// summary shows what build.json tells of how the machine will start, and what entries read of
+// it.
+func (p *progress) summary(name string, m orchestrator.Manifest) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var services []string
+	others := map[string]int{}
+	for _, unit := range m.Starts {
+		if service, is := strings.CutSuffix(unit, ".service"); is {
+			services = append(services, service)
+		} else {
+			others[strings.TrimPrefix(filepath.Ext(unit), ".")]++
+		}
+	}
+	starts := some(services)
+	for _, kind := range slices.Sorted(maps.Keys(others)) {
+		starts = append(starts, fmt.Sprintf("%s: %d", kind, others[kind]))
+	}
+	var facts []string
+	for _, names := range m.FactsRead {
+		facts = append(facts, names...)
+	}
+	slices.Sort(facts)
+	var deferred []string
+	if n := len(m.Deferred); n > 0 {
+		deferred = []string{fmt.Sprintf("to the first boot: %d of what entries wanted of a running system", n)}
+	}
+	for _, line := range []struct {
+		title string
+		words []string
+	}{{"starts", starts}, {"deferred", deferred}, {"facts", some(slices.Compact(facts))}} {
+		if len(line.words) > 0 {
+			p.line("  %-8s %s%s", line.title, p.prefix(name), strings.Join(line.words, ", "))
+		}
+	}
+}
+
+// some is as many names as a line has, and how many more there are.
+func some(names []string) []string {
+	if len(names) <= mostNames {
+		return names
+	}
+	return append(slices.Clone(names[:mostNames]), fmt.Sprintf("%d more", len(names)-mostNames))
 }
 
 func sectionName(title string) string {

@@ -36,3 +36,22 @@ func TestSlowTasksAreTold(t *testing.T) {
 		}
 	}
 }
+
+func TestASummaryIsShort(t *testing.T) {
+	var b strings.Builder
+	p := newProgress(&b, true)
+	m := orchestrator.Manifest{
+		Starts: []string{"cron.service", "getty@tty1.service", "a.timer", "b.timer", "x.socket"}, Deferred: []string{"systemctl start nginx", "reboot"},
+		FactsRead: map[string][]string{"a:1": {"c", "d"}, "a:2": strings.Split("*abcdefghijklmn", "")},
+	}
+	p.summary("web", orchestrator.Manifest{})
+	p.summary("web", m)
+	p.close()
+	const want = `  starts   web: cron, getty@tty1, socket: 1, timer: 2
+  deferred web: to the first boot: 2 of what entries wanted of a running system
+  facts    web: *, a, b, c, d, e, f, g, 7 more
+`
+	if b.String() != want {
+		t.Errorf("%s", &b)
+	}
+}

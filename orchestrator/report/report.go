@@ -33,6 +33,8 @@ type Build struct {
 	Tested                                       bool
 	Boots                                        []Boot
 	Deferred                                     []string // what comes with the first boot
+	Starts                                       []string // units that are enabled
+	Facts                                        []Facts
 	Packages                                     []debian.Package
 	Tools                                        []Tool // of the machine that built
 }
@@ -48,6 +50,12 @@ type Layer struct {
 	Bytes          int64   // in the files
 	Whole          bool    // both are of the whole tree, which was copied
 	Packages       []debian.Difference
+}
+
+// Facts is the names of those that an entry reads.
+type Facts struct {
+	Origin string // file:line
+	Names  []string
 }
 
 // Entry is an entry of a definition.

@@ -38,7 +38,8 @@ func web() report.Build {
 			},
 			{Firmware: "uefi", Problem: "two units failed", Accel: "tcg", Seconds: 60, Guest: &report.Guest{State: "degraded", Failed: []string{"a.service", "b.service"}, Jobs: []string{"c.service"}}},
 		},
-		Deferred: []string{"systemctl start nginx"},
+		Deferred: []string{"systemctl start nginx"}, Starts: []string{"cron.service", "nginx.service"},
+		Facts:    []report.Facts{{Origin: "install.d/web.yml:9", Names: []string{"*", "hostname"}}},
 		Packages: []debian.Package{{Name: "bash", Version: "5.2", Architecture: "amd64"}, {Name: "nginx", Version: "1.1", Architecture: "amd64"}},
 		Tools:    []report.Tool{{Name: "mmdebstrap", Version: "1.5"}},
 	}

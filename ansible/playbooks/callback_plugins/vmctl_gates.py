@@ -1,11 +1,19 @@
 """Waits before the first task of each entry until the entry's gate, a FIFO, is opened. A task
-that would restart the machine, and wait for that, is written down instead."""
+that would restart the machine, and wait for that, is written down instead. Differences are
+told as documents, like all else that happens."""
 
+import json
 import os
 
+from ansible import constants as C
+from ansible.errors import AnsibleError
+from ansible.parsing.dataloader import DataLoader
+from ansible.parsing.vault import is_encrypted_file
 from ansible.plugins.callback import CallbackBase
 from ansible.plugins.loader import action_loader, connection_loader, module_loader, shell_loader
 
+TEMPLATE = ('template', 'ansible.builtin.template', 'ansible.legacy.template')
+COPY = ('copy', 'ansible.builtin.copy', 'ansible.legacy.copy')
 REBOOT = ('reboot', 'ansible.builtin.reboot', 'ansible.legacy.reboot')
 
 
@@ -43,3 +51,30 @@ class CallbackModule(CallbackBase):
             task.action, task.args = 'ansible.builtin.debug', {'msg': 'The image restarts when it is used.'}
         else:
             task.action, task.args = 'ansible.builtin.command', {'argv': ['reboot']}
+
+    def v2_on_file_diff(self, result):
+        told = result._result
+        if told.get('changed') and told.get('diff'):
+            diff = told['diff'] if isinstance(told['diff'], list) else [told['diff']]
+            text = self._get_diff([self._shown(result, one) for one in diff])
+            if text.strip():
+                self._display.display(json.dumps({'_event': 'vmctl_diff', 'diff': text}))
+
+    def _shown(self, result, diff):
+        """A difference by the file's own name, where a module has written down that of Ansible's.
+        There it puts what it has decrypted, too: that is not shown."""
+        if not str(diff.get('after_header', '')).startswith(C.DEFAULT_LOCAL_TMP):
+            return diff
+        task = result._task
+        name = diff.get('before_header') or result._result.get('dest') or task.args.get('dest')
+        if task.action in COPY and task.args.get('src') or task.action in TEMPLATE and self._encrypted(task):
+            return {'prepared': '%s: it is encrypted\n' % name}
+        return dict(diff, before_header=name, after_header=name)
+
+    @staticmethod
+    def _encrypted(task):
+        try:
+            with open(DataLoader().path_dwim_relative_stack(task.get_search_path(), 'templates', task.args['src']), 'rb') as file:
+                return is_encrypted_file(file)
+        except (AnsibleError, KeyError, OSError):  # its name is a template, too
+            return False
