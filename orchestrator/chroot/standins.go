@@ -23,6 +23,7 @@ var later = []string{"modprobe", "rmmod", "swapon", "swapoff", "reboot", "shutdo
 
 const (
 	laterFile    = "later"
+	mountFile    = "mount" // also umount
 	deferredFile = "deferred"
 )
 
@@ -50,7 +51,7 @@ func makeStandIns(tree host.Tree) error {
 			return err
 		}
 	}
-	return nil
+	return tree.Symlink(mountFile, path.Join(StandIns, "umount"))
 }
 
 // Deferred is what programs of the entered tree at root were called for and did not do, each
