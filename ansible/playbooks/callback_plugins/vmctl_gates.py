@@ -1,6 +1,7 @@
 """Waits before the first task of each entry until the entry's gate, a FIFO, is opened. A task
-that would restart the machine, and wait for that, is written down instead. Differences are
-told as documents, like all else that happens."""
+that would restart the machine, and wait for that, is written down instead, and so is one that
+asks the kernel, which is the builder's, for its modules. Differences are told as documents, like
+all else that happens."""
 
 import json
 import os
@@ -14,6 +15,7 @@ from ansible.plugins.loader import action_loader, connection_loader, module_load
 
 TEMPLATE = ('template', 'ansible.builtin.template', 'ansible.legacy.template')
 COPY = ('copy', 'ansible.builtin.copy', 'ansible.legacy.copy')
+MODPROBE = ('modprobe', 'community.general.modprobe')
 REBOOT = ('reboot', 'ansible.builtin.reboot', 'ansible.legacy.reboot')
 
 
@@ -45,12 +47,17 @@ class CallbackModule(CallbackBase):
             self.entry = entry
             with open(os.path.join(self.gates, str(entry)), 'rb') as gate:
                 gate.read()
-        if task.action not in REBOOT:
-            return
-        if self.connection == 'vmctl_guest':  # where there is no stand-in to write it down
+        in_guest = self.connection == 'vmctl_guest'  # where there is no stand-in to write it down
+        if task.action in REBOOT and in_guest:
             task.action, task.args = 'ansible.builtin.debug', {'msg': 'The image restarts when it is used.'}
-        else:
+        elif task.action in REBOOT:
             task.action, task.args = 'ansible.builtin.command', {'argv': ['reboot']}
+        elif task.action in MODPROBE and not in_guest and 'persistent' not in task.args:
+            if task.args.get('state') == 'absent':
+                task.action, task.args = 'ansible.builtin.debug', {'msg': 'The image has loaded no modules.'}
+            else:
+                words = ['modprobe', str(task.args.get('name')), str(task.args.get('params') or '')]
+                task.action, task.args = 'ansible.builtin.command', {'cmd': ' '.join(words).strip()}
 
     def v2_on_file_diff(self, result):
         told = result._result
