@@ -16,12 +16,25 @@ import (
 )
 
 // TestWriteADisk writes a build with cloud-init onto a disk that is larger and full of other
-// things, with a seed, and boots it: it has the seed's name then, and a root that has grown.
+// things, with a seed, and boots it: it has the seed's name then, and a root that has grown. It
+// also obeys the part of the image's own seed that the other one leaves.
 func TestWriteADisk(t *testing.T) {
 	t.Parallel()
 	folder := t.TempDir()
-	good(t, folder, "build", "debian-cloud", "--no-test", "--format", "raw,qcow2")
-	image, raw := filepath.Join(folder, "images/debian-cloud/debian-cloud-13-amd64.qcow2"), filepath.Join(folder, "images/debian-cloud/debian-cloud-13-amd64.raw")
+	write(t, filepath.Join(folder, "install.d/rack.yml"), `extends: debian-cloud
+secrets: {word: {file: word}}
+cloudinit:
+  user-data: {hostname: not-this}
+  vendor-data:
+    bootcmd: ["echo FROM THE IMAGE '{{ word }}' $(stat -c %a /var/lib/cloud/seed/nocloud/vendor-data) >/dev/ttyS0"]
+`)
+	write(t, filepath.Join(folder, "install.d/word"), `"it\s": {secret}`+"\n")
+	write(t, filepath.Join(folder, "install.d/wrong.yml"), "extends: rack\ncloudinit:\n  user-data: {packages: {a: 1}}\n")
+	if r := run(t, folder, "build", "wrong", "--no-test"); r.code != 4 || !strings.Contains(r.stderr, "install.d/wrong.yml:3: cloud-init: schema of user-data") {
+		t.Errorf("what the schema refuses: exit code %d\n%s", r.code, r.stderr)
+	}
+	good(t, folder, "build", "rack", "--no-test", "--format", "raw,qcow2")
+	image, raw := filepath.Join(folder, "images/rack/rack-13-amd64.qcow2"), filepath.Join(folder, "images/rack/rack-13-amd64.raw")
 	if info, err := os.Stat(image); err != nil || info.Size() > 150e6 {
 		t.Errorf("%v, %v", info, err)
 	}
@@ -125,7 +138,11 @@ func TestWriteADisk(t *testing.T) {
 	tool(t, "cmp", fmt.Sprintf("--ignore-initial=%d:0", seed.Start), fmt.Sprintf("--bytes=%d", iso.Size()), backing, filepath.Join(folder, "seed.iso"))
 
 	good(t, folder, "test", backing, "--firmware", "bios", "--logs", "logs")
-	if console := tool(t, "cat", filepath.Join(folder, "logs/boot-bios.log")); !regexp.MustCompile(`SEEDED rack-1 2[789]\b`).MatchString(console) {
+	console := tool(t, "cat", filepath.Join(folder, "logs/boot-bios.log"))
+	if want := `FROM THE IMAGE "it\s": {secret} 600`; !strings.Contains(console, want) {
+		t.Errorf("the console lacks %s:\n%s", want, console)
+	}
+	if !regexp.MustCompile(`SEEDED rack-1 2[789]\b`).MatchString(console) {
 		t.Errorf("the machine has not obeyed its seed, or not grown:\n%s", console)
 	}
 }

@@ -207,7 +207,7 @@ func guestOf(b orchestrator.Built) machine.Guest {
 	if b.Name == "" {
 		return machine.Guest{}
 	}
-	return machine.Guest{Known: true, Systemd: b.Systemd(), CloudInit: b.Has("cloud-init"), SSH: b.Has("openssh-server")}
+	return machine.Guest{Known: true, Systemd: b.Systemd(), CloudInit: b.Has("cloud-init"), Seeded: len(b.Definition.SeedParts()) > 0, SSH: b.Has("openssh-server")}
 }
 
 // findOrigin is what the target names: an image file, a build, or what is published.

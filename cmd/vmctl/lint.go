@@ -1,14 +1,18 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 
 	"github.com/spf13/cobra"
 
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/host"
+	"github.com/btw-img/btw-img/orchestrator/seed"
 )
 
 func newLint(defs *definitions) *cobra.Command {
@@ -43,6 +47,11 @@ func runLint(cmd *cobra.Command, defs definitions, names []string) error {
 		}
 		if err == nil {
 			found = d.Warnings()
+			refused, err := refusedSettings(cmd.Context(), &host.Local{}, library, defs.dir, *d)
+			if err != nil {
+				return err
+			}
+			found = append(found, refused...)
 		}
 		for _, problem := range found {
 			shipped := all && problem.Warning && problem.Embedded() // which nobody has asked about
@@ -61,4 +70,34 @@ func runLint(cmd *cobra.Command, defs definitions, names []string) error {
 	}
 	fmt.Fprintf(cmd.ErrOrStderr(), "%d builds, no mistakes\n", len(names))
 	return nil
+}
+
+// refusedSettings is what of the settings for cloud-init its own schema refuses, where it is
+// installed here. A build asks the cloud-init of the image, also of what is rendered.
+func refusedSettings(ctx context.Context, h host.Host, library *definition.Library, folder string, d definition.Definition) (refused definition.Problems, err error) {
+	for _, part := range d.SeedParts() {
+		content := []byte(part.File.Content)
+		switch {
+		case part.Rendered:
+			continue
+		case part.File.Source != "":
+			path, err := library.AssetPath(folder, part.File.Source, func(string, []byte) (string, error) { return "", os.ErrNotExist })
+			if errors.Is(err, os.ErrNotExist) { // it is shipped, and tested
+				continue
+			}
+			if err == nil {
+				content, err = os.ReadFile(path)
+			}
+			if err != nil {
+				return nil, err
+			}
+		}
+		_, err := checkSchema(ctx, h, seed.Seed{part.Name: content})
+		if wrong, is := errors.AsType[*fail.Error](err); is && wrong.Kind == fail.Usage {
+			refused = append(refused, definition.ProblemAt(part.Origin, wrong.Error(), wrong.Hint))
+		} else if err != nil {
+			return nil, err
+		}
+	}
+	return refused, nil
 }

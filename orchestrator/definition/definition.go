@@ -3,6 +3,8 @@ package definition
 import (
 	"slices"
 	"strings"
+
+	"go.yaml.in/yaml/v4"
 )
 
 // InstallFile is what install.d/NAME.yml and its drop-ins may hold.
@@ -19,6 +21,7 @@ type InstallFile struct {
 	Python      string            `yaml:"python,omitempty" jsonschema:"enum=keep,enum=transient" jsonschema_description:"transient: remove at the end the python3 that was brought for Ansible, where no package needs it; then Ansible cannot manage the machines. Default: keep"`
 	Boot        Boot              `yaml:"boot,omitempty" jsonschema_description:"Boot loader settings"`
 	Test        Test              `yaml:"test,omitempty" jsonschema_description:"The machine of the boot test"`
+	CloudInit   CloudInit         `yaml:"cloudinit,omitempty" jsonschema_description:"What cloud-init is told on the first boot of each machine, as files in the image; what a machine's own seed says counts before it"`
 	Install     []InstallEntry    `yaml:"install,omitempty" jsonschema_description:"What gets installed, in order"`
 	Outputs     []string          `yaml:"outputs,omitempty" jsonschema_description:"Image formats to write"`
 }
@@ -357,6 +360,19 @@ type Services struct {
 	Disabled []string `yaml:"disabled,omitempty" json:"disabled,omitempty"`
 	Masked   []string `yaml:"masked,omitempty" json:"masked,omitempty"`
 }
+
+// CloudInit is a seed for cloud-init's data source NoCloud that lies in the image.
+type CloudInit struct {
+	UserData      SeedFile `yaml:"user-data,omitempty" jsonschema_description:"Settings (what follows #cloud-config)"`
+	MetaData      SeedFile `yaml:"meta-data,omitempty" jsonschema_description:"What the machine is, such as local-hostname"`
+	NetworkConfig SeedFile `yaml:"network-config,omitempty" jsonschema_description:"The network's settings, of version 1 or 2"`
+	VendorData    SeedFile `yaml:"vendor-data,omitempty" jsonschema_description:"Settings that user-data beats"`
+	Datasources   []string `yaml:"datasources,omitempty" jsonschema_description:"Where cloud-init looks for what it is told, and nowhere else. Default: NoCloud, None"`
+}
+
+// SeedFile is a file of a seed: settings, which are rendered, the name of a file beside the
+// definition, which is rendered where it ends in .j2, or text of more than one line.
+type SeedFile struct{ *yaml.Node }
 
 // CommandEntry is one item of commands: a shell script or one argv.
 type CommandEntry struct {

@@ -186,6 +186,7 @@ type scalarChecker interface {
 
 var (
 	layoutType     = reflect.TypeFor[Layout]()
+	seedFileType   = reflect.TypeFor[SeedFile]()
 	roleType       = reflect.TypeFor[Role]()
 	partitionType  = reflect.TypeFor[Partition]()
 	partitionsType = reflect.TypeFor[[]Partition]()
@@ -215,6 +216,12 @@ func (r *reader) shape(n *yaml.Node, t reflect.Type, path string) bool {
 			return r.check(n, partitionsType, path)
 		}
 		t = reflect.TypeFor[string]()
+	}
+	if t == seedFileType && n.Kind == yaml.ScalarNode && n.Tag == "!!str" {
+		return true
+	}
+	if t == seedFileType {
+		return r.wantKind(n, yaml.MappingNode, "keys with values, a file's name or its text", path) && r.checkUnique(n)
 	}
 	if t == roleType && n.Kind == yaml.ScalarNode {
 		t = reflect.TypeFor[string]()

@@ -123,6 +123,9 @@ func (l *Library) load(name string, settings []string) (*Definition, *loading) {
 		layers = append(layers, ld.layer(build))
 		drop(build.install, "install")
 		ld.merge(merged, build.install, "")
+		if given := value(build.install, "cloudinit"); given != nil {
+			ld.cloudInit(&layers[len(layers)-1], value(merged, "cloudinit"), given)
+		}
 	}
 	ld.apply(merged, settings)
 	var file InstallFile

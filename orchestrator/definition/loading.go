@@ -241,7 +241,7 @@ func (ld *loading) apply(merged *yaml.Node, settings []string) {
 				{Kind: yaml.ScalarNode, Tag: "!!str", Value: part}, root,
 			}}
 		}
-		if parts[0] == "install" || parts[0] == "extends" {
+		if parts[0] == "install" || parts[0] == "extends" || parts[0] == "cloudinit" {
 			ld.report(at, parts[0]+" cannot be set here", "write a definition that extends this one")
 			continue
 		}

@@ -205,6 +205,17 @@ func (Role) JSONSchema() *jsonschema.Schema {
 	return &jsonschema.Schema{OneOf: []*jsonschema.Schema{{Type: "string"}, reflector().ReflectFromType(reflect.TypeFor[roleFields]())}}
 }
 
+// UnmarshalYAML implements yaml.Unmarshaler.
+func (s *SeedFile) UnmarshalYAML(n *yaml.Node) error {
+	s.Node = n
+	return nil
+}
+
+// JSONSchema describes the type for editors.
+func (SeedFile) JSONSchema() *jsonschema.Schema {
+	return &jsonschema.Schema{OneOf: []*jsonschema.Schema{{Type: "string"}, {Type: "object"}}}
+}
+
 // Layout is a named disk layout or an inline list of partitions.
 type Layout struct {
 	Name       string

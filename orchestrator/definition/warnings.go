@@ -29,11 +29,18 @@ func (d Definition) Warnings() Problems {
 
 // warning is of an entry with that origin, FILE:LINE.
 func warning(origin, what string) Problem {
-	w := Problem{File: origin, What: what, Warning: true}
+	w := ProblemAt(origin, what, "")
+	w.Warning = true
+	return w
+}
+
+// ProblemAt is a mistake at an origin, FILE:LINE.
+func ProblemAt(origin, what, mend string) Problem {
+	p := Problem{File: origin, What: what, Mend: mend}
 	if colon := strings.LastIndexByte(origin, ':'); colon >= 0 {
 		if line, err := strconv.Atoi(origin[colon+1:]); err == nil {
-			w.File, w.Line = origin[:colon], line
+			p.File, p.Line = origin[:colon], line
 		}
 	}
-	return w
+	return p
 }

@@ -463,6 +463,8 @@ func TestWhatGuestsUnderstand(t *testing.T) {
 		"Debian 12":     {Guest{Known: true, Systemd: 252, SSH: true}, true, false, true, false},
 		"old, cloud":    {Guest{Known: true, Systemd: 247, SSH: true, CloudInit: true}, false, true, true, true},
 		"old":           {Guest{Known: true, Systemd: 247, SSH: true}, false, false, false, false},
+		"own seed":      {Guest{Known: true, Systemd: 257, SSH: true, CloudInit: true, Seeded: true}, true, false, true, true},
+		"old, own seed": {Guest{Known: true, Systemd: 247, SSH: true, CloudInit: true, Seeded: true}, false, true, true, true},
 		"no ssh server": {Guest{Known: true, Systemd: 257}, true, false, false, true},
 	} {
 		if g := tc.g; g.credentials() != tc.credentials || g.NeedsSeedDisk() != tc.cloud || g.Open() != tc.open || g.Shares() != tc.shares {

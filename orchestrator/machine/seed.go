@@ -23,7 +23,8 @@ type Guest struct {
 	Known     bool `json:"known"`
 	Systemd   int  `json:"systemd"` // version
 	CloudInit bool `json:"cloud_init"`
-	SSH       bool `json:"ssh"` // has a server
+	Seeded    bool `json:"seeded"` // has a seed of its own, whose user data that of a disk would replace
+	SSH       bool `json:"ssh"`    // has a server
 }
 
 // Since when systemd takes what from a machine's SMBIOS (systemd.system-credentials(7)).
@@ -35,8 +36,12 @@ const (
 // credentials says whether the guest takes, or may take, system credentials.
 func (g Guest) credentials() bool { return !g.Known || g.Systemd >= systemdCredentials }
 
-// noCloud says whether the guest takes, or may take, cloud-init's NoCloud.
-func (g Guest) noCloud() bool { return !g.Known || g.CloudInit }
+// noCloud says whether the guest is handed a seed for cloud-init's NoCloud.
+func (g Guest) noCloud() bool { return !g.Known || g.CloudInit && !g.ownSeed() }
+
+// ownSeed says whether the guest obeys the seed that it has, and is told by credentials who
+// may log in.
+func (g Guest) ownSeed() bool { return g.Seeded && g.credentials() }
 
 // NeedsSeedDisk says whether a disk must be made for the guest.
 func (g Guest) NeedsSeedDisk() bool { return g.noCloud() }
@@ -45,7 +50,7 @@ func (g Guest) NeedsSeedDisk() bool { return g.noCloud() }
 func (g Guest) Open() bool { return !g.Known || g.SSH && (g.credentials() || g.CloudInit) }
 
 // Shares says whether the guest mounts the shared folder.
-func (g Guest) Shares() bool { return !g.Known || g.CloudInit || g.Systemd >= systemdFstab }
+func (g Guest) Shares() bool { return !g.Known || g.noCloud() || g.Systemd >= systemdFstab }
 
 // SharedAt is where a guest mounts the shared folder.
 const SharedAt = "/mnt/" + vm.ShareTag
@@ -141,7 +146,7 @@ func (s told) write(dir string, g Guest) error {
 	}
 	s.login = login.public
 	known := ""
-	if g.Known && (g.credentials() || g.noCloud()) { // of another guest, the first key that it shows counts
+	if g.Known && !g.ownSeed() && (g.credentials() || g.noCloud()) { // of another guest, also where cloud-init makes keys anew, the first key that it shows counts
 		known = s.name + " " + s.host.public
 	}
 	err = errors.Join(

@@ -1,11 +1,13 @@
-// Package seed is what one machine is told on its first boot: the files of cloud-init's data
-// source NoCloud, on a disk of their own. It runs nothing.
+// Package seed is what a machine is told on its first boot: the files of cloud-init's data
+// source NoCloud, on a disk of their own or in the image. It runs nothing.
 package seed
 
 import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"regexp"
@@ -35,13 +37,16 @@ const Largest = 1 << 20
 // Seed is the files of a seed, by their names.
 type Seed map[string][]byte
 
-// cloudConfig is how user data in YAML begins.
-const cloudConfig = "#cloud-config"
+// CloudConfig is how user data in YAML begins, and Nothing is some that asks for nothing.
+const (
+	CloudConfig = "#cloud-config"
+	Nothing     = CloudConfig + "\n{}\n"
+)
 
 // beginnings is what cloud-init knows user and vendor data by (its documentation, User-data
 // formats).
 var beginnings = []string{
-	cloudConfig, "#!", "#include", "#cloud-boothook", "#part-handler", "## template:", "Content-Type:", "MIME-Version:", "Content-type:", "\x1f\x8b",
+	CloudConfig, "#!", "#include", "#cloud-boothook", "#part-handler", "## template:", "Content-Type:", "MIME-Version:", "Content-type:", "\x1f\x8b",
 }
 
 var hostname = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,62}[A-Za-z0-9])?$`)
@@ -55,7 +60,7 @@ func (s Seed) Complete(name string) (Seed, error) {
 	}
 	whole := maps.Clone(s)
 	if whole[UserData] == nil {
-		whole[UserData] = []byte(cloudConfig + "\n{}\n")
+		whole[UserData] = []byte(Nothing)
 	}
 	if whole[MetaData] == nil {
 		sum := sha256.New()
@@ -77,39 +82,78 @@ func (s Seed) Complete(name string) (Seed, error) {
 	return whole, whole.check()
 }
 
-// check refuses what cloud-init would pass over in silence.
+// Folder is where cloud-init looks for a seed in the image itself. What a disk with a seed
+// says counts before it; there is no first boot without MetaData, be that empty.
+const Folder = "/var/lib/cloud/seed/nocloud"
+
+// Names is the names of the files of a seed.
+var Names = []string{UserData, MetaData, NetworkConfig, VendorData}
+
+// Mistake is what cloud-init would pass over in silence.
+type Mistake struct {
+	Line int // of the file, 0 where there is none
+	Mend string
+	Err  error
+}
+
+func (m *Mistake) Error() string { return m.Err.Error() }
+
+func (m *Mistake) Unwrap() error { return m.Err }
+
+// Check is what is wrong with a file of a seed, nil for nothing.
+func Check(name string, content []byte) *Mistake {
+	mistake := func(line int, mend, format string, args ...any) *Mistake {
+		return &Mistake{line, mend, fmt.Errorf(format, args...)}
+	}
+	if len(content) > Largest {
+		return mistake(0, "let it fetch what is large", "it is larger than %d bytes", Largest)
+	}
+	if name == UserData || name == VendorData {
+		begins := func(with string) bool { return bytes.HasPrefix(content, []byte(with)) }
+		if !slices.ContainsFunc(beginnings, begins) {
+			return mistake(1, "begin it with "+CloudConfig+", or with #! for a script", "cloud-init does not know what it is by its first line")
+		}
+		if !begins(CloudConfig) {
+			return nil
+		}
+	}
+	var settings map[string]any
+	if err := yaml.Unmarshal(content, &settings); err != nil {
+		return mistake(lineOf(err), "write a mapping of YAML", "%w", err)
+	}
+	if name == NetworkConfig && settings["version"] == nil && settings["network"] == nil {
+		return mistake(1, "add a line 'version: 2'", "it does not say of which version it is")
+	}
+	return nil
+}
+
+// lineOf is the line that an error of the YAML library is of, 0 where it names none.
+func lineOf(err error) int {
+	if several, ok := errors.AsType[*yaml.LoadErrors](err); ok && len(several.Errors) > 0 {
+		return several.Errors[0].Mark.Line
+	}
+	if one, ok := errors.AsType[*yaml.LoadError](err); ok {
+		return one.Mark.Line
+	}
+	return 0
+}
+
+// check refuses what is no seed of its own.
 func (s Seed) check() error {
 	for _, name := range slices.Sorted(maps.Keys(s)) {
-		content := s[name]
-		refuse := func(hint, format string, args ...any) error { return fail.New(fail.Usage, name, hint, format, args...) }
-		if len(content) > Largest {
-			return refuse("let it fetch what is large", "it is larger than %d bytes", Largest)
-		}
-		if name == UserData || name == VendorData {
-			begins := func(with string) bool { return bytes.HasPrefix(content, []byte(with)) }
-			if !slices.ContainsFunc(beginnings, begins) {
-				return refuse("begin it with "+cloudConfig+", or with #! for a script", "cloud-init does not know what it is by its first line")
-			}
-			if !begins(cloudConfig) {
-				continue
-			}
+		if mistake := Check(name, s[name]); mistake != nil {
+			return &fail.Error{Kind: fail.Usage, Op: name, Hint: mistake.Mend, Err: mistake.Err}
 		}
 		var settings map[string]any
-		if err := yaml.Unmarshal(content, &settings); err != nil {
-			return refuse("write a mapping of YAML", "%w", err)
-		}
-		if name == MetaData && settings["instance-id"] == nil {
-			return refuse("add a line 'instance-id: NAME'", "it has no instance-id, by which cloud-init knows a first boot")
-		}
-		if name == NetworkConfig && settings["version"] == nil && settings["network"] == nil {
-			return refuse("add a line 'version: 2'", "it does not say of which version it is")
+		if name == MetaData && (yaml.Unmarshal(s[name], &settings) != nil || settings["instance-id"] == nil) {
+			return fail.New(fail.Usage, name, "add a line 'instance-id: NAME'", "it has no instance-id, by which cloud-init knows a first boot")
 		}
 	}
 	return nil
 }
 
 // IsConfig says whether user or vendor data is settings in YAML.
-func IsConfig(content []byte) bool { return bytes.HasPrefix(content, []byte(cloudConfig)) }
+func IsConfig(content []byte) bool { return bytes.HasPrefix(content, []byte(CloudConfig)) }
 
 // Write writes a complete seed as a disk.
 func (s Seed) Write(out io.Writer) error {
