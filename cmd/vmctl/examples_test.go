@@ -27,6 +27,7 @@ var notRun = map[string]string{
 	"vmctl verify registry.example/lab/debian --key cosign.pub":                            "needs a registry",
 	"vmctl login registry.example --username alice":                                        "needs a registry and a terminal",
 	"vmctl login registry.example --username alice --password-stdin < password":            "needs a registry",
+	"vmctl seed --user-data user.yml --listen 127.0.0.1:8000": "needs files, and does not end",
 	"vmctl launch debian": machines,
 	"vmctl launch debian --name web --memory 2G --port 8080:80 --share site": machines,
 	"vmctl launch registry.example/lab/debian:13 --firmware uefi --json":     "needs a registry",

@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -23,22 +26,40 @@ type seedOptions struct {
 	hostname  string
 	files     map[string]*string // by their names in the seed
 	overwrite bool
+	listen    string
 }
 
 func newSeed() *cobra.Command {
 	o := seedOptions{files: map[string]*string{}}
 	cmd := &cobra.Command{
-		Use:   "seed FILE",
-		Short: "Write what cloud-init tells one machine on its first boot, as a disk",
+		Use:   "seed [FILE]",
+		Short: "Write what cloud-init tells one machine on its first boot, as a disk, or serve it",
 		Long: `Write a seed for cloud-init's data source NoCloud: a small ISO 9660 image, labelled cidata,
 that a machine finds on a disk or CD beside its own. What cloud-init would pass over in
 silence is refused; where cloud-init is installed, it checks the settings with its own
 schema. The file is for you alone, as it may hold passwords.
 
+With --listen the seed is served by HTTP in place of that, until vmctl is interrupted: to
+whoever reaches the address, without encryption. A machine is led there by the serial
+number in its SMBIOS, for which the addresses are printed: in QEMU it is
+-smbios type=1,serial=…, and the host is 10.0.2.2 in its user network. That needs no
+disk, but an image that looks for NoCloud, and a network before it is configured.
+
 ` + exitCodes,
 		Example: `  vmctl seed web-1.iso --hostname web-1
-  vmctl seed web-1.iso --user-data user.yml --network-config network.yml --overwrite`,
-		RunE: func(cmd *cobra.Command, args []string) error { return runSeed(cmd, o, args[0]) },
+  vmctl seed web-1.iso --user-data user.yml --network-config network.yml --overwrite
+  vmctl seed --user-data user.yml --listen 127.0.0.1:8000`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case o.listen != "" && len(args) > 0:
+				return misused(cmd, "leave one of them out", "FILE and --listen exclude each other")
+			case o.listen != "":
+				return serveSeed(cmd, o)
+			case len(args) == 0:
+				return misused(cmd, "", "FILE is missing")
+			}
+			return runSeed(cmd, o, args[0])
+		},
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&o.hostname, "hostname", "", "name of the machine (default: that of its image)")
@@ -48,6 +69,7 @@ schema. The file is for you alone, as it may hold passwords.
 	} {
 		o.files[name] = flags.String(name, "", about)
 	}
+	flags.StringVar(&o.listen, "listen", "", "address and port to serve the seed on, in place of a file")
 	flags.BoolVar(&o.overwrite, "overwrite", false, "replace a file of the same name")
 	return cmd
 }
@@ -84,6 +106,50 @@ func runSeed(cmd *cobra.Command, o seedOptions, target string) error {
 	}
 	fmt.Fprintln(cmd.OutOrStdout(), target)
 	return nil
+}
+
+// serveSeed serves the seed until vmctl is interrupted.
+func serveSeed(cmd *cobra.Command, o seedOptions) error {
+	whole, err := o.read()
+	if err != nil {
+		return err
+	}
+	ctx := cmd.Context()
+	if _, err := checkSchema(ctx, &host.Local{}, whole); err != nil {
+		return err
+	}
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.listen)
+	if err != nil {
+		return &fail.Error{Kind: fail.Host, Err: err, Hint: "choose another address with --listen"}
+	}
+	server := &http.Server{Handler: seedHandler(whole, cmd.ErrOrStderr()), ReadHeaderTimeout: seedPatience, WriteTimeout: seedPatience, IdleTimeout: seedPatience}
+	defer context.AfterFunc(ctx, func() { _ = server.Close() })()
+	for _, url := range urls(listener.Addr(), false) {
+		fmt.Fprintln(cmd.OutOrStdout(), seed.Serial(url))
+	}
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return &fail.Error{Kind: fail.Host, Op: "serve the seed", Err: err}
+	}
+	return nil
+}
+
+// seedPatience is for who asks slowly.
+const seedPatience = 30 * time.Second
+
+// seedHandler answers with the files of a seed, and tells who has asked for which.
+func seedHandler(whole seed.Seed, log io.Writer) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		content, there := whole[strings.TrimPrefix(r.URL.Path, "/")]
+		if !there || r.Method != http.MethodGet && r.Method != http.MethodHead {
+			http.NotFound(w, r)
+			return
+		}
+		fmt.Fprintf(log, "%s has asked for %s\n", r.RemoteAddr, strings.TrimPrefix(r.URL.Path, "/"))
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		w.Header().Set("Cache-Control", "no-store")
+		_, _ = w.Write(content) // who has gone away is not told
+	})
 }
 
 func (o seedOptions) read() (seed.Seed, error) {

@@ -152,6 +152,11 @@ func (s Seed) check() error {
 	return nil
 }
 
+// Serial is the serial number of a machine that gets its seed from an address, which ends in
+// a slash (cloud-init's documentation, NoCloud). The name that newer ones have for it, nocloud,
+// older ones know of folders alone.
+func Serial(address string) string { return "ds=nocloud-net;s=" + address }
+
 // IsConfig says whether user or vendor data is settings in YAML.
 func IsConfig(content []byte) bool { return bytes.HasPrefix(content, []byte(CloudConfig)) }
 
