@@ -23,6 +23,7 @@ type Needs struct {
 	Test        bool            // boot disks
 	Guests      bool            // apply entries in guests
 	Login       bool            // log in to test machines
+	Playbook    bool            // run playbooks in test machines
 	Write       bool            // write disks of this machine
 	Tests       bool            // run the project's own tests
 	Bench       bool            // run the project's own benchmark
@@ -43,7 +44,7 @@ type Needs struct {
 // EverythingNeeded is what all verbs together can need.
 func EverythingNeeded() Needs {
 	return Needs{
-		Build: true, Test: true, Guests: true, Login: true, Write: true, Galaxy: true, Git: true, Keyring: true, Survey: true,
+		Build: true, Test: true, Guests: true, Login: true, Playbook: true, Write: true, Galaxy: true, Git: true, Keyring: true, Survey: true,
 		Filesystems: filesystem.Names(nil), Filled: filesystem.Names(nil),
 		Firmware: arch.Target.FirmwareNames(), Formats: format.Names(),
 		DiskImages: true,
@@ -133,6 +134,9 @@ func (n Needs) tools() []debian.Tool {
 	}
 	if n.Login {
 		tools = append(tools, tool("ssh", "openssh-client"), tool("scp", "openssh-client"))
+	}
+	if n.Playbook {
+		tools = append(tools, tool("ansible-playbook", "ansible"))
 	}
 	if n.Write {
 		tools = append(tools, tool("qemu-img", "qemu-utils"), tool(arch.Target.QEMU.Binary, arch.Target.QEMU.Package), tool("sfdisk", "fdisk"), tool("lsblk", "util-linux"))

@@ -141,7 +141,7 @@ UEFI and Secure Boot before it calls them good.
 		help,
 		newBuild(&defs), newTest(), newShell(&defs),
 		newList(&defs), newShow(&defs), newLint(&defs), newSchema(), newNew(&defs),
-		newConvert(), newExport(&defs), newSeed(), newWrite(), newDiff(), newPush(), newPull(), newInspect(), newVerify(), newServe(), newLogin(), newLogout(),
+		newConvert(), newProvision(&defs), newExport(&defs), newSeed(), newWrite(), newDiff(), newPush(), newPull(), newInspect(), newVerify(), newServe(), newLogin(), newLogout(),
 		newLaunch(&defs), newPs(), newSSH(), newCp(), newConsole(), newStop(), newStart(), newLogs(), newScreenshot(), newSnapshot(), newClean(&defs),
 		newLock(&defs), newRebuild(&defs), newCache(), newDoctor(), newCompletion(), newMan(),
 	)

@@ -48,7 +48,7 @@ func asJSON(cmd *cobra.Command, result any) bool {
 var resultVerbs = map[string]bool{
 	"build": true, "cache": true, "doctor": true, "lint": true, "list": true, "push": true, "rebuild": true, "test": true, "verify": true,
 	"clean": true, "ps": true, "snapshot": true,
-	"convert": false, "diff": false, "export": false, "inspect": false, "launch": false, "lock": false, "pull": false, "screenshot": false, "seed": false, "show": false, "start": false, "stop": false, "write": false,
+	"convert": false, "diff": false, "export": false, "inspect": false, "launch": false, "lock": false, "provision": false, "pull": false, "screenshot": false, "seed": false, "show": false, "start": false, "stop": false, "write": false,
 }
 
 const jsonHelp = `With --json, standard output is one document, whatever happens: {"result": …, "error": null}

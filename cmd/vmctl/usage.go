@@ -108,6 +108,7 @@ var choices = map[string][]string{
 	"network":  {machine.NetworkOpen, machine.NetworkIsolated},
 	"on":       {definition.OnBoot},
 	"on-error": {onErrorCleanup, onErrorShell},
+	"via":      {viaSSH, viaConsole},
 }
 
 // flagChecks is what the values of other flags must be, in all verbs that have

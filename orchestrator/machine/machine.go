@@ -51,6 +51,8 @@ type Record struct {
 	Guest  Guest  `json:"guest"`
 	Accel  string `json:"accel"`           // as asked: vm.AccelAuto and its kin
 	Build  string `json:"build,omitempty"` // whose image it is, as far as is known
+	// Passing is of a machine that an image is made of: nothing in it gets the machine's name.
+	Passing bool `json:"passing,omitempty"`
 	Settings
 	Created time.Time `json:"created"`
 }

@@ -453,6 +453,17 @@ func TestSeeds(t *testing.T) {
 	}
 }
 
+func TestAPassingMachineNamesNothing(t *testing.T) {
+	s := testSeed
+	s.passing = true
+	if meta := s.metaData("x"); meta != "instance-id: x\n" {
+		t.Errorf("meta-data %q", meta)
+	}
+	if !strings.Contains(s.userData(), "\nusers: []\n") || strings.Contains(testSeed.userData(), "users:") {
+		t.Error("cloud-init makes its users in what an image is made of")
+	}
+}
+
 func TestWhatGuestsUnderstand(t *testing.T) {
 	for name, tc := range map[string]struct {
 		g                                Guest

@@ -85,6 +85,8 @@ type told struct {
 	login string  // public key
 	host  keyPair // of the guest's ssh server
 	share bool
+	// passing is for a machine that an image is made of: it gets neither a name nor users.
+	passing bool
 }
 
 const hostKeyFile = "/etc/ssh/ssh_host_ed25519_key"
@@ -124,6 +126,9 @@ func (s told) userData() string {
 		b.WriteString("    " + line)
 	}
 	fmt.Fprintf(&b, "  ed25519_public: %s", s.host.public)
+	if s.passing {
+		b.WriteString("users: []\n")
+	}
 	if s.share {
 		fmt.Fprintf(&b, "mounts:\n  - [%s, %s, 9p, \"%s\", \"0\", \"0\"]\n", vm.ShareTag, SharedAt, shareOptions)
 	}
@@ -132,6 +137,9 @@ func (s told) userData() string {
 
 // metaData names the instance, for cloud-init to know a first boot by.
 func (s told) metaData(id string) string {
+	if s.passing {
+		return fmt.Sprintf("instance-id: %s\n", id)
+	}
 	return fmt.Sprintf("instance-id: %s\nlocal-hostname: %s\n", id, s.name)
 }
 

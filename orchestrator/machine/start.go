@@ -67,7 +67,7 @@ func (n *New) Create(ctx context.Context, h Host, image *os.File, r Record) (Mac
 			return Machine{}, err
 		}
 	}
-	if err := (told{name: r.Name, share: r.Share != ""}).write(n.dir, r.Guest); err != nil {
+	if err := (told{name: r.Name, share: r.Share != "", passing: r.Passing}).write(n.dir, r.Guest); err != nil {
 		return Machine{}, err
 	}
 	return n.Finish(r)

@@ -77,15 +77,23 @@ func (e expectation) judge(s sighting) (how string, err error) {
 // Wait waits until the machine of that run is up, and says how it shows that. A guest
 // that does not come up is a failure of kind Boot, with the console's last lines.
 func (m Machine) Wait(ctx context.Context, run Run, limit time.Duration) (how string, err error) {
+	waiting, stop := context.WithCancel(ctx)
+	defer stop()
+	return m.await(ctx, run, m.Guest.expect(limit), greetings(waiting, run.SSHPort()))
+}
+
+// WaitPrompt waits until the machine's console shows a prompt, whatever else shows before.
+func (m Machine) WaitPrompt(ctx context.Context, run Run, limit time.Duration) error {
+	_, err := m.await(ctx, run, Guest{Known: true}.expect(limit), nil)
+	return err
+}
+
+func (m Machine) await(ctx context.Context, run Run, expected expectation, greeted <-chan struct{}) (how string, err error) {
 	console, err := os.Open(filepath.Join(m.dir, consoleName))
 	if err != nil {
 		return "", err
 	}
 	defer console.Close()
-	waiting, stop := context.WithCancel(ctx)
-	defer stop()
-	greeted := greetings(waiting, run.SSHPort())
-	expected := m.Guest.expect(limit)
 	var seen sighting
 	var prompted time.Time
 	for start := time.Now(); ; {

@@ -3,13 +3,29 @@ package seal
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/btw-img/btw-img/orchestrator/host"
 )
 
-func TestApplyLeavesNothingOfTheBuilder(t *testing.T) {
+func TestNothingOfTheBuilderIsLeft(t *testing.T) {
+	for name, seals := range map[string]func(root string) error{
+		"a tree": Apply,
+		"a machine": func(root string) error {
+			cmd := exec.CommandContext(t.Context(), "sh", "-s", root)
+			cmd.Stdin, cmd.Stderr = strings.NewReader(Script("AAAAkey")), os.Stderr
+			return cmd.Run()
+		},
+	} {
+		t.Run(name, func(t *testing.T) { leavesNothing(t, seals) })
+	}
+}
+
+func leavesNothing(t *testing.T, seals func(root string) error) {
+	t.Helper()
 	tree := host.Tree(t.TempDir())
 	for _, name := range []string{
 		"/etc/ssh/ssh_host_rsa_key", "/etc/ssh/ssh_host_rsa_key.pub", "/var/lib/systemd/random-seed",
@@ -32,7 +48,7 @@ func TestApplyLeavesNothingOfTheBuilder(t *testing.T) {
 	if err := errors.Join(tree.MkdirAll("/srv/spool"), tree.Write("/srv/spool/kept", []byte("keep"), 0o644), tree.Symlink("/srv/spool", "/var/log/linked")); err != nil {
 		t.Fatal(err)
 	}
-	if err := Apply(string(tree)); err != nil {
+	if err := seals(string(tree)); err != nil {
 		t.Fatal(err)
 	}
 	err := filepath.WalkDir(string(tree), func(path string, entry os.DirEntry, err error) error {
@@ -67,5 +83,46 @@ func TestPresetKeepsDisabledUnitsDisabled(t *testing.T) {
 	got := preset("apache2.service  disabled enabled\nrsync.service disabled enabled\n\n")
 	if want := lastMatters + "disable apache2.service\ndisable rsync.service\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// What a machine was told for a run, and what it remembers of it, goes; what the image says
+// itself stays.
+func TestAScriptForgetsTheRun(t *testing.T) {
+	tree := host.Tree(t.TempDir())
+	kept := map[string]string{
+		"/home/a/.ssh/authorized_keys": "ssh-ed25519 BBBB mine\n", "/var/lib/cloud/seed/nocloud/user-data": "#cloud-config\n", "/home/b/.ssh/authorized_keys": "ssh-ed25519 CCCC b\n",
+	}
+	for name, content := range map[string]string{
+		"/root/.ssh/authorized_keys":   "ssh-ed25519 AAAAkey vmctl x\n",
+		"/home/a/.ssh/authorized_keys": "no-pty ssh-ed25519 AAAAkey vmctl x\nssh-ed25519 BBBB mine\n",
+		"/var/lib/cloud/instance/x":    "x", "/var/lib/cloud/data/x": "x", "/usr/bin/cloud-init": "", "/etc/netplan/50-cloud-init.yaml": "x",
+		"/var/lib/systemd/timers/stamp-x": "x", "/var/log/journal/0123/system.journal": "x",
+	} {
+		if err := tree.Write(name, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, content := range kept {
+		if !tree.Exists(name) {
+			if err := tree.Write(name, []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	cmd := exec.CommandContext(t.Context(), "sh", "-s", string(tree))
+	cmd.Stdin = strings.NewReader(Script("AAAAkey"))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for name, want := range kept {
+		if got, err := tree.Read(name); err != nil || string(got) != want {
+			t.Errorf("%s is %q, %v", name, got, err)
+		}
+	}
+	for _, name := range []string{"/root/.ssh/authorized_keys", "/var/lib/cloud/instance", "/var/lib/cloud/data", "/etc/netplan/50-cloud-init.yaml", "/var/lib/systemd/timers/stamp-x", "/var/log/journal/0123"} {
+		if tree.Exists(name) {
+			t.Errorf("%s is left", name)
+		}
 	}
 }
