@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -44,6 +45,7 @@ type Builder struct {
 	Images     Images         // where container images come from
 	Vault      PasswordSource // of what is encrypted with ansible-vault
 	Terminal   Terminal       // for a shell in the tree of a stage that fails; nil for no shell
+	Tools      *Plan          // whose source's tree has the programs that make images; nil for this machine's own
 	Tell       func(Event)
 }
 
@@ -89,13 +91,18 @@ func (b Builder) build(ctx context.Context, plan Plan, space *workspace) (manife
 	s := &stages{ctx: ctx, tell: b.Tell}
 	started := time.Now()
 	h := &host.Local{Log: space.log}
-	of, err := b.prepare(ctx, s, h, &plan, space)
+	tools, err := b.takeTools(ctx, s, h, NeedsOf(plan.Definition, b.Boot != nil, ""), space.work, space.log)
+	if err != nil {
+		return Manifest{}, err
+	}
+	defer func() { err = scope.Join(err, tools.release()) }()
+	of, err := b.prepare(ctx, s, h, tools, &plan, space.work, space.log)
 	if err != nil {
 		return Manifest{}, err
 	}
 	defer func() { err = scope.Join(err, of.release()) }()
 	before := b.before(space)
-	order := job{Plan: plan, Secrets: of.secrets, Parts: of.parts, Work: space.work, Store: b.Store, How: b.How.of(plan), Diff: b.Diff, Before: before.Outcome}
+	order := job{Plan: plan, Secrets: of.secrets, Parts: of.parts, Work: space.work, Store: b.Store, How: b.How.of(plan), Diff: b.Diff, Before: before.Outcome, Tools: tools.tree}
 	if b.Terminal != nil {
 		order.Rescue = &visit{Terminal: b.Terminal.Kind()}
 	}
@@ -130,7 +137,7 @@ func (b Builder) build(ctx context.Context, plan Plan, space *workspace) (manife
 		}
 	}
 	manifest = newManifest(ctx, plan, b, started, facts, images, boots, append(inside.Times, s.times...))
-	manifest.Tools, manifest.FactsRead = of.tools, plan.factsRead(of.parts)
+	manifest.Tools, manifest.ToolsTree, manifest.FactsRead = tools.versions, b.toolsName(), plan.factsRead(of.parts)
 	err = writeReport(space, plan, manifest, facts)
 	if err == nil {
 		err = space.deliver(ctx, manifest, facts)
@@ -143,7 +150,6 @@ func (b Builder) build(ctx context.Context, plan Plan, space *workspace) (manife
 
 // prepared is what a build was found to be made of before its jail begins.
 type prepared struct {
-	tools    map[string]string
 	secrets  secrets
 	supplier *supplier
 	parts    parts
@@ -152,22 +158,21 @@ type prepared struct {
 
 // prepare finds out what the plan is made of, and gets what no jail may: the caller's secrets,
 // and what lies elsewhere.
-func (b Builder) prepare(ctx context.Context, s *stages, h host.Host, plan *Plan, space *workspace) (of prepared, err error) {
-	of.tools = toolVersions(ctx, h)
+func (b Builder) prepare(ctx context.Context, s *stages, h host.Host, tools toolset, plan *Plan, work string, log io.Writer) (of prepared, err error) {
 	if of.secrets, err = plan.takeSecrets(ctx, b.Store); err != nil {
 		return of, err
 	}
-	if of.supplier, err = b.supplier(*plan, h, space.work, space.log); err != nil {
+	if of.supplier, err = b.supplier(*plan, h, work, log); err != nil {
 		return of, err
 	}
 	if plan.Pinned, err = of.supplier.pin(s); err != nil {
 		return of, err
 	}
-	if of.release, err = b.requirements(s, plan, of.tools, space.log); err != nil {
+	if of.release, err = b.requirements(s, plan, tools, log); err != nil {
 		return of, err
 	}
 	if of.secrets, err = b.Vault.take(ctx, *plan, of.secrets); err == nil {
-		of.parts, err = plan.keyParts(ctx, b.Maker, of.tools)
+		of.parts, err = plan.keyParts(ctx, b.Maker, tools)
 	}
 	if err != nil {
 		err = scope.Join(err, of.release())

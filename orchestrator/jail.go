@@ -39,6 +39,10 @@ type job struct {
 	How     How     `json:"how"`
 	Diff    bool    `json:"diff,omitempty"` // tell what entries change in files
 	Errands bool    `json:"errands"`        // somebody does errands
+	// Tools is a tree with the programs to use; "" for the host's own.
+	Tools string `json:"tools,omitempty"`
+	// Source says to make the tree of the source alone; without a work folder it is only looked for.
+	Source bool `json:"source,omitempty"`
 	// Before is the outcome of the build before, "" where there is none that could stay.
 	Before string `json:"before,omitempty"`
 	Visit  *visit `json:"visit,omitempty"`  // what to do in the tree, instead of building
@@ -73,7 +77,8 @@ type ending struct {
 	Facts   DiskFacts   `json:"facts"`
 	Code    int         `json:"code,omitempty"` // exit code of what a visit ran, or of a verb
 	Printed *printed    `json:"printed,omitempty"`
-	Stored  bool        `json:"stored,omitempty"` // an installation was there already
+	Stored  bool        `json:"stored,omitempty"` // an installation, or the source's tree, was there already
+	Tree    store.Key   `json:"tree,omitempty"`   // of the source alone
 	Failure *failure    `json:"failure,omitempty"`
 }
 
@@ -140,6 +145,9 @@ func (j *job) run(jail *host.Jail, h *host.Local, provisioner Provisioner) (resu
 	if err == nil {
 		err = h.MakeCells(filepath.Join(stageFolder, "cells"))
 	}
+	if err == nil && j.Tools != "" {
+		err = host.UseTools(j.Tools)
+	}
 	if err != nil {
 		result.Failure = newFailure(fail.Wrap(fail.Host, "enter the jail", err))
 		return result
@@ -158,9 +166,13 @@ func (j *job) run(jail *host.Jail, h *host.Local, provisioner Provisioner) (resu
 			return inputs.entryPart(ctx, j.Parts.Ansible, layer, entry)
 		},
 	}
-	if j.Visit != nil {
+	switch {
+	case j.Source:
+		w.onlyOld = j.Work == ""
+		result.Tree, result.Stored, err = buildSource(s, w)
+	case j.Visit != nil:
 		result.Code, err = visitStored(s, w, visitor{*j.Visit, jail, h, w.devices()})
-	} else {
+	default:
 		if j.Rescue != nil {
 			w.visit = visitor{*j.Rescue, jail, h, w.devices()}.after(s)
 		}

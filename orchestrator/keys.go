@@ -73,13 +73,13 @@ func (p parts) sourceKey(archive []source.Release) store.Key {
 	return store.Key(digestOf(p.Source, archive))
 }
 
-// keyParts digests all inputs of a build. maker is the digest of the code of vmctl, tools is
-// the versions of the host's tools.
-func (p Plan) keyParts(ctx context.Context, maker string, tools map[string]string) (all parts, err error) {
+// keyParts digests all inputs of a build. maker is the digest of the code of vmctl.
+func (p Plan) keyParts(ctx context.Context, maker string, with toolset) (all parts, err error) {
+	tools := with.versions
 	if err := writable(p.Definition.Vars); err != nil {
 		return parts{}, err
 	}
-	collections, err := installedCollections(ctx, sharedCollections)
+	collections, err := installedCollections(ctx, with.collections())
 	if err != nil {
 		return parts{}, err
 	}

@@ -114,7 +114,7 @@ func planIn(t *testing.T, folder, name string, settings ...string) Plan {
 func partsIn(t *testing.T, folder, name string, tools map[string]string, settings ...string) parts {
 	t.Helper()
 	p := planIn(t, folder, name, settings...)
-	all, err := p.keyParts(t.Context(), "maker", tools)
+	all, err := p.keyParts(t.Context(), "maker", toolset{versions: tools})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -521,7 +521,7 @@ func TestAVariableThatAnsibleCannotGetIsAMistake(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := p.keyParts(t.Context(), "maker", nil); fail.ExitCode(err) != 2 || !strings.Contains(err.Error(), name) || fail.Hint(err) == "" {
+		if _, err := p.keyParts(t.Context(), "maker", toolset{}); fail.ExitCode(err) != 2 || !strings.Contains(err.Error(), name) || fail.Hint(err) == "" {
 			t.Errorf("%s: error %v", value, err)
 		}
 	}

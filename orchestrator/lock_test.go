@@ -164,12 +164,12 @@ func TestALockNamesWhatIsGone(t *testing.T) {
 // Builds with a lock and without share no layer, but a source whose archive was the same.
 func TestALockIsPartOfTheKeysOfLayers(t *testing.T) {
 	p := plan(t, "debian")
-	free, err := p.keyParts(t.Context(), "maker", nil)
+	free, err := p.keyParts(t.Context(), "maker", toolset{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	p.Lock = lockOf(StageFiles{sourceTitle, []aptmethod.Fetched{fetchedPackage("a_1_amd64.deb")}})
-	bound, err := p.keyParts(t.Context(), "maker", nil)
+	bound, err := p.keyParts(t.Context(), "maker", toolset{})
 	if err != nil || bound.Source != free.Source || digestOf(bound.Layers) == digestOf(free.Layers) || bound.Maker != free.Maker {
 		t.Errorf("%+v, %+v, %v", free, bound, err)
 	}

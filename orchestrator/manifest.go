@@ -40,8 +40,9 @@ type Manifest struct {
 	Outputs      []image.File          `json:"outputs"` // the one that was booted comes first
 	Boot         []boottest.Result     `json:"boot,omitempty"`
 	Stages       []StageTime           `json:"stages"`
-	Inputs       map[string]string     `json:"inputs"` // SHA-256 of the definition below, of each file it names, and of its roles
-	Tools        map[string]string     `json:"tools"`  // Debian package → version, of the host
+	Inputs       map[string]string     `json:"inputs"`               // SHA-256 of the definition below, of each file it names, and of its roles
+	Tools        map[string]string     `json:"tools"`                // Debian package → version, of the host, or its tools tree
+	ToolsTree    string                `json:"tools_tree,omitempty"` // the build that is the tools tree; "" for the host's own programs
 	Definition   definition.Definition `json:"definition"`
 	Materials
 	// Requirements is the roles and collections from elsewhere, as they were installed.

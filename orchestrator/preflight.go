@@ -30,6 +30,9 @@ type Needs struct {
 	Survey      bool            // all that any build can need: what some can do without is no problem
 	Filesystems []string        // of the disks to be made
 	Filled      []string        // those of them that get files
+	Bootstrap   bool            // from an archive
+	Source      bool            // make nothing but the tree of a source
+	Tools       bool            // the programs that make images come from a tools tree
 	Galaxy      bool            // install roles and collections from elsewhere
 	Git         bool            // some of them come from repositories of git
 	Firmware    []string        // of the boot tests
@@ -89,6 +92,14 @@ func NeedsOf(d definition.Definition, test bool, folder string) Needs {
 	return n
 }
 
+// NeedsOfTools is what making a tools tree of the definition needs.
+func NeedsOfTools(d definition.Definition, folder string) Needs {
+	n := Needs{Source: true, Folder: folder}
+	n.Bootstrap, n.DiskImages = d.Source.Bootstrap != nil, d.Source.CloudImage != nil
+	n.Keyring = n.Bootstrap && d.Source.Bootstrap.Keyring == ""
+	return n
+}
+
 // Check is one thing that a host must have or be able to do.
 type Check struct {
 	What    string `json:"what"`
@@ -103,22 +114,29 @@ func (c Check) OK() bool { return c.Problem == "" }
 
 func tool(name, pkg string) debian.Tool { return debian.Tool{Name: name, Package: pkg} }
 
-func (n Needs) tools() []debian.Tool {
+// ofSource is the programs that make the tree of a source.
+func (n Needs) ofSource() []debian.Tool {
+	tools := []debian.Tool{tool("chroot", "coreutils"), tool("tar", "tar")}
+	if n.Build || n.Bootstrap {
+		tools = append(tools, tool("mmdebstrap", "mmdebstrap"), tool("gpgv", "gpgv"))
+	}
+	if n.DiskImages {
+		tools = append(tools, tool("qemu-img", "qemu-utils"), tool("xz", "xz-utils"))
+	}
+	return tools
+}
+
+// ofTools is the programs that make images, and that a tools tree can bring.
+func (n Needs) ofTools() []debian.Tool {
+	if n.Source {
+		return n.ofSource()
+	}
 	var tools []debian.Tool
 	if n.Build {
-		tools = append(tools,
-			tool("mmdebstrap", "mmdebstrap"), tool("ansible-playbook", "ansible"), tool("gpgv", "gpgv"),
-			tool("sfdisk", "fdisk"), tool("qemu-img", "qemu-utils"),
-			tool("chroot", "coreutils"), tool("tar", "tar"))
+		tools = append(n.ofSource(), tool("ansible-playbook", "ansible"), tool("sfdisk", "fdisk"), tool("qemu-img", "qemu-utils"))
 		for _, name := range n.Filesystems {
 			tools = append(tools, filesystem.Named(name).Tools...)
 		}
-	}
-	if n.Build && (n.Survey || os.Geteuid() != 0) {
-		tools = append(tools, tool("newuidmap", "uidmap"), tool("newgidmap", "uidmap"))
-	}
-	if n.DiskImages {
-		tools = append(tools, tool("xz", "xz-utils"))
 	}
 	if n.Galaxy {
 		tools = append(tools, tool("ansible-galaxy", "ansible"))
@@ -127,10 +145,25 @@ func (n Needs) tools() []debian.Tool {
 		tools = append(tools, tool("git", "git"))
 	}
 	if n.Guests {
-		tools = append(tools, tool(arch.Target.QEMU.Binary, arch.Target.QEMU.Package), tool("mke2fs", "e2fsprogs"))
+		tools = append(tools, tool("mke2fs", "e2fsprogs"))
 	}
 	if n.Test {
-		tools = append(tools, tool(arch.Target.QEMU.Binary, arch.Target.QEMU.Package), tool("qemu-img", "qemu-utils"))
+		tools = append(tools, tool("qemu-img", "qemu-utils"))
+	}
+	return tools
+}
+
+// tools is the programs that this machine has to have.
+func (n Needs) tools() []debian.Tool {
+	var tools []debian.Tool
+	if !n.Tools {
+		tools = n.ofTools()
+	}
+	if (n.Build || n.Source) && (n.Survey || os.Geteuid() != 0) {
+		tools = append(tools, tool("newuidmap", "uidmap"), tool("newgidmap", "uidmap"))
+	}
+	if n.Guests || n.Test {
+		tools = append(tools, tool(arch.Target.QEMU.Binary, arch.Target.QEMU.Package))
 	}
 	if n.Login {
 		tools = append(tools, tool("ssh", "openssh-client"), tool("scp", "openssh-client"))
@@ -171,9 +204,14 @@ func Preflight(n Needs) []Check {
 		}
 		checks = append(checks, check)
 	}
-	checks = append(checks, n.checkFormats()...)
-	if n.Build {
-		checks = append(checks, checkAnsible(), checkJail())
+	if !n.Tools {
+		checks = append(checks, n.checkFormats()...)
+	}
+	if n.Build && !n.Tools {
+		checks = append(checks, checkAnsible())
+	}
+	if n.Build || n.Source {
+		checks = append(checks, checkJail())
 		checks = append(checks, n.checkKernel()...)
 	}
 	for _, file := range n.files() {
@@ -218,7 +256,7 @@ type file struct{ path, pkg string }
 
 func (n Needs) files() []file {
 	var files []file
-	if n.Keyring {
+	if n.Keyring && !n.Tools {
 		files = append(files, file{"/usr/share/keyrings/debian-archive-keyring.gpg", "debian-archive-keyring"})
 	}
 	for _, name := range n.Firmware {
@@ -255,7 +293,11 @@ func (n Needs) Packages() []string {
 // Debian and administrators install them for all users: a build does not see those
 // in somebody's home. For an Ansible from elsewhere it trusts the user.
 func checkAnsible() Check {
-	check := Check{What: "Ansible collections community.general and ansible.posix"}
+	check := Check{What: "Ansible, and its collections community.general and ansible.posix"}
+	if old := tooOld(packagesIn("/")); old != "" {
+		check.Problem, check.Fix = old, "install a newer one, or build with --tools debian-13"
+		return check
+	}
 	if path := host.Find("ansible-playbook"); path != "" && path != "/usr/bin/ansible-playbook" {
 		return check
 	}
@@ -270,6 +312,22 @@ func checkAnsible() Check {
 		}
 	}
 	return check
+}
+
+// tooOld says which of the packages are too old for what builds do with them, "" for none.
+func tooOld(packages []debian.Package) string {
+	for _, p := range packages {
+		var major, minor int
+		if n, _ := fmt.Sscanf(p.Version, "%d.%d", &major, &minor); n < 2 { //nolint:mnd // both
+			continue
+		}
+		switch {
+		case p.Name == "ansible-core" && (major < 2 || major == 2 && minor < 14),
+			p.Name == "ansible" && major == 2: // before it was parted from ansible-core
+			return fmt.Sprintf("%s %s is too old: 2.14 is the oldest that works", p.Name, p.Version)
+		}
+	}
+	return ""
 }
 
 // checkJail says which kind of jail a build gets. Each is good enough to build in.

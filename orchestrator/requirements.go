@@ -113,7 +113,7 @@ func (p *Plan) takeInstalled(layer *store.Layer) error {
 
 // requirements is the stage that installs what the build requires, unless the store has it.
 // It is in use until the release.
-func (b Builder) requirements(s *stages, plan *Plan, tools map[string]string, log io.Writer) (release func() error, err error) {
+func (b Builder) requirements(s *stages, plan *Plan, tools toolset, log io.Writer) (release func() error, err error) {
 	if len(plan.Definition.Requirements) == 0 {
 		return func() error { return nil }, nil
 	}
@@ -127,11 +127,11 @@ func (b Builder) requirements(s *stages, plan *Plan, tools map[string]string, lo
 		if err != nil {
 			return nil, false, err
 		}
-		key, err := plan.requirementsKey(ctx, layers, tools)
+		key, err := plan.requirementsKey(ctx, layers, tools.versions)
 		if err != nil {
 			return nil, false, err
 		}
-		stored, err := b.install(ctx, *plan, key, log)
+		stored, err := b.install(ctx, *plan, key, tools.tree, log)
 		if err != nil {
 			return nil, false, err
 		}
@@ -152,7 +152,7 @@ func (b Builder) requirements(s *stages, plan *Plan, tools map[string]string, lo
 
 // takeStored has the plan use what the store has of its requirements. It is in use until the
 // release.
-func (p *Plan) takeStored(ctx context.Context, folder string, tools map[string]string) (release func() error, err error) {
+func (p *Plan) takeStored(ctx context.Context, folder string, tools toolset) (release func() error, err error) {
 	release = func() error { return nil }
 	if len(p.Definition.Requirements) == 0 {
 		return release, nil
@@ -161,7 +161,7 @@ func (p *Plan) takeStored(ctx context.Context, folder string, tools map[string]s
 	if err != nil {
 		return release, err
 	}
-	key, err := p.requirementsKey(ctx, layers, tools)
+	key, err := p.requirementsKey(ctx, layers, tools.versions)
 	if err != nil {
 		return release, err
 	}
@@ -188,7 +188,7 @@ func (p Plan) obeyInstalled() error {
 
 // install installs what a plan requires in a jail, which puts it into the store, unless it is
 // there: files of the store are what they are in a jail alone.
-func (b Builder) install(ctx context.Context, plan Plan, key store.Key, log io.Writer) (stored bool, err error) {
+func (b Builder) install(ctx context.Context, plan Plan, key store.Key, tools string, log io.Writer) (stored bool, err error) {
 	folder, err := filepath.Abs(b.Store)
 	if err != nil {
 		return false, err
@@ -196,7 +196,7 @@ func (b Builder) install(ctx context.Context, plan Plan, key store.Key, log io.W
 	how := b.How.of(plan)
 	order := installation{
 		Key: key, Store: folder, Project: plan.Project, Requirements: plan.Definition.Requirements, Offline: how.Offline,
-		Fresh: how.Fresh != "" && !how.Offline && plan.Lock == nil, Since: how.Since,
+		Tools: tools, Fresh: how.Fresh != "" && !how.Offline && plan.Lock == nil, Since: how.Since,
 	}
 	hide := credentials(order.Requirements).hider()
 	hiding := &hidingWriter{to: log, hide: hide}
@@ -245,6 +245,7 @@ type installation struct {
 	Project      string                   `json:"project"` // where local paths begin
 	Requirements []definition.Requirement `json:"requirements"`
 	Offline      bool                     `json:"offline,omitempty"`
+	Tools        string                   `json:"tools,omitempty"` // tree with the programs to use; "" for the host's own
 	Fresh        bool                     `json:"fresh,omitempty"` // install what was installed before Since again
 	Since        time.Time                `json:"since"`
 }
@@ -360,6 +361,9 @@ func (i *installation) confine(h *host.Local) error {
 	}
 	if err := host.ReadOnlyBut(i.Store, stageFolder); err != nil {
 		fmt.Fprintf(h.Log, "ansible-galaxy could write elsewhere: %v\n", err)
+	}
+	if i.Tools != "" {
+		return host.UseTools(i.Tools)
 	}
 	return nil
 }

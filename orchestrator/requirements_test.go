@@ -74,7 +74,7 @@ func TestInstalledRolesCountByTheirContent(t *testing.T) {
 	digests := func(folder string) []entryPart {
 		p := planIn(t, required.write(t), "site")
 		p.Installed = folder
-		all, err := p.keyParts(t.Context(), "maker", someTools)
+		all, err := p.keyParts(t.Context(), "maker", toolset{versions: someTools})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -39,7 +39,7 @@ func TestAnEntryIsMadeAnewForSecretsThatItUses(t *testing.T) {
 	keys := func(value string) []entryPart {
 		q := planIn(t, p.write(t), "base")
 		q.SecretSums = secrets{"token": value}.keyed([]byte("key"))
-		all, err := q.keyParts(t.Context(), "maker", nil)
+		all, err := q.keyParts(t.Context(), "maker", toolset{})
 		if err != nil {
 			t.Fatal(err)
 		}

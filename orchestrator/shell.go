@@ -32,6 +32,7 @@ type Shell struct {
 	Store    string // folder of the layers
 	JailVerb string // how this binary is told to call RunInJail
 	Maker    string // digest of vmctl's code that makes images
+	Tools    *Plan  // as Builder has it
 	Command  []string
 	Terminal Terminal    // nil for none
 	Files    [3]*os.File // what the command reads and writes, nil for the terminal
@@ -46,14 +47,19 @@ func (s Shell) Open(ctx context.Context, plan Plan) (code int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	supplier, err := Builder{Store: s.Store, How: How{Offline: true}}.supplier(plan, nil, "", io.Discard)
+	builder := Builder{Store: s.Store, JailVerb: s.JailVerb, Maker: s.Maker, Tools: s.Tools, How: How{Offline: true}, Tell: func(Event) {}}
+	supplier, err := builder.supplier(plan, nil, "", io.Discard)
 	if err != nil {
 		return 0, err
 	}
 	if plan.Pinned, err = supplier.pin(nil); err != nil {
 		return 0, neverBuilt(plan.Definition.Name)
 	}
-	tools := toolVersions(ctx, &host.Local{})
+	tools, err := builder.takeTools(ctx, &stages{ctx: ctx, tell: builder.Tell}, &host.Local{}, Needs{}, "", io.Discard)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = scope.Join(err, tools.release()) }()
 	release, err := plan.takeStored(ctx, s.Store, tools)
 	defer func() { err = scope.Join(err, release()) }()
 	if err != nil {

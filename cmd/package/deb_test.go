@@ -45,25 +45,25 @@ func TestDependenciesAreDoctors(t *testing.T) {
 	}
 }
 
-// TestToolsHaveWhatDoctorWants: in a container of the build tools, doctor misses no package.
-func TestToolsHaveWhatDoctorWants(t *testing.T) {
+// TestTheImageHasWhatDoctorWants: in a container of the build vmctl, doctor misses no package.
+func TestTheImageHasWhatDoctorWants(t *testing.T) {
 	library, err := definition.NewLibrary(os.DirFS("../../.ci"), "", btwimg.Files)
 	if err != nil {
 		t.Fatal(err)
 	}
-	tools, err := library.Load("tools", nil)
+	vmctl, err := library.Load("vmctl", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	there := []string{"coreutils", "tar"} // every tree has them
-	for _, layer := range tools.Layers {
+	for _, layer := range vmctl.Layers {
 		for _, entry := range layer.Install {
 			there = append(there, entry.Packages...)
 		}
 	}
 	for _, name := range orchestrator.EverythingNeeded().Packages() {
 		if !slices.Contains(there, name) {
-			t.Errorf(".ci/install.d/tools.yml lacks %s", name)
+			t.Errorf("install.d/tools.yml, or .ci/install.d/vmctl.yml, lacks %s", name)
 		}
 	}
 }

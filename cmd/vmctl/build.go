@@ -50,6 +50,9 @@ type buildOptions struct {
 	allowLocalhost bool
 	vault          orchestrator.PasswordSource
 	snapshot       []string
+	toolsName      string
+	tools          *orchestrator.Plan // nil for this machine's own programs
+	temporary      string             // folder with copies of embedded files; "" for none yet
 }
 
 const hintTemp = "name another folder for temporary files in TMPDIR"
@@ -107,6 +110,7 @@ of its name below the output folder; it appears whole or not at all.
 	vaultFlag(cmd, &o.vault)
 	flags.BoolVar(&o.noLock, "no-lock", false, "install what the archives have, whatever locks/NAME.json says")
 	snapshotFlag(cmd, &o.snapshot)
+	toolsFlag(cmd, &o.toolsName)
 	return cmd
 }
 
@@ -148,16 +152,18 @@ func runBuild(cmd *cobra.Command, o buildOptions) error {
 	if err != nil {
 		return err
 	}
-	plans, cleanup, err := planBuilds(o)
-	defer cleanup()
+	plans, err := planBuilds(&o)
+	defer o.cleanup()
 	if err != nil {
 		return err
 	}
 	if err := checkHow(o, plans); err != nil {
 		return err
 	}
-	if err := refusal(cmd.Context(), o, plans); err != nil {
-		return err
+	if !o.dryRun { // which needs nothing
+		if err := o.chooseTools(cmd, plans); err != nil {
+			return err
+		}
 	}
 	accel, err := accelerator(cmd.Context(), o)
 	if err != nil {
@@ -199,16 +205,16 @@ func checkHow(o buildOptions, plans []orchestrator.Plan) error {
 	return fail.New(fail.Usage, "--refresh", hint, "%q is no layer of what is built", o.how.Fresh)
 }
 
-// refusal is why this host cannot make the builds, or nil. A dry run needs nothing.
+// refusal is why this host cannot make the builds, or nil.
 func refusal(ctx context.Context, o buildOptions, plans []orchestrator.Plan) error {
-	if o.dryRun {
-		return nil
-	}
 	held := definition.Size(budget.In(filepath.Join(o.cache.folder, budget.FolderName)).Held(ctx))
 	var checks []orchestrator.Check
+	if o.tools != nil {
+		checks = orchestrator.Preflight(orchestrator.NeedsOfTools(o.tools.Definition, o.folder))
+	}
 	for _, plan := range plans {
 		needs := orchestrator.NeedsOf(plan.Definition, !o.noTest, o.folder)
-		needs.Held = held
+		needs.Held, needs.Tools = held, o.tools != nil
 		checks = append(checks, orchestrator.Preflight(needs)...)
 	}
 	return orchestrator.Refusal(uniqueChecks(checks))
@@ -260,18 +266,33 @@ func uniqueChecks(checks []orchestrator.Check) []orchestrator.Check {
 	return unique
 }
 
-// planBuilds loads every definition, reports all their mistakes together, and
-// plans the builds. cleanup removes copies of embedded files; it is never nil.
-func planBuilds(o buildOptions) (plans []orchestrator.Plan, cleanup func(), err error) {
-	var temporary string
-	cleanup = func() {
-		if temporary != "" {
-			_ = os.RemoveAll(temporary)
+// cleanup removes copies of embedded files.
+func (o *buildOptions) cleanup() {
+	if o.temporary != "" {
+		_ = os.RemoveAll(o.temporary)
+	}
+}
+
+// extract makes a copy of an embedded file.
+func (o *buildOptions) extract(name string, content []byte) (path string, err error) {
+	if o.temporary == "" {
+		if o.temporary, err = os.MkdirTemp(host.Temp(), "vmctl-files-"); err != nil {
+			return "", &fail.Error{Kind: fail.Host, Err: err, Hint: hintTemp}
 		}
 	}
+	path = filepath.Join(o.temporary, filepath.FromSlash(name))
+	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, content, 0o600)); err != nil {
+		return "", &fail.Error{Kind: fail.Host, Err: err, Hint: hintTemp}
+	}
+	return path, nil
+}
+
+// planBuilds loads every definition, reports all their mistakes together, and
+// plans the builds. Whatever it returns, cleanup is to follow.
+func planBuilds(o *buildOptions) (plans []orchestrator.Plan, err error) {
 	library, err := o.defs.library()
 	if err != nil {
-		return nil, cleanup, err
+		return nil, err
 	}
 	names := o.names
 	if o.all {
@@ -281,21 +302,9 @@ func planBuilds(o buildOptions) (plans []orchestrator.Plan, cleanup func(), err 
 	if len(o.formats) > 0 {
 		settings = append(settings, "outputs=["+strings.Join(o.formats, ",")+"]")
 	}
-	extract := func(name string, content []byte) (string, error) {
-		if temporary == "" {
-			if temporary, err = os.MkdirTemp(host.Temp(), "vmctl-files-"); err != nil {
-				return "", &fail.Error{Kind: fail.Host, Err: err, Hint: hintTemp}
-			}
-		}
-		path := filepath.Join(temporary, filepath.FromSlash(name))
-		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, content, 0o600)); err != nil {
-			return "", &fail.Error{Kind: fail.Host, Err: err, Hint: hintTemp}
-		}
-		return path, nil
-	}
 	var failures []error
 	for _, name := range names {
-		plan, err := planBuild(library, o.defs.dir, name, settings, extract)
+		plan, err := planBuild(library, o.defs.dir, name, settings, o.extract)
 		if o.on == definition.OnBoot {
 			plan.Definition.ApplyOnBoot()
 		}
@@ -308,7 +317,7 @@ func planBuilds(o buildOptions) (plans []orchestrator.Plan, cleanup func(), err 
 		plan.Snapshots, plan.AllowLocalhost = o.snapshot, o.allowLocalhost
 		plans, failures = append(plans, plan), append(failures, err)
 	}
-	return plans, cleanup, joined(toldOnce(failures))
+	return plans, joined(toldOnce(failures))
 }
 
 // toldOnce is the failures without mistakes of definitions that are told before:
@@ -395,7 +404,7 @@ func buildOne(ctx context.Context, o buildOptions, plan orchestrator.Plan, accel
 	repository, revision := provenance(ctx, o.defs.dir)
 	unchanged := false
 	builder := orchestrator.Builder{
-		Folder: o.folder, Store: o.cache.folder, JailVerb: jailVerb, Maker: btwimg.Maker(), Version: version(), Repository: repository, Revision: revision, Boot: accel, Accel: o.accel, Retest: o.retest, Diff: o.diff, Budget: shared, How: o.how, Vault: o.vault, Terminal: terminal, Images: containerImages{},
+		Folder: o.folder, Store: o.cache.folder, JailVerb: jailVerb, Maker: btwimg.Maker(), Version: version(), Repository: repository, Revision: revision, Boot: accel, Accel: o.accel, Retest: o.retest, Diff: o.diff, Budget: shared, How: o.how, Vault: o.vault, Terminal: terminal, Images: containerImages{}, Tools: o.tools,
 		Tell: func(e orchestrator.Event) {
 			unchanged = unchanged || e.Kind == orchestrator.Unchanged
 			show.event(name, e)

@@ -27,6 +27,7 @@ type rebuildOptions struct {
 	snapshots []string
 	settings  []string
 	offline   bool
+	tools     string
 	vault     orchestrator.PasswordSource
 	cache     cacheOptions
 }
@@ -55,6 +56,7 @@ comes from its folder (--definitions), and must be what the record says of it. E
 	setFlag(cmd, &o.settings)
 	vaultFlag(cmd, &o.vault)
 	snapshotFlag(cmd, &o.snapshots)
+	toolsFlag(cmd, &o.tools)
 	o.cache.flags(cmd)
 	selectionFlags(cmd, &o.selection)
 	o.registry.add(cmd)
@@ -88,7 +90,7 @@ func runRebuild(cmd *cobra.Command, o rebuildOptions, arg string) error {
 		}
 	}
 	b := buildOptions{
-		defs: o.defs, names: []string{record.Name}, folder: o.folder, noTest: true, jobs: 1, cache: o.cache, settings: o.settings, noLock: true, vault: o.vault,
+		defs: o.defs, names: []string{record.Name}, folder: o.folder, noTest: true, jobs: 1, cache: o.cache, settings: o.settings, noLock: true, vault: o.vault, toolsName: o.tools,
 		how: orchestrator.How{Fresh: orchestrator.Everything, Since: time.Now(), Offline: o.offline},
 	}
 	for _, output := range record.Outputs {
@@ -96,8 +98,11 @@ func runRebuild(cmd *cobra.Command, o rebuildOptions, arg string) error {
 			b.formats = append(b.formats, output.Format)
 		}
 	}
-	plans, cleanup, err := planBuilds(b)
-	defer cleanup()
+	if record.ToolsTree != "" && o.tools == toolsAuto {
+		b.toolsName = record.ToolsTree
+	}
+	plans, err := planBuilds(&b)
+	defer b.cleanup()
 	if err != nil {
 		return err
 	}
@@ -105,7 +110,7 @@ func runRebuild(cmd *cobra.Command, o rebuildOptions, arg string) error {
 		return fail.New(fail.Usage, "rebuild "+record.Name, hintDefinitions(record), "the definition is not that of the record: %s", strings.Join(differences, ", "))
 	}
 	plans[0].Lock, plans[0].Snapshots = lock, o.snapshots
-	if err := refusal(cmd.Context(), b, plans); err != nil {
+	if err := b.chooseTools(cmd, plans); err != nil {
 		return err
 	}
 	if record.Vmctl != version() {

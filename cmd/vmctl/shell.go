@@ -37,6 +37,7 @@ the signal that ended it.
 	}
 	setFlag(cmd, &o.settings)
 	o.cache.folderFlag(cmd)
+	toolsFlag(cmd, &o.toolsName)
 	return cmd
 }
 
@@ -57,16 +58,16 @@ func checkShellArguments(cmd *cobra.Command, args []string) error {
 }
 
 func runShell(cmd *cobra.Command, o buildOptions, command []string) error {
-	plans, cleanup, err := planBuilds(o)
-	defer cleanup()
+	plans, err := planBuilds(&o)
+	defer o.cleanup()
 	if err != nil {
 		return err
 	}
-	if err := refusal(cmd.Context(), o, plans); err != nil {
+	if err := o.chooseTools(cmd, plans); err != nil {
 		return err
 	}
 	shell := orchestrator.Shell{
-		Store: o.cache.folder, JailVerb: jailVerb, Maker: btwimg.Maker(), Command: command,
+		Store: o.cache.folder, JailVerb: jailVerb, Maker: btwimg.Maker(), Command: command, Tools: o.tools,
 		Files: [3]*os.File{os.Stdin, os.Stdout, os.Stderr},
 		Tell: func(e orchestrator.Event) {
 			if e.Kind == orchestrator.ShellOpened {

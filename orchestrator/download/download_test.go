@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -188,9 +189,10 @@ func TestWrongBytesAreNotKept(t *testing.T) {
 func TestWhatFailsForGood(t *testing.T) {
 	defer func(before time.Duration) { patience = before }(patience)
 	patience = 200 * time.Millisecond
-	answers, gone := 0, make(chan struct{})
+	gone := make(chan struct{})
+	var answers atomic.Int64
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		answers++
+		answers.Add(1)
 		switch r.URL.Path {
 		case "/missing":
 			w.WriteHeader(http.StatusNotFound)
@@ -208,18 +210,18 @@ func TestWhatFailsForGood(t *testing.T) {
 	defer server.Close()
 	defer close(gone)
 	for path, tc := range map[string]struct {
-		answers int
+		answers int64
 		want    string
 	}{
 		"/missing": {1, "404 Not Found"}, "/broken": {attempts, "502 Bad Gateway"}, "/silent": {attempts, "the server sends nothing"}, "/elsewhere": {1, "unsupported protocol"},
 	} {
-		answers = 0
+		answers.Store(0)
 		s := &shop{Server: server, folder: t.TempDir()}
 		f := s.file(sha256Of(content))
 		f.Open = HTTP("test", server.URL+path+"?token")
 		err := f.Get(t.Context())
-		if err == nil || !strings.Contains(err.Error(), tc.want) || answers != tc.answers || strings.Contains(err.Error(), "token") || fail.ExitCode(err) != 4 {
-			t.Errorf("%s: %v after %d answers", path, err, answers)
+		if err == nil || !strings.Contains(err.Error(), tc.want) || answers.Load() != tc.answers || strings.Contains(err.Error(), "token") || fail.ExitCode(err) != 4 {
+			t.Errorf("%s: %v after %d answers", path, err, answers.Load())
 		}
 	}
 }

@@ -77,12 +77,15 @@ func (l *Local) locate(c Command) (path string, env []string) {
 			return filepath.Join(l.Cells, bootstrapName), env
 		}
 	}
+	if l.Tools != "" && FindIn(l.Tools, c.Path) != "" {
+		return FindIn(l.Tools, c.Path), env
+	}
 	return Find(c.Path), env
 }
 
 // standsFor is the program that this process was called as, "" for vmctl itself.
 func standsFor() string {
-	if name := filepath.Base(os.Args[0]); slices.Contains(standIns, name) {
+	if name := filepath.Base(os.Args[0]); slices.Contains(standIns, name) || name == toolsName {
 		return name
 	}
 	return ""
@@ -119,6 +122,8 @@ func StandIn() {
 		err = standInApt(folder, os.Args[1:], env)
 	case name == dpkgName:
 		err = standInDpkg(os.Args[1:], env)
+	case name == toolsName:
+		err = standInTools(os.Args[1:], env)
 	case len(os.Args) < 3 || strings.HasPrefix(os.Args[1], "-"): // options that nobody uses here
 		err = errors.New("usage: chroot ROOT COMMAND [ARGUMENT]…")
 	default:

@@ -52,6 +52,7 @@ type Local struct {
 	Log     io.Writer // gets each command and all it prints; nil for none
 	Devices string    // folder for the loop devices' nodes; "" means /dev
 	Cells   string    // that MakeCells has made; "" runs the programs of trees by chroot(8)
+	Tools   string    // tree with programs that are used in place of the machine's; "" for none
 }
 
 const (
@@ -85,7 +86,7 @@ func (l *Local) run(ctx context.Context, c Command, stdout io.Writer) error {
 			Err: fmt.Errorf("%w: %s", exec.ErrNotFound, argv[0]),
 		}
 	}
-	cmd := Tied(ctx, path, argv[1:]...)
+	cmd := l.command(ctx, c, path)
 	cmd.Dir = c.Dir
 	cmd.Env = env
 	if c.Stdin != "" {

@@ -36,6 +36,8 @@ BUILDERS = re.compile(
 
 
 class CacheModule(BaseCacheModule):
+    _persistent = False  # from Ansible 2.19 on, get and set have the facts themselves then, and no text of them
+
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self._facts = {}

@@ -1,0 +1,174 @@
+package orchestrator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+
+	"github.com/btw-img/btw-img/orchestrator/arch"
+	"github.com/btw-img/btw-img/orchestrator/definition"
+	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/format"
+	"github.com/btw-img/btw-img/orchestrator/host"
+	"github.com/btw-img/btw-img/orchestrator/scope"
+	"github.com/btw-img/btw-img/orchestrator/store"
+)
+
+// The programs that make images are the host's, or those of a tools tree: what the source of
+// a definition gives, in the store like any other. With one, a build needs little of its host,
+// and is the same on each.
+
+// toolset is the programs that make images.
+type toolset struct {
+	tree     string            // that they are in; "" for the host's own
+	versions map[string]string // by Debian's package; of tools from elsewhere what they say themselves
+	release  func() error      // the tree may go from then on
+}
+
+const (
+	toolsTitle = "Tools"
+	hintTools  = "name another one with --tools, or this machine's own programs: --tools host"
+)
+
+// hostTools is the programs of this machine.
+func hostTools(ctx context.Context, h host.Host) toolset {
+	return toolset{versions: toolVersions(ctx, h), release: func() error { return nil }}
+}
+
+// hosted is what of the tools is the host's own in any case: what runs guests.
+func hosted() []string {
+	packages := []string{arch.Target.QEMU.Package, arch.Target.QEMU.Binary}
+	for _, firmware := range arch.Target.Firmware {
+		packages = append(packages, firmware.Package)
+	}
+	return packages
+}
+
+// inTree is the programs of a tree that is in the store.
+func inTree(layer *store.Layer, here toolset) toolset {
+	versions := of(here.versions, hosted()...)
+	packages := map[string]string{}
+	for _, p := range packagesIn(layer.Folder()) {
+		packages[p.Name] = p.Version
+	}
+	for name, version := range of(packages, hostPackages()...) {
+		if _, own := versions[name]; !own {
+			versions[name] = version
+		}
+	}
+	return toolset{tree: layer.Folder(), versions: versions, release: layer.Release}
+}
+
+// takeTools gets the tools of a build, and has the host use them: it makes their tree first
+// where the store lacks it, by this machine's own programs.
+func (b Builder) takeTools(ctx context.Context, s *stages, h *host.Local, needs Needs, work string, log io.Writer) (t toolset, err error) {
+	here := hostTools(ctx, h)
+	if b.Tools == nil {
+		return here, nil
+	}
+	if folder, err := filepath.Abs(b.Store); err != nil || host.HiddenByTools(folder) {
+		return here, fail.New(fail.Host, "", "choose another one with --cache, or this machine's own programs: --tools host", "the tools tree would hide the store, %s", b.Store)
+	}
+	t, err = stepOr(s, toolsTitle, func(ctx context.Context) (toolset, bool, error) {
+		layer, stored, err := b.toolsTree(ctx, h, here, work, log)
+		if err != nil {
+			return here, false, fail.Wrap(fail.Build, "tools "+b.Tools.Definition.Name, err)
+		}
+		t := inTree(layer, here)
+		return t, stored, t.checkPrograms(needs)
+	})
+	if err == nil {
+		h.Tools = t.tree
+	}
+	return t, err
+}
+
+// toolsTree is the tree of the tools, and whether it was in the store. It is in use until it is
+// released.
+func (b Builder) toolsTree(ctx context.Context, h host.Host, here toolset, work string, log io.Writer) (layer *store.Layer, stored bool, err error) {
+	plan := *b.Tools
+	if err := checkTools(plan.Definition); err != nil {
+		return nil, false, err
+	}
+	inner := b
+	inner.Tools, inner.Vault = nil, PasswordSource{}
+	inner.Tell = func(e Event) { // the one stage that is told of is this one
+		if e.Kind == TaskSeen || e.Kind == Transferred {
+			e.Stage = toolsTitle
+			b.Tell(e)
+		}
+	}
+	of, err := inner.prepare(ctx, &stages{ctx: ctx, tell: inner.Tell}, h, here, &plan, work, log)
+	if err != nil {
+		return nil, false, err
+	}
+	defer func() { err = scope.Join(err, of.release()) }()
+	order := job{Plan: plan, Parts: of.parts, Work: work, Store: b.Store, How: b.How.of(plan), Source: true}
+	made, err := caller{log: log, tell: inner.Tell, supply: of.supplier.supply}.jailed(ctx, b.JailVerb, order)
+	if err != nil {
+		return nil, false, err
+	}
+	layers, err := store.Open(b.Store)
+	if err != nil {
+		return nil, false, err
+	}
+	layer, err = layers.Use(made.Tree)
+	if layer == nil && err == nil {
+		err = errors.New("they were removed from the store at once: build again")
+	}
+	return layer, made.Stored, err
+}
+
+// checkTools refuses definitions of which the source is not all.
+func checkTools(d definition.Definition) error {
+	for _, layer := range withoutEarly(d) {
+		if len(entriesOf(layer)) > 0 {
+			return fail.New(fail.Usage, "", "leave nothing but packages in its install, and no commands", "%s asks for more than its source: that is all of a tools tree", layer.Name)
+		}
+	}
+	return nil
+}
+
+// buildSource makes the tree of the source alone, unless the store has it.
+func buildSource(s *stages, w *workshop) (key store.Key, stored bool, err error) {
+	defer w.release.CloseInto(&err)
+	if key, _, err = w.begin(s); err != nil {
+		return "", false, err
+	}
+	grown, err := grow(s, w, w.source(key))
+	if err != nil {
+		return "", false, err
+	}
+	return grown.source().Key(), s.times[len(s.times)-1].Stored, nil
+}
+
+// checkPrograms refuses tools that lack what a build needs of them.
+func (t toolset) checkPrograms(n Needs) error {
+	if t.tree == "" {
+		return nil
+	}
+	var lacking []string
+	for _, tool := range append(n.ofTools(), format.ToolsOf(n.Formats...)...) {
+		if host.FindIn(t.tree, tool.Name) == "" {
+			lacking = append(lacking, fmt.Sprintf("%s (package %s)", tool.Name, tool.Package))
+		}
+	}
+	if len(lacking) == 0 {
+		return nil
+	}
+	return fail.New(fail.Host, toolsTitle, hintTools, "the tools tree lacks %s", strings.Join(lacking, ", "))
+}
+
+// collections is where the tools' Ansible finds those that are for all users.
+func (t toolset) collections() string { return filepath.Join("/", t.tree, sharedCollections) }
+
+// toolsName is the build that the tools are of, "" for the host's own.
+func (b Builder) toolsName() string {
+	if b.Tools == nil {
+		return ""
+	}
+	return b.Tools.Definition.Name
+}
