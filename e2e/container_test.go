@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -20,7 +21,21 @@ import (
 	"github.com/testcontainers/testcontainers-go/wait"
 )
 
-// debianContext is a build context whose image is a bare Debian with vmctl.
+// bareDebian is the image of a bare Debian with vmctl, which whoever comes first builds.
+func bareDebian(t *testing.T) testcontainers.FromDockerfile {
+	t.Helper()
+	image := testcontainers.FromDockerfile{KeepImage: true, Repo: "vmctl-e2e", Tag: "debian"}
+	bareDebianOnce.Do(func() {
+		making := image
+		making.ContextArchive = debianContext(t)
+		contain(t, making, "true", nil, nil)
+	})
+	return image
+}
+
+var bareDebianOnce sync.Once
+
+// debianContext is a build context whose image is that.
 func debianContext(t *testing.T) io.ReadSeeker {
 	t.Helper()
 	root := filepath.Join(t.TempDir(), "root.tar")
@@ -54,7 +69,7 @@ func debianContext(t *testing.T) io.ReadSeeker {
 // privileges that it names and no others.
 func TestBuildInAContainer(t *testing.T) {
 	docker(t)
-	source := testcontainers.FromDockerfile{ContextArchive: debianContext(t), KeepImage: true, Repo: "vmctl-e2e", Tag: "debian"}
+	source := bareDebian(t)
 
 	t.Run("without privileges", func(t *testing.T) {
 		code, log := contain(t, source, "vmctl build debian; echo code $?", nil, nil)
@@ -68,7 +83,7 @@ func TestBuildInAContainer(t *testing.T) {
 		}
 	})
 	t.Run("with the least privileges", func(t *testing.T) {
-		source.ContextArchive = nil
+		source := bareDebian(t)
 		folder := t.TempDir()
 		r := lockedRegistry(t)
 		tool(t, "cp", r.flags[1], filepath.Join(folder, "ca.crt"))

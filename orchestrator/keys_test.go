@@ -460,7 +460,7 @@ func TestWhatAnInstallerIsMadeOf(t *testing.T) {
 		})
 	}
 	wrong := planIn(t, installed().with(name, "{file: base/linux}", "{file: base/linux, sha256: "+strings.Repeat("0", 64)+"}").write(t), "web")
-	if _, err := wrong.keyParts(t.Context(), "maker", nil); fail.ExitCode(err) != 4 || !strings.Contains(err.Error(), "source.installer.kernel: its SHA-256 is ") {
+	if _, err := wrong.keyParts(t.Context(), "maker", toolset{}); fail.ExitCode(err) != 4 || !strings.Contains(err.Error(), "source.installer.kernel: its SHA-256 is ") {
 		t.Errorf("%v", err)
 	}
 }

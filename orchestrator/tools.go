@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/btw-img/btw-img/orchestrator/arch"
@@ -120,6 +122,34 @@ func (b Builder) toolsTree(ctx context.Context, h host.Host, here toolset, work 
 		err = errors.New("they were removed from the store at once: build again")
 	}
 	return layer, made.Stored, err
+}
+
+// ToolVersions is the versions of the programs that make images, by Debian's package: of this
+// machine's own, and of those of the tools tree of a build, as the store has it; nil for none.
+func ToolVersions(ctx context.Context, folder, build string) (here, tree map[string]string, err error) {
+	own := hostTools(ctx, &host.Local{})
+	if _, err := os.Stat(folder); err != nil {
+		return own.versions, nil, nil //nolint:nilerr // there is no store yet
+	}
+	layers, err := store.Open(folder)
+	if err != nil {
+		return own.versions, nil, err
+	}
+	infos, err := layers.List()
+	if err != nil {
+		return own.versions, nil, err
+	}
+	for _, info := range slices.Backward(infos) { // the newest first
+		if info.About.Build != build || info.About.Title != sourceTitle || info.Problem != "" {
+			continue
+		}
+		layer, err := layers.Use(info.Key)
+		if layer == nil || err != nil {
+			return own.versions, nil, err
+		}
+		return own.versions, inTree(layer, own).versions, layer.Release()
+	}
+	return own.versions, nil, nil
 }
 
 // checkTools refuses definitions of which the source is not all.

@@ -4,6 +4,7 @@ import (
 	"os"
 	"slices"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	btwimg "github.com/btw-img/btw-img"
@@ -47,7 +48,12 @@ func TestDependenciesAreDoctors(t *testing.T) {
 
 // TestTheImageHasWhatDoctorWants: in a container of the build vmctl, doctor misses no package.
 func TestTheImageHasWhatDoctorWants(t *testing.T) {
-	library, err := definition.NewLibrary(os.DirFS("../../.ci"), "", btwimg.Files)
+	content, err := os.ReadFile("../../.ci/install.d/vmctl.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	folder := fstest.MapFS{"install.d/vmctl.yml": {Data: content}, "install.d/vmctl": {}} // the binary, which make puts there
+	library, err := definition.NewLibrary(folder, "", btwimg.Files)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,6 +22,7 @@ type doctorOptions struct {
 	install bool
 	tests   bool
 	bench   bool
+	cache   cacheOptions
 }
 
 func newDoctor() *cobra.Command {
@@ -38,6 +39,7 @@ func newDoctor() *cobra.Command {
 	flags.BoolVar(&o.install, "install-missing", false, "install the Debian packages that are missing")
 	flags.BoolVar(&o.tests, "tests", false, "also what the project's own tests need")
 	flags.BoolVar(&o.bench, "bench", false, "also what the project's own benchmark needs")
+	o.cache.folderFlag(cmd)
 	return cmd
 }
 
@@ -53,6 +55,9 @@ func runDoctor(cmd *cobra.Command, o doctorOptions) error {
 	}
 	if !asJSON(cmd, checks) {
 		printChecks(cmd, checks)
+		if err := printTools(cmd, o.cache.folder); err != nil {
+			return err
+		}
 	}
 	if slices.ContainsFunc(checks, func(c orchestrator.Check) bool { return !c.OK() }) {
 		return fail.New(fail.Host, "", "follow the fixes above; 'vmctl doctor --install-missing' installs packages", "this host cannot do everything yet")

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -87,6 +86,17 @@ func (o *buildOptions) chooseTools(cmd *cobra.Command, plans []orchestrator.Plan
 	return refusing
 }
 
+// printTools says which versions of programs make images.
+func printTools(cmd *cobra.Command, cache string) error {
+	here, tree, err := orchestrator.ToolVersions(cmd.Context(), cache, toolsBuild)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "images are made by %s\n", cmp.Or(toolLine(here), "no program of this machine"))
+	fmt.Fprintf(cmd.OutOrStdout(), "--tools %s has %s\n", toolsDebian, cmp.Or(toolLine(tree), "what Debian 13 has: it is made by the first build that uses it"))
+	return nil
+}
+
 // toolNames is what doctor tells the versions of.
 var toolNames = []string{"mmdebstrap", "ansible-core", "ansible", "e2fsprogs", "qemu-utils"}
 
@@ -98,5 +108,5 @@ func toolLine(versions map[string]string) string {
 			words = append(words, name+" "+version)
 		}
 	}
-	return strings.Join(slices.Compact(words), ", ")
+	return strings.Join(words, ", ")
 }

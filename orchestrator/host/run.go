@@ -86,7 +86,10 @@ func (l *Local) run(ctx context.Context, c Command, stdout io.Writer) error {
 			Err: fmt.Errorf("%w: %s", exec.ErrNotFound, argv[0]),
 		}
 	}
-	cmd := l.command(ctx, c, path)
+	cmd, err := l.command(ctx, c, path)
+	if err != nil {
+		return fail.Wrap(fail.Host, c.Name(), err)
+	}
 	cmd.Dir = c.Dir
 	cmd.Env = env
 	if c.Stdin != "" {

@@ -81,20 +81,24 @@ func FindIn(tree, tool string) string {
 
 // command makes the process of a program, by its path: of the tools tree where the host has
 // one and the program comes from it.
-func (l *Local) command(ctx context.Context, c Command, path string) *exec.Cmd {
+func (l *Local) command(ctx context.Context, c Command, path string) (*exec.Cmd, error) {
 	argv := c.Argv()
 	if l.Tools == "" || c.Root != "" || FindIn(l.Tools, c.Path) == "" {
-		return Tied(ctx, path, argv[1:]...)
+		return Tied(ctx, path, argv[1:]...), nil
 	}
 	cmd := Tied(ctx, "/proc/self/exe", append([]string{l.Tools}, argv...)...)
 	cmd.Args[0] = toolsName
 	cmd.SysProcAttr.Cloneflags = unix.CLONE_NEWNS
-	if uid, gid := os.Geteuid(), os.Getegid(); uid != 0 { // who may mount in a namespace of their own alone
+	switch kind, err := BestJail(); kind {
+	case NoJail:
+		return nil, err
+	case OwnIDs: // root of a container may mount in a namespace of its own alone
+		return cmd, mapIdentity(cmd.SysProcAttr)
+	case SubordinateIDs:
 		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
-		cmd.SysProcAttr.UidMappings = onlyAsRoot(uid)
-		cmd.SysProcAttr.GidMappings = onlyAsRoot(gid)
+		cmd.SysProcAttr.UidMappings, cmd.SysProcAttr.GidMappings = onlyAsRoot(os.Geteuid()), onlyAsRoot(os.Getegid())
 	}
-	return cmd
+	return cmd, nil
 }
 
 // onlyAsRoot is a map of ids in which this one stands for root's, and nothing for others.
