@@ -29,7 +29,7 @@ func TestToolsTree(t *testing.T) {
 	folder := project(t)
 	with := []string{"--tools", "debian-13", "--no-test"}
 	var m orchestrator.Manifest
-	t.Run("roles", func(t *testing.T) { if testing.Short() { t.Skip() }
+	t.Run("roles", func(t *testing.T) {
 		good(t, folder, append([]string{"build", "site", "--format", "qcow2"}, with...)...)
 		readJSON(t, filepath.Join(folder, "images/site/build.json"), &m)
 		if !strings.HasPrefix(m.Tools["ansible-core"], "2.19") || m.ToolsTree != "tools" || m.Tools["qemu-system-x86"] == m.Tools["qemu-utils"] {

@@ -182,8 +182,9 @@ func (t toolset) checkPrograms(n Needs) error {
 	}
 	var lacking []string
 	for _, tool := range append(n.ofTools(), format.ToolsOf(n.Formats...)...) {
-		if host.FindIn(t.tree, tool.Name) == "" {
-			lacking = append(lacking, fmt.Sprintf("%s (package %s)", tool.Name, tool.Package))
+		one := fmt.Sprintf("%s (package %s)", tool.Name, tool.Package)
+		if host.FindIn(t.tree, tool.Name) == "" && !slices.Contains(lacking, one) {
+			lacking = append(lacking, one)
 		}
 	}
 	if len(lacking) == 0 {

@@ -24,7 +24,7 @@ func TestToolsAreTheirSourceAlone(t *testing.T) {
 func TestToolsLackWhatABuildNeeds(t *testing.T) {
 	needs := NeedsOf(plan(t, "debian").Definition, true, "")
 	err := toolset{tree: t.TempDir()}.checkPrograms(needs)
-	if fail.ExitCode(err) != 3 || !strings.Contains(err.Error(), "mke2fs (package e2fsprogs)") || strings.Contains(err.Error(), "qemu-system") {
+	if fail.ExitCode(err) != 3 || !strings.Contains(err.Error(), "mkfs.ext4 (package e2fsprogs)") || strings.Contains(err.Error(), "qemu-system") {
 		t.Errorf("%v", err)
 	}
 	if err := (toolset{}).checkPrograms(needs); err != nil {
@@ -37,7 +37,7 @@ func TestWhatAHostNeedsBesidesTools(t *testing.T) {
 	needs := NeedsOf(plan(t, "debian").Definition, true, "")
 	needs.Tools = true
 	for _, tool := range needs.tools() {
-		if slices.Contains([]string{"mmdebstrap", "ansible-playbook", "mke2fs", "qemu-img"}, tool.Name) {
+		if slices.Contains([]string{"mmdebstrap", "ansible-playbook", "mkfs.ext4", "qemu-img"}, tool.Name) {
 			t.Errorf("needs %s", tool.Name)
 		}
 	}
