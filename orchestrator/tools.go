@@ -152,8 +152,11 @@ func ToolVersions(ctx context.Context, folder, build string) (here, tree map[str
 	return own.versions, nil, nil
 }
 
-// checkTools refuses definitions of which the source is not all.
+// checkTools refuses definitions of which the source is not all, or no set of programs.
 func checkTools(d definition.Definition) error {
+	if d.Source.Installer != nil {
+		return fail.New(fail.Usage, "", "take another source for it", "%s has an installer, whose tree is one machine's", d.Name)
+	}
 	for _, layer := range withoutEarly(d) {
 		if len(entriesOf(layer)) > 0 {
 			return fail.New(fail.Usage, "", "leave nothing but packages in its install, and no commands", "%s asks for more than its source: that is all of a tools tree", layer.Name)

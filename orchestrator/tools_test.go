@@ -19,6 +19,10 @@ func TestToolsAreTheirSourceAlone(t *testing.T) {
 	if fail.ExitCode(err) != 2 || !strings.Contains(err.Error(), "debian asks for more") || fail.Hint(err) == "" {
 		t.Errorf("%v", err)
 	}
+	installed := definition.Definition{Name: "desktop", Source: definition.Source{Installer: &definition.Installer{}}}
+	if err := checkTools(installed); fail.ExitCode(err) != 2 || !strings.Contains(err.Error(), "desktop has an installer") {
+		t.Errorf("%v", err)
+	}
 }
 
 func TestToolsLackWhatABuildNeeds(t *testing.T) {
