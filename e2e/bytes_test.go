@@ -11,8 +11,8 @@ import (
 	"github.com/btw-img/btw-img/orchestrator"
 )
 
-// elsewhere runs a command on one processor of a machine of another name, more than a day
-// later: the host's programs take that for now, those of the tree and vmctl itself do not.
+// elsewhere runs a command on one processor of a machine of another name and with another
+// resolv.conf, more than a day later: the host's programs take that for now, those of the tree and vmctl itself do not.
 // $1 is a folder for it, $2 is libfaketime, which would date files, too, as mtools reads
 // them, but for NO_FAKE_STAT.
 const elsewhere = `set -e
@@ -27,6 +27,9 @@ for tool in mcopy mmd mdir; do cp /usr/bin/mtools "$1/mtools/$tool"; done
 printf '#!/bin/sh\nNO_FAKE_STAT=1 exec "%s/${0##*/}" "$@"\n' "$1/mtools" >"$1/mtool"
 chmod 755 "$1/mtool"
 mount --bind "$1/mtool" /usr/bin/mtools
+{ cat /etc/resolv.conf; echo "# elsewhere"; } >"$1/resolv.conf"
+chmod 640 "$1/resolv.conf"
+mount --bind "$1/resolv.conf" /etc/resolv.conf
 mount --bind "$1/rc" /etc/faketimerc
 mount --bind "$1/preload" /etc/ld.so.preload
 shift 2

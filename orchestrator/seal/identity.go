@@ -26,10 +26,16 @@ type Identity struct {
 }
 
 // Begin takes what the source says of another machine out of a tree that has no layers
-// yet. What layers then find is the same for every build that shares them.
+// yet, and the builder's name servers. What layers then find is the same for every build that
+// shares them.
 func Begin(root string) error {
 	tree := host.Tree(root)
+	var resolver error
+	if tree.Readlink(resolvConf) == "" {
+		resolver = tree.Write(resolvConf, nil, 0o644)
+	}
 	return errors.Join(
+		resolver,
 		tree.Write(hostnameFile, nil, 0o644),
 		tree.Write(hostsFile, []byte(localhost), 0o644),
 		tree.Write(fstabFile, nil, 0o644),

@@ -80,3 +80,23 @@ func TestTheSourceOfAnotherMachineDoesNotCount(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// The name servers of whoever builds are in no tree, and so in no identifier.
+func TestTheBuildersNameServersDoNotCount(t *testing.T) {
+	tree := host.Tree(t.TempDir())
+	if err := tree.Write(resolvConf, []byte("nameserver 10.0.0.1\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := Begin(string(tree)); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := tree.Lstat(resolvConf); err != nil || info.Size() != 0 || info.Mode() != 0o644 {
+		t.Errorf("%v, %v", info, err)
+	}
+	if err := tree.Symlink(stubResolv, resolvConf); err != nil {
+		t.Fatal(err)
+	}
+	if err := Begin(string(tree)); err != nil || tree.Readlink(resolvConf) != stubResolv {
+		t.Errorf("a link is now %q, %v", tree.Readlink(resolvConf), err)
+	}
+}
