@@ -323,11 +323,10 @@ func (p *provisioning) enter(ctx context.Context, m machine.Machine, run machine
 			return err
 		}, release, err
 	}
-	how, err := m.Wait(ctx, run, p.timeout)
-	if err == nil && how != machine.UpBySSH {
-		err = fail.New(fail.Build, "", "give --via console", "no ssh server answers; %s", how)
-	}
-	if err != nil {
+	if err := m.WaitSSH(ctx, run, p.timeout); err != nil {
+		if ctx.Err() == nil {
+			err = &fail.Error{Kind: fail.Build, Err: err, Tail: fail.Tail(err), Hint: "for an image without an ssh server, give --via console"}
+		}
 		return nil, nil, err
 	}
 	options, err := m.SSHOptions("")

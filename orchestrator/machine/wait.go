@@ -88,6 +88,14 @@ func (m Machine) WaitPrompt(ctx context.Context, run Run, limit time.Duration) e
 	return err
 }
 
+// WaitSSH waits until the machine's ssh server answers, whatever its console shows.
+func (m Machine) WaitSSH(ctx context.Context, run Run, limit time.Duration) error {
+	waiting, stop := context.WithCancel(ctx)
+	defer stop()
+	_, err := m.await(ctx, run, Guest{Known: true, SSH: true}.expect(limit), greetings(waiting, run.SSHPort()))
+	return err
+}
+
 func (m Machine) await(ctx context.Context, run Run, expected expectation, greeted <-chan struct{}) (how string, err error) {
 	console, err := os.Open(filepath.Join(m.dir, consoleName))
 	if err != nil {
