@@ -93,7 +93,7 @@ type stager struct {
 
 // asIs says whether a path may stay what it is.
 func (s *stager) asIs(path string) bool {
-	return plain(path) && !(s.tools && host.HiddenByTools(path))
+	return plain(path) && (!s.tools || !host.HiddenByTools(path))
 }
 
 // folder binds a folder under a name of its own.

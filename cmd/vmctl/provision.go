@@ -325,7 +325,7 @@ func (p *provisioning) enter(ctx context.Context, m machine.Machine, run machine
 	}
 	if err := m.WaitSSH(ctx, run, p.timeout); err != nil {
 		if ctx.Err() == nil {
-			err = &fail.Error{Kind: fail.Build, Err: err, Tail: fail.Tail(err), Hint: "for an image without an ssh server, give --via console"}
+			err = &fail.Error{Kind: fail.Boot, Err: err, Tail: fail.Tail(err), Hint: "for an image without an ssh server, give --via console"}
 		}
 		return nil, nil, err
 	}

@@ -51,7 +51,7 @@ func UseTools(tree string) error {
 	l := &Local{}
 	for _, path := range append([]string{hidden}, ofPrograms...) {
 		from := filepath.Join(tree, path)
-		if path != hidden && !(exists(path) && exists(from)) {
+		if path != hidden && (!exists(path) || !exists(from)) {
 			continue
 		}
 		if _, err := l.Mount(BindAll(from, path)); err != nil {
