@@ -34,7 +34,7 @@ func TestToolsTree(t *testing.T) {
 	t.Run("roles", func(t *testing.T) {
 		good(t, folder, append([]string{"build", "site", "--format", "qcow2"}, with...)...)
 		readJSON(t, filepath.Join(folder, "images/site/build.json"), &m)
-		if !strings.HasPrefix(m.Tools["ansible-core"], "2.19") || m.ToolsTree != "tools" || m.Tools["qemu-system-x86"] == m.Tools["qemu-utils"] {
+		if !strings.HasPrefix(m.Tools["ansible-core"], "2.19") || m.ToolsTree != "debian-13" || m.Tools["qemu-system-x86"] == m.Tools["qemu-utils"] {
 			t.Errorf("made by %v of %q", m.Tools, m.ToolsTree)
 		}
 		if got := good(t, folder, "shell", "site", "--tools", "debian-13", "--", "cat", "/etc/motd").stdout; got != "FROM THE DEFINITION!\n" {

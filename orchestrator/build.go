@@ -91,7 +91,7 @@ func (b Builder) build(ctx context.Context, plan Plan, space *workspace) (manife
 	s := &stages{ctx: ctx, tell: b.Tell}
 	started := time.Now()
 	h := &host.Local{Log: space.log}
-	tools, err := b.takeTools(ctx, s, h, NeedsOf(plan.Definition, b.Boot != nil, ""), space.work, space.log)
+	tools, err := b.takeTools(ctx, s, h, plan, space.work, space.log)
 	if err != nil {
 		return Manifest{}, err
 	}

@@ -160,9 +160,9 @@ func (r *installing) render(ctx context.Context) (err error) {
 	}
 	err = r.provisioner.Provision(ctx, Provision{
 		Local: true, Secrets: used, Vault: r.secrets[vaultPassword], Scratch: r.scratch("ansible"), Definition: &r.plan.Definition,
-		Layer:   definition.Layer{Name: r.plan.Definition.Layers[0].Name, Install: []definition.InstallEntry{entry}},
-		Build:   map[string]any{"answers_url": answersMark, "mirror": cmp.Or(r.of.Mirror, mirrorOf(r.archives))},
-		Machine: r.plan.facts(0), Project: r.plan.Project, Installed: r.plan.Installed, Epoch: chosenEpoch(time.Now()), Env: host.CleanEnv(), Log: r.log,
+		Layer: definition.Layer{Name: r.plan.Definition.Layers[0].Name, Install: []definition.InstallEntry{entry}},
+		Build: map[string]any{"answers_url": answersMark, "mirror": cmp.Or(r.of.Mirror, mirrorOf(r.archives))},
+		Facts: []bool{false}, Machine: r.plan.facts(0), Project: r.plan.Project, Installed: r.plan.Installed, Epoch: chosenEpoch(time.Now()), Env: host.CleanEnv(), Log: r.log,
 		Task: func(string, string, string, string) {},
 	})
 	if err != nil {
@@ -339,7 +339,11 @@ func (p Plan) installerPart(ctx context.Context, maker string, tools map[string]
 		digests["keyring"] = digest
 	}
 	part, _, err := p.readOfInstaller(ctx)
-	return digestOf(maker, "installer", i.Suite, i.Mirror, digests, i.Disk, part, of(tools, "mmdebstrap", "apt"), source.Needed(p.sourceOptions(""))), err
+	var makers map[string]string
+	if i.Suite != "" { // whose kernel and initrd they get
+		makers = of(tools, "mmdebstrap", "apt")
+	}
+	return digestOf(maker, "installer", i.Suite, i.Mirror, digests, i.Disk, part, makers, source.Needed(p.sourceOptions(""))), err
 }
 
 // ofInstallers is what installers are told of the build that is the same for all that extend it.

@@ -143,6 +143,15 @@ func hostPackages() []string {
 // systemTools is where Debian's packages put programs.
 var systemTools = []string{"/usr/bin/", "/usr/sbin/", "/bin/", "/sbin/"}
 
+// ofSystem says whether a program is where those of packages are.
+func ofSystem(path string) bool { return slices.Contains(systemTools, filepath.Dir(path)+"/") }
+
+// askedTools is the programs that people have from elsewhere, too, and the packages that they are in.
+var askedTools = []struct{ name, pkg string }{
+	{"mmdebstrap", "mmdebstrap"}, {"ansible-playbook", "ansible-core"}, {"ansible-community", "ansible"},
+	{"qemu-img", "qemu-utils"}, {arch.Target.QEMU.Binary, arch.Target.QEMU.Package},
+}
+
 // toolVersions is what Debian's package manager says, and of tools from elsewhere what
 // they say themselves.
 func toolVersions(ctx context.Context, h host.Host) map[string]string {
@@ -153,13 +162,9 @@ func toolVersions(ctx context.Context, h host.Host) map[string]string {
 			versions[name] = version
 		}
 	}
-	for _, tool := range []struct{ name, pkg string }{
-		{"mmdebstrap", "mmdebstrap"}, {"ansible-playbook", "ansible-core"}, {"ansible-community", "ansible"},
-		{"qemu-img", "qemu-utils"}, {arch.Target.QEMU.Binary, arch.Target.QEMU.Package},
-	} {
+	for _, tool := range askedTools {
 		path := host.Find(tool.name)
-		ofSystem := slices.ContainsFunc(systemTools, func(folder string) bool { return filepath.Dir(path)+"/" == folder })
-		if path == "" || ofSystem && versions[tool.pkg] != "" {
+		if path == "" || ofSystem(path) && versions[tool.pkg] != "" {
 			continue
 		}
 		delete(versions, tool.pkg)

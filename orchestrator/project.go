@@ -57,7 +57,7 @@ func (p Plan) rolePath(name string) string {
 // project binds the folders of a project: roles one by one, since they are often links
 // to elsewhere.
 func (s *stager) project(path string) (string, error) {
-	if s.asIs(path) {
+	if plain(path) {
 		return path, nil
 	}
 	target := filepath.Join(s.root, "project")

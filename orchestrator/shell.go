@@ -55,7 +55,7 @@ func (s Shell) Open(ctx context.Context, plan Plan) (code int, err error) {
 	if plan.Pinned, err = supplier.pin(nil); err != nil {
 		return 0, neverBuilt(plan.Definition.Name)
 	}
-	tools, err := builder.takeTools(ctx, &stages{ctx: ctx, tell: builder.Tell}, &host.Local{}, Needs{}, "", io.Discard)
+	tools, err := builder.takeTools(ctx, &stages{ctx: ctx, tell: builder.Tell}, &host.Local{}, plan, "", io.Discard)
 	if err != nil {
 		return 0, err
 	}

@@ -56,7 +56,7 @@ func (j *job) stage(h host.Host) error {
 	if err := errors.Join(makeRunWritable(h), hideHome(h), memory(h, stageFolder)); err != nil {
 		return err
 	}
-	s := stager{h: h, root: stageFolder, staged: map[string]string{}, tools: j.Tools != ""}
+	s := stager{h: h, root: stageFolder, staged: map[string]string{}}
 	if err := ownDevices(h, filepath.Join(s.root, "dev")); err != nil {
 		return err
 	}
@@ -69,7 +69,7 @@ func (j *job) stage(h host.Host) error {
 	if j.Plan.Project, err = s.project(j.Plan.Project); err != nil {
 		return err
 	}
-	if !s.asIs(j.Plan.Installed) {
+	if !plain(j.Plan.Installed) {
 		if j.Plan.Installed, err = s.folder(j.Plan.Installed, "installed"); err != nil {
 			return err
 		}
@@ -88,12 +88,6 @@ type stager struct {
 	h      host.Host
 	root   string
 	staged map[string]string // of the builder → in the stage
-	tools  bool              // of a tree, which hides some of the builder's files
-}
-
-// asIs says whether a path may stay what it is.
-func (s *stager) asIs(path string) bool {
-	return plain(path) && (!s.tools || !host.HiddenByTools(path))
 }
 
 // folder binds a folder under a name of its own.
@@ -129,7 +123,7 @@ func (s *stager) roles(path string) error {
 // asset binds the folder of a file, so that a template finds what it includes. A file
 // whose own name is not plain is bound under another one.
 func (s *stager) asset(path string) (string, error) {
-	if s.asIs(path) {
+	if plain(path) {
 		return path, nil
 	}
 	if known, ok := s.staged[path]; ok {

@@ -56,6 +56,14 @@ func inTree(layer *store.Layer, here toolset) toolset {
 	for _, p := range packagesIn(layer.Folder()) {
 		packages[p.Name] = p.Version
 	}
+	for _, tool := range askedTools { // one from elsewhere is known by its tree alone
+		path := host.FindIn(layer.Folder(), tool.name)
+		if _, own := versions[tool.pkg]; own || path == "" || ofSystem(path) && packages[tool.pkg] != "" {
+			continue
+		}
+		delete(packages, tool.pkg)
+		versions[tool.name] = "in the tree " + string(layer.Key())
+	}
 	for name, version := range of(packages, hostPackages()...) {
 		if _, own := versions[name]; !own {
 			versions[name] = version
@@ -66,13 +74,13 @@ func inTree(layer *store.Layer, here toolset) toolset {
 
 // takeTools gets the tools of a build, and has the host use them: it makes their tree first
 // where the store lacks it, by this machine's own programs.
-func (b Builder) takeTools(ctx context.Context, s *stages, h *host.Local, needs Needs, work string, log io.Writer) (t toolset, err error) {
+func (b Builder) takeTools(ctx context.Context, s *stages, h *host.Local, plan Plan, work string, log io.Writer) (t toolset, err error) {
 	here := hostTools(ctx, h)
 	if b.Tools == nil {
 		return here, nil
 	}
-	if folder, err := filepath.Abs(b.Store); err != nil || host.HiddenByTools(folder) {
-		return here, fail.New(fail.Host, "", "choose another one with --cache, or this machine's own programs: --tools host", "the tools tree would hide the store, %s", b.Store)
+	if err := b.checkHidden(plan, work); err != nil {
+		return here, err
 	}
 	t, err = stepOr(s, toolsTitle, func(ctx context.Context) (toolset, bool, error) {
 		layer, stored, err := b.toolsTree(ctx, h, here, work, log)
@@ -80,12 +88,36 @@ func (b Builder) takeTools(ctx context.Context, s *stages, h *host.Local, needs 
 			return here, false, fail.Wrap(fail.Build, "tools "+b.Tools.Definition.Name, err)
 		}
 		t := inTree(layer, here)
-		return t, stored, t.checkPrograms(needs)
+		return t, stored, t.checkPrograms(NeedsOf(plan.Definition, b.Boot != nil, ""))
 	})
 	if err == nil {
 		h.Tools = t.tree
 	}
 	return t, err
+}
+
+// checkHidden refuses files of a build that a tools tree would hide.
+func (b Builder) checkHidden(plan Plan, work string) error {
+	paths := []string{b.Store, work, plan.Project}
+	for _, asset := range plan.Assets {
+		paths = append(paths, asset)
+	}
+	for _, path := range paths {
+		if path == "" {
+			continue
+		}
+		path, err := filepath.Abs(path)
+		if err != nil {
+			return err
+		}
+		if real, err := filepath.EvalSymlinks(path); err == nil {
+			path = real
+		}
+		if host.HiddenByTools(path) {
+			return fail.New(fail.Usage, "--tools", "move it, or use this machine's own programs: --tools host", "the tools tree lies over %s", path)
+		}
+	}
+	return nil
 }
 
 // toolsTree is the tree of the tools, and whether it was in the store. It is in use until it is

@@ -1,6 +1,8 @@
 package orchestrator
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -8,7 +10,6 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/debian"
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
-	"github.com/btw-img/btw-img/orchestrator/host/hosttest"
 )
 
 func TestToolsAreTheirSourceAlone(t *testing.T) {
@@ -70,17 +71,26 @@ func TestToolsThatAreTooOld(t *testing.T) {
 	}
 }
 
-func TestWhatToolsHideIsShownElsewhere(t *testing.T) {
-	fake := &hosttest.Fake{}
-	s := stager{h: fake, root: t.TempDir(), staged: map[string]string{}, tools: true}
-	for path, own := range map[string]bool{"/srv/lab": true, "/usr/src/lab": false} {
-		if s.asIs(path) != own {
-			t.Errorf("%s: %t", path, !own)
+func TestWhatToolsHideIsRefused(t *testing.T) {
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink("/usr/share", link); err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct {
+		b    Builder
+		plan Plan
+		work string
+		want bool
+	}{
+		"nothing":  {Builder{Store: "/var/cache/vmctl"}, Plan{Project: "/srv/lab"}, "/srv/images", false},
+		"store":    {Builder{Store: "/usr/local/store"}, Plan{}, "", true},
+		"project":  {Builder{}, Plan{Project: "/usr/src/lab"}, "", true},
+		"by links": {Builder{}, Plan{Project: link}, "", true},
+		"asset":    {Builder{}, Plan{Assets: map[string]string{"key": "/usr/share/keyrings/x.gpg"}}, "", true},
+		"results":  {Builder{}, Plan{}, "/usr/local/images", true},
+	} {
+		if err := tc.b.checkHidden(tc.plan, tc.work); (fail.ExitCode(err) == 2) != tc.want || tc.want != (fail.Hint(err) != "") {
+			t.Errorf("%s: %v", name, err)
 		}
-		s.tools = false
-		if !s.asIs(path) {
-			t.Errorf("%s without tools", path)
-		}
-		s.tools = true
 	}
 }

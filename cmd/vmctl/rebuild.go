@@ -15,6 +15,7 @@ import (
 
 	"github.com/btw-img/btw-img/orchestrator"
 	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/text"
 	"github.com/btw-img/btw-img/publish"
 	"github.com/btw-img/btw-img/publish/registry"
 )
@@ -98,7 +99,11 @@ func runRebuild(cmd *cobra.Command, o rebuildOptions, arg string) error {
 			b.formats = append(b.formats, output.Format)
 		}
 	}
-	if record.ToolsTree != "" && o.tools == toolsAuto {
+	switch {
+	case record.ToolsTree == "" || o.tools != toolsAuto:
+	case isImage(record.ToolsTree): // whose programs would run here, on a record's word
+		fmt.Fprintf(cmd.ErrOrStderr(), "the record is by the tools in %s: --tools names them, where you trust them\n", text.Line(record.ToolsTree))
+	default:
 		b.toolsName = record.ToolsTree
 	}
 	plans, err := planBuilds(&b)

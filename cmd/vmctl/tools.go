@@ -3,11 +3,13 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	btwimg "github.com/btw-img/btw-img"
 	"github.com/btw-img/btw-img/orchestrator"
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
@@ -36,18 +38,19 @@ func (o *buildOptions) toolsOf(name string) (*orchestrator.Plan, error) {
 	if name == toolsHost {
 		return nil, nil
 	}
-	library, err := o.defs.library()
-	if err != nil {
-		return nil, err
-	}
-	image := strings.ContainsAny(name, "/:")
+	image := isImage(name)
 	var settings []string
 	build := name
-	switch {
-	case image:
-		build, settings = toolsBuild, []string{fmt.Sprintf("source={oci: {image: %q}}", name)}
-	case name == toolsDebian:
+	if image {
+		settings = []string{fmt.Sprintf("source={oci: {image: %q}}", name)}
+	}
+	library, err := o.defs.library()
+	if image || name == toolsDebian { // which nobody's own files change
 		build = toolsBuild
+		library, err = definition.NewLibrary(emptyFolder{}, "", btwimg.Files)
+	}
+	if err != nil {
+		return nil, err
 	}
 	plan, err := planBuild(library, o.defs.dir, build, settings, o.extract)
 	if err != nil {
@@ -56,7 +59,19 @@ func (o *buildOptions) toolsOf(name string) (*orchestrator.Plan, error) {
 	if image { // which has all that it needs
 		plan.Definition.Layers = []definition.Layer{{Name: build}}
 	}
+	plan.Definition.Name = name // as it is recorded, and asked for again
 	return &plan, nil
+}
+
+// isImage says whether tools are a container image's.
+func isImage(name string) bool { return strings.ContainsAny(name, "/:") }
+
+// emptyFolder has no files.
+type emptyFolder struct{}
+
+// Open implements fs.FS.
+func (emptyFolder) Open(name string) (fs.File, error) {
+	return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
 }
 
 // chooseTools chooses the programs that make these builds. The error says what this machine
@@ -71,6 +86,9 @@ func (o *buildOptions) chooseTools(cmd *cobra.Command, plans []orchestrator.Plan
 		name = toolsDebian
 	}
 	tools, err := o.toolsOf(name)
+	if err != nil && o.toolsName == toolsAuto {
+		return refusing
+	}
 	if err != nil {
 		return err
 	}
@@ -88,7 +106,7 @@ func (o *buildOptions) chooseTools(cmd *cobra.Command, plans []orchestrator.Plan
 
 // printTools says which versions of programs make images.
 func printTools(cmd *cobra.Command, cache string) error {
-	here, tree, err := orchestrator.ToolVersions(cmd.Context(), cache, toolsBuild)
+	here, tree, err := orchestrator.ToolVersions(cmd.Context(), cache, toolsDebian)
 	if err != nil {
 		return err
 	}
