@@ -28,7 +28,7 @@ printf '#!/bin/sh\nNO_FAKE_STAT=1 exec "%s/${0##*/}" "$@"\n' "$1/mtools" >"$1/mt
 chmod 755 "$1/mtool"
 mount --bind "$1/mtool" /usr/bin/mtools
 { cat /etc/resolv.conf; echo "# elsewhere"; } >"$1/resolv.conf"
-chmod 640 "$1/resolv.conf"
+chmod 644 "$1/resolv.conf"
 mount --bind "$1/resolv.conf" /etc/resolv.conf
 mount --bind "$1/rc" /etc/faketimerc
 mount --bind "$1/preload" /etc/ld.so.preload
