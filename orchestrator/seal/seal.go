@@ -23,7 +23,7 @@ var removed = []string{
 	"/var/lib/dbus/machine-id", "/var/lib/systemd/random-seed", "/var/lib/systemd/credential.secret", "/boot/loader/random-seed", "/boot/*/loader/random-seed", "/efi/loader/random-seed",
 	"/var/lib/apt/lists/*",
 	"/var/cache/debconf/*-old", "/var/lib/dpkg/*-old", "/var/cache/ldconfig/aux-cache", "/var/cache/man/*",
-	"/var/backups/*", "/etc/passwd-", "/etc/group-", "/etc/shadow-", "/etc/gshadow-", "/etc/subuid-", "/etc/subgid-",
+	"/var/backups/*", "/etc/.resolv.conf.systemd-resolved.bak", "/etc/passwd-", "/etc/group-", "/etc/shadow-", "/etc/gshadow-", "/etc/subuid-", "/etc/subgid-",
 	"/var/lib/dhcp/*", "/var/lib/dhcpcd/*", "/var/lib/NetworkManager/*.lease",
 	"/root/.ansible", "/root/.bash_history", "/root/.wget-hsts", "/root/.viminfo", "/root/.cache",
 	"/run/*", "/tmp/*", "/tmp/.[!.]*", "/var/tmp/*", "/var/tmp/.[!.]*",
