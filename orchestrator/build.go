@@ -138,14 +138,19 @@ func (b Builder) build(ctx context.Context, plan Plan, space *workspace) (manife
 	}
 	manifest = newManifest(ctx, plan, b, started, facts, images, boots, append(inside.Times, s.times...))
 	manifest.Tools, manifest.ToolsTree, manifest.FactsRead = tools.versions, b.toolsName(), plan.factsRead(of.parts)
-	err = writeReport(space, plan, manifest, facts)
-	if err == nil {
-		err = space.deliver(ctx, manifest, facts)
-	}
-	if err != nil {
-		return Manifest{}, fail.Wrap(fail.Build, "write the results", err)
+	if err := space.finish(ctx, plan, manifest, facts); err != nil {
+		return Manifest{}, err
 	}
 	return manifest, nil
+}
+
+// finish writes what tells of a build beside its images, and delivers all of it.
+func (w *workspace) finish(ctx context.Context, plan Plan, m Manifest, facts DiskFacts) error {
+	err := writeReport(w, plan, m, facts)
+	if err == nil {
+		err = w.deliver(ctx, m, facts)
+	}
+	return fail.Wrap(fail.Build, "write the results", err)
 }
 
 // prepared is what a build was found to be made of before its jail begins.
