@@ -426,6 +426,48 @@ func TestAServerThatGreets(t *testing.T) {
 	}
 }
 
+// What was tried in vain reaches the server later, by libslirp, and counts there as
+// somebody who does not log in. The server must let us in all the same.
+func TestTriesAreTooFewToBeRefused(t *testing.T) {
+	const (
+		penalty  = time.Second      // of sshd(8) for one that does not log in
+		enforced = 15 * time.Second // that have added up
+		step     = 100 * time.Millisecond
+	)
+	for up := time.Duration(0); up < 2*time.Minute; up += time.Second {
+		for _, later := range []time.Duration{-time.Minute, -4 * time.Second, -time.Second, 0, 2 * time.Second, 20 * time.Second} {
+			start := time.Unix(1, 0)
+			prompt := start.Add(max(0, up+later))
+			var tries pace
+			var tried, arrived []time.Duration
+			for now := time.Duration(0); now < up+2*step || len(tried) == 0; now += step {
+				var prompted time.Time
+				if at := start.Add(now); !at.Before(prompt) {
+					prompted = prompt
+				}
+				if tries.due(start.Add(now), prompted) {
+					tried = append(tried, now)
+				}
+			}
+			for _, at := range tried {
+				for _, again := range []time.Duration{0, 6 * time.Second, 18 * time.Second, 42 * time.Second} {
+					if at+again >= up {
+						arrived = append(arrived, at+again)
+						break
+					}
+				}
+			}
+			slices.Sort(arrived)
+			var until time.Duration
+			for _, at := range arrived {
+				if until = max(until, at) + penalty; until-at >= enforced {
+					t.Fatalf("up after %s, prompt after %s: refused %s later, with %d tries on their way", up, prompt.Sub(start), at-up, len(arrived))
+				}
+			}
+		}
+	}
+}
+
 var testSeed = told{
 	name: "web", login: "ssh-ed25519 AAAA vmctl web\n", share: true,
 	host: keyPair{"-----BEGIN OPENSSH PRIVATE KEY-----\nb3Blbg==\n-----END OPENSSH PRIVATE KEY-----\n", "ssh-ed25519 BBBB web\n"},

@@ -77,34 +77,45 @@ func (e expectation) judge(s sighting) (how string, err error) {
 // Wait waits until the machine of that run is up, and says how it shows that. A guest
 // that does not come up is a failure of kind Boot, with the console's last lines.
 func (m Machine) Wait(ctx context.Context, run Run, limit time.Duration) (how string, err error) {
-	waiting, stop := context.WithCancel(ctx)
-	defer stop()
-	return m.await(ctx, run, m.Guest.expect(limit), greetings(waiting, run.SSHPort()))
+	return m.await(ctx, run, m.Guest.expect(limit), run.SSHPort())
 }
 
 // WaitPrompt waits until the machine's console shows a prompt, whatever else shows before.
 func (m Machine) WaitPrompt(ctx context.Context, run Run, limit time.Duration) error {
-	_, err := m.await(ctx, run, Guest{Known: true}.expect(limit), nil)
+	_, err := m.await(ctx, run, Guest{Known: true}.expect(limit), 0)
 	return err
 }
 
 // WaitSSH waits until the machine's ssh server answers, whatever its console shows.
 func (m Machine) WaitSSH(ctx context.Context, run Run, limit time.Duration) error {
-	waiting, stop := context.WithCancel(ctx)
-	defer stop()
-	_, err := m.await(ctx, run, Guest{Known: true, SSH: true}.expect(limit), greetings(waiting, run.SSHPort()))
+	_, err := m.await(ctx, run, Guest{Known: true, SSH: true}.expect(limit), run.SSHPort())
 	return err
 }
 
-func (m Machine) await(ctx context.Context, run Run, expected expectation, greeted <-chan struct{}) (how string, err error) {
+// await waits for what is expected; ssh is tried at that port, 0 for none.
+func (m Machine) await(ctx context.Context, run Run, expected expectation, port int) (how string, err error) {
 	console, err := os.Open(filepath.Join(m.dir, consoleName))
 	if err != nil {
 		return "", err
 	}
 	defer console.Close()
+	trying, stop := context.WithCancel(ctx)
+	defer stop()
+	greeted := make(chan struct{}, 1)
+	var tries pace
 	var seen sighting
 	var prompted time.Time
 	for start := time.Now(); ; {
+		if port != 0 && tries.due(time.Now(), prompted) {
+			go func() {
+				if greets(trying, port) {
+					select {
+					case greeted <- struct{}{}:
+					default:
+					}
+				}
+			}()
+		}
 		select {
 		case <-ctx.Done():
 			return "", ctx.Err()
@@ -145,47 +156,39 @@ func tailOf(file *os.File, begun int64) []byte {
 }
 
 // A guest that has no network yet keeps nobody from connecting, since QEMU takes the
-// connection: each try has its own, so that none waits for a packet to be sent again. All
-// that are open reach the server once it listens, which adds up who does not log in: with
-// 15 of them sshd(8) refuses us for a while (PerSourcePenalties).
+// connection and asks the guest for it after 0, 6, 18 and 42 s, whether or not who
+// connected is still there (libslirp). Each try has its own, so that none waits for that;
+// but all of them reach the server once it listens, which adds up a second for each that
+// does not log in, and with 15 of them refuses us for a while (PerSourcePenalties in
+// sshd_config(5)). So there are few until the console shows that the guest is up.
 const (
-	greetingEvery = 500 * time.Millisecond
-	greetingLimit = 3 * time.Second
+	tryEvery     = 2 * time.Second
+	tryEverySoon = 500 * time.Millisecond
+	soon         = 3 * time.Second // after the prompt
+	tryLimit     = 3 * time.Second
 )
 
-// greetings is closed once a server of ssh greets at the port.
-func greetings(ctx context.Context, port int) <-chan struct{} {
-	greeted, found := make(chan struct{}), make(chan struct{}, 1)
-	go func() {
-		ticker := time.NewTicker(greetingEvery)
-		defer ticker.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-found:
-				close(greeted)
-				return
-			case <-ticker.C:
-			}
-			go func() {
-				if greets(ctx, port) {
-					select {
-					case found <- struct{}{}:
-					default:
-					}
-				}
-			}()
-		}
-	}()
-	return greeted
+// pace is when ssh was tried last.
+type pace struct{ last time.Time }
+
+// due is whether it is to be tried now, in a guest that prompted then (zero: not yet).
+func (p *pace) due(now, prompted time.Time) bool {
+	every := tryEvery
+	if !prompted.IsZero() && now.Sub(prompted) < soon {
+		every = tryEverySoon
+	}
+	if now.Sub(p.last) < every {
+		return false
+	}
+	p.last = now
+	return true
 }
 
 // greeting is how a server of ssh begins (RFC 4253, 4.2).
 const greeting = "SSH-"
 
 func greets(ctx context.Context, port int) bool {
-	ctx, cancel := context.WithTimeout(ctx, greetingLimit)
+	ctx, cancel := context.WithTimeout(ctx, tryLimit)
 	defer cancel()
 	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", net.JoinHostPort(loopback, strconv.Itoa(port)))
 	if err != nil {
