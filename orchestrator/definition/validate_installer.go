@@ -16,7 +16,7 @@ const (
 	leastInstallMemory = 64 * MiB
 )
 
-// validateInstaller looks at an installer by itself, and at the secrets that its command line
+// validateInstaller looks at an installer by itself, and at what is secret and its command line
 // must not have.
 func (ld *loading) validateInstaller(d *Definition, n *yaml.Node, at func(...string) place, unsure bool) {
 	i := d.Source.Installer
@@ -37,10 +37,12 @@ func (ld *loading) validateInstaller(d *Definition, n *yaml.Node, at func(...str
 	if i.Answers != "" {
 		i.Answers = ld.template(value(n, "answers"))
 	}
-	for _, name := range sortedKeys(d.Secrets) {
-		if slices.ContainsFunc(jinjaCode(i.Append), func(code jinjaBlock) bool { return code.names(name) }) {
-			ld.report(here("append"), fmt.Sprintf("%s.append: the command line can be seen by all users of the builder, and %s is a secret", installerKey, name), "put it into the answers")
+	for _, name := range d.secretsIn(i.Append) {
+		what := " is a secret"
+		if _, plain := d.Vars[name]; plain {
+			what = " is encrypted with ansible-vault"
 		}
+		ld.report(here("append"), installerKey+".append: the command line can be seen by all users of the builder, and "+name+what, "put it into the answers")
 	}
 	if strings.ContainsAny(i.Append, "\n\x00") {
 		ld.report(here("append"), installerKey+".append: a command line is one line", "write it as one, with '>-' for several in YAML")
@@ -51,6 +53,55 @@ func (ld *loading) validateInstaller(d *Definition, n *yaml.Node, at func(...str
 	if i.Memory < leastInstallMemory {
 		ld.report(here("memory"), fmt.Sprintf("%s.memory: %s is too little for a kernel", installerKey, i.Memory), "give "+leastInstallMemory.String()+" or more")
 	}
+}
+
+// secretsIn is the names of secrets, and of variables with encrypted values, that a template
+// reads, also by way of other variables.
+func (d *Definition) secretsIn(template string) (found []string) {
+	seen := map[string]bool{}
+	for pending := []string{template}; len(pending) > 0; pending = pending[1:] {
+		code := jinjaCode(pending[0])
+		reads := func(name string) bool {
+			first := !seen[name] && slices.ContainsFunc(code, func(block jinjaBlock) bool { return block.names(name) })
+			seen[name] = seen[name] || first
+			return first
+		}
+		for _, name := range sortedKeys(d.Secrets) {
+			if reads(name) {
+				found = append(found, name)
+			}
+		}
+		for _, name := range sortedKeys(d.Vars) {
+			if !reads(name) {
+				continue
+			}
+			texts, encrypted := textsIn(d.Vars[name])
+			if encrypted {
+				found = append(found, name)
+			}
+			pending = append(pending, texts...)
+		}
+	}
+	return found
+}
+
+// textsIn is the texts of a variable's value, and whether some of it is encrypted.
+func textsIn(value any) (texts []string, encrypted bool) {
+	switch value := value.(type) {
+	case string:
+		return []string{value}, strings.HasPrefix(value, vaultMark)
+	case []any:
+		for _, item := range value {
+			inner, hidden := textsIn(item)
+			texts, encrypted = append(texts, inner...), encrypted || hidden
+		}
+	case map[string]any:
+		for _, key := range sortedKeys(value) {
+			inner, hidden := textsIn(value[key])
+			texts, encrypted = append(texts, inner...), encrypted || hidden || key == vaultKey
+		}
+	}
+	return texts, encrypted
 }
 
 // validateWhichInstaller is of Debian's, or any other.

@@ -17,6 +17,8 @@ const (
 	// vaultKey is the one key of a mapping that stands for such a text, as Ansible's own JSON
 	// has it.
 	vaultKey = "__ansible_vault"
+	// vaultMark begins such a text.
+	vaultMark = "$ANSIBLE_VAULT;"
 )
 
 // encrypted is the mapping that stands for an encrypted text.
