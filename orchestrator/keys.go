@@ -76,6 +76,7 @@ func (p parts) sourceKey(archive []source.Release) store.Key {
 // keyParts digests all inputs of a build. maker is the digest of the code of vmctl.
 func (p Plan) keyParts(ctx context.Context, maker string, with toolset) (all parts, err error) {
 	tools := with.versions
+	p.overlaid = with.tree != ""
 	if err := writable(p.Definition.Vars); err != nil {
 		return parts{}, err
 	}
@@ -252,7 +253,7 @@ func (p Plan) entryPart(ctx context.Context, ansible string, number, entry int) 
 	if err != nil {
 		return entryPart{}, err
 	}
-	layer := &single.Layers[0]
+	layer, origin := &single.Layers[0], originOf(single.Layers[0])
 	read := reading{ctx: ctx, plan: p}
 	var project string
 	alone := false
@@ -279,7 +280,7 @@ func (p Plan) entryPart(ctx context.Context, ansible string, number, entry int) 
 	part := map[string]any{"layer": layer, "project": project, "vars": vars, "hostname": hostnameIn(d, number)}
 	names, facts, named, err := read.surroundings(number, part)
 	if err != nil {
-		return entryPart{}, err
+		return entryPart{}, fail.Wrap(fail.Build, origin, err)
 	}
 	return entryPart{
 		Digest: digestOf(ansible, part), Alone: alone, Facts: facts, Reads: named, Secrets: strings.Join(names, " "), Python: read.python(layer, vars),

@@ -272,6 +272,44 @@ func TestFilesOfTheBuilderThatLookupsName(t *testing.T) {
 	}
 }
 
+func TestFilesThatAPatternNamesCount(t *testing.T) {
+	folder := t.TempDir()
+	p := base.with("commands.d/web.yml", "nginx -t -q", `"echo {{ query('fileglob', '`+folder+`/*.conf') }}"`)
+	before := p.parts(t, "web")
+	if err := os.WriteFile(filepath.Join(folder, "a.conf"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := changed(before, p.parts(t, "web")); got != "layer 1" {
+		t.Errorf("changed is %q", got)
+	}
+}
+
+// A tools tree has other files below /usr than the machine, of which keys are made.
+func TestLookupsOfWhatAToolsTreeHides(t *testing.T) {
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink("/usr/share", link); err != nil {
+		t.Fatal(err)
+	}
+	for text, hidden := range map[string]bool{
+		`{{ lookup('ansible.builtin.file', '/usr/share/x') }}`: true,
+		`{{ query("fileglob", "/usr/share/*.txt") }}`:          true,
+		`{{ lookup('file', '` + link + `/x') }}`:               true,
+		`with_fileglob: /usr/share/*.txt`:                      true,
+		"with_file:\n  - /usr/share/x":                         true,
+		`{{ lookup('file', '/srv/x') }} in /usr/share`:         false,
+		`{{ lookup('file', '/usr/share/' + name) }}`:           true,
+		`with_items: [/usr/share/x]`:                           false,
+	} {
+		for _, overlaid := range []bool{true, false} {
+			r := reading{ctx: t.Context(), plan: Plan{overlaid: overlaid}}
+			r.text.WriteString(text)
+			if _, err := r.outside(); (fail.ExitCode(err) == 2) != (hidden && overlaid) {
+				t.Errorf("%s: overlaid %t: %v", text, overlaid, err)
+			}
+		}
+	}
+}
+
 // Who checks files out decides about their times and, by the umask, their modes.
 func TestWhoBuildsChangesNoKey(t *testing.T) {
 	folder := base.write(t)

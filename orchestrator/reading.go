@@ -16,6 +16,7 @@ import (
 	"strings"
 
 	"github.com/btw-img/btw-img/orchestrator/definition"
+	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/image"
 )
 
@@ -280,17 +281,34 @@ var readsBuild = regexp.MustCompile(`\bbuild\b(?:[^-]|$)`)
 
 func (r *reading) build() bool { return r.opaque || readsBuild.MatchString(r.text.String()) }
 
-// outsideFile is a lookup of a file of the builder.
-var outsideFile = regexp.MustCompile(`\b(?:lookup|query|q)\s*\(\s*["'][a-z_.]+["']\s*,\s*["'](/[^"'{}]+)["']`)
+// outsideFiles is lookups of files of the builder, also as loops.
+var outsideFiles = []*regexp.Regexp{
+	regexp.MustCompile(`\b(?:lookup|query|q)\s*\(\s*["'][a-z_.]+["']\s*,\s*["'](/[^"'{}]+)["']`),
+	regexp.MustCompile(`\bwith_(?:file|fileglob|filetree|first_found)["']?\s*:\s*[\[-]?\s*["']?(/[^"'{}\n,\]]+)`),
+}
 
-// outside is the digests of the builder's files that lookups name.
+// outside is the digests of the builder's files that lookups name, by themselves or by a pattern.
 func (r *reading) outside() (digests []string, err error) {
-	for _, use := range outsideFile.FindAllStringSubmatch(r.text.String(), -1) {
-		var in folderDigest
-		if err := in.add(r.ctx, use[1]); err != nil {
-			return nil, err
+	var uses [][]string
+	for _, kind := range outsideFiles {
+		uses = append(uses, kind.FindAllStringSubmatch(r.text.String(), -1)...)
+	}
+	for _, use := range uses {
+		named := strings.TrimSpace(use[1])
+		if r.plan.overlaid && hiddenByTools(named) {
+			return nil, fail.New(fail.Usage, "--tools", "copy it beside the definition, or use this machine's own programs: --tools host", "a lookup names %s, and the tools tree lies over that", named)
 		}
-		digests = append(digests, use[1], digestOf(in.lines))
+		paths, err := filepath.Glob(named)
+		if err != nil || len(paths) == 0 {
+			paths = []string{named}
+		}
+		for _, path := range paths {
+			var in folderDigest
+			if err := in.add(r.ctx, path); err != nil {
+				return nil, err
+			}
+			digests = append(digests, path, digestOf(in.lines))
+		}
 	}
 	return digests, nil
 }

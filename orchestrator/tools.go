@@ -110,14 +110,24 @@ func (b Builder) checkHidden(plan Plan, work string) error {
 		if err != nil {
 			return err
 		}
-		if real, err := filepath.EvalSymlinks(path); err == nil {
-			path = real
-		}
-		if host.HiddenByTools(path) {
+		if hiddenByTools(path) {
 			return fail.New(fail.Usage, "--tools", "move it, or use this machine's own programs: --tools host", "the tools tree lies over %s", path)
 		}
 	}
 	return nil
+}
+
+// hiddenByTools says whether a tools tree lies over what an absolute path leads to, which need
+// not be there.
+func hiddenByTools(path string) bool {
+	path = filepath.Clean(path)
+	for there, rest := path, ""; there != "/"; there, rest = filepath.Dir(there), filepath.Join(filepath.Base(there), rest) {
+		if real, err := filepath.EvalSymlinks(there); err == nil {
+			path = filepath.Join(real, rest)
+			break
+		}
+	}
+	return host.HiddenByTools(path)
 }
 
 // toolsTree is the tree of the tools, and whether it was in the store. It is in use until it is
