@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// TestEntriesInAGuest builds an image whose database is filled in a running server. The image
-// asks it itself: a unit that fails is told by the boot test.
+// TestEntriesInAGuest builds an image whose databases are filled in running servers. The image
+// asks them itself: a unit that fails is told by the boot test.
 func TestEntriesInAGuest(t *testing.T) {
 	t.Parallel()
 	folder := t.TempDir()
@@ -80,11 +80,16 @@ func TestEntriesInAGuest(t *testing.T) {
 		}
 	})
 
-	t.Run("the role has nothing to change", func(t *testing.T) {
-		write(t, filepath.Join(folder, "install.d/again.yml"), "extends: shop\ninstall:\n  - roles: [database]\n")
+	t.Run("the roles have nothing to change", func(t *testing.T) {
+		write(t, filepath.Join(folder, "install.d/again.yml"), "extends: shop\ninstall:\n  - roles: [database, catalogue]\n")
 		r := good(t, folder, "build", "again", "--format", "raw", "--no-test", "--on", "boot", "--set", "firmware=[bios]")
-		if strings.Contains(r.stderr, "changed  install.d/again.yml") || !strings.Contains(r.stderr, "ok       install.d/again.yml:3 database : Role") {
-			t.Errorf("the role has changed something:\n%s", r.stderr)
+		for _, task := range []string{"database : Role", "catalogue : Catalogue", "catalogue : User"} {
+			if !strings.Contains(r.stderr, "ok       install.d/again.yml:3 "+task) {
+				t.Errorf("%s was not asked for", task)
+			}
+		}
+		if strings.Contains(r.stderr, "changed  install.d/again.yml") {
+			t.Errorf("a role has changed something:\n%s", r.stderr)
 		}
 	})
 }
