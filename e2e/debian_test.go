@@ -31,7 +31,8 @@ func TestDebianBootsOnEveryFirmware(t *testing.T) {
 
 func TestDebiansFolderIsComplete(t *testing.T) {
 	b := debian(t)
-	for _, name := range []string{"debian-13-amd64.qcow2", "debian-13-amd64.raw", "debian-13-amd64.vmdk", "build.json", "packages.json", "report.html", "SHA256SUMS", "build.log", "boot-bios.log", "boot-uefi.log", "boot-secureboot.log"} {
+	for _, name := range []string{"debian-13-amd64.qcow2", "debian-13-amd64.raw", "debian-13-amd64.vmdk", "build.json", "packages.json", "report.html", "SHA256SUMS", "build.log", "boot-bios.log", "boot-uefi.log", "boot-secureboot.log",
+		"boot-bios-loader.png", "boot-bios-screen.png", "boot-uefi-loader.png", "boot-uefi-screen.png", "boot-secureboot-loader.png", "boot-secureboot-screen.png"} {
 		if info, err := os.Stat(filepath.Join(b.folder, name)); err != nil || info.Size() == 0 {
 			t.Errorf("%s: %v", name, err)
 		}

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/btw-img/btw-img/orchestrator/boottest"
 	"github.com/btw-img/btw-img/orchestrator/debian"
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/files"
@@ -79,6 +80,9 @@ func writeReport(space *workspace, plan Plan, m Manifest, facts DiskFacts) error
 		if boot.Console, boot.Cut, err = endOf(filepath.Join(space.out, "boot-"+boot.Firmware+".log"), longestConsole); err != nil {
 			return err
 		}
+		if boot.Screens, err = screensOf(space.out, boot.Firmware); err != nil {
+			return err
+		}
 	}
 	var before *report.Build
 	if built, err := ReadBuilt(space.final); err == nil {
@@ -91,6 +95,24 @@ func writeReport(space *workspace, plan Plan, m Manifest, facts DiskFacts) error
 	}
 	return os.WriteFile(filepath.Join(space.out, ReportName), page, 0o644)
 }
+
+// screensOf is the screens that a boot left in a folder.
+func screensOf(folder, firmware string) (all []report.Screen, err error) {
+	for _, moment := range boottest.Moments {
+		content, err := os.ReadFile(filepath.Join(folder, boottest.ScreenName(firmware, moment)))
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil:
+			return nil, err
+		default:
+			all = append(all, report.Screen{Moment: toldMoments[moment], PNG: content})
+		}
+	}
+	return all, nil
+}
+
+// toldMoments is the moments of a boot for people.
+var toldMoments = map[string]string{boottest.LoaderScreen: "the boot loader", boottest.LastScreen: "when it was judged"}
 
 const longestConsole = 128 << 10 // bytes
 

@@ -59,7 +59,7 @@ itself; for an older one the login prompt on the serial console counts.
 	flags.StringVar(&o.memory, "memory", "1G", "memory of the guest")
 	flags.IntVar(&o.cpus, "cpus", 2, "processors of the guest under KVM; emulation has one")
 	flags.DurationVar(&o.timeout, "timeout", 10*time.Minute, "how long the guest may take")
-	flags.StringVar(&o.logs, "logs", "", "folder that gets the consoles as boot-FIRMWARE.log (default: a temporary one)")
+	flags.StringVar(&o.logs, "logs", "", "folder that gets the consoles as boot-FIRMWARE.log, and what the screens showed (default: a temporary one)")
 	return cmd
 }
 

@@ -26,6 +26,7 @@ type QEMU struct {
 	Package string // Debian's
 	Machine string
 	CPU     string // that TCG emulates
+	Screen  string // device that shows what the boot loader and a console on the screen say
 	Log     string // device at which the firmware says what it does
 }
 
@@ -59,7 +60,7 @@ var table = []Architecture{{
 		Binary: "qemu-system-x86_64", Package: "qemu-system-x86", Machine: "q35",
 		// Five-level page tables and string instructions that the guest believes to
 		// be fast only slow TCG down.
-		CPU: "max,la57=off,erms=off,fsrm=off", Log: "isa-debugcon,iobase=0x402",
+		CPU: "max,la57=off,erms=off,fsrm=off", Screen: "VGA", Log: "isa-debugcon,iobase=0x402",
 	},
 	GRUB: GRUB{
 		BIOS: "i386-pc", EFI: "x86_64-efi", EFISuffix: "x64",

@@ -41,7 +41,7 @@ func (o Options) limits(accel string) limits {
 
 // boot boots the guest once and judges it. A guest that fails is a *fail.Error of kind
 // Boot with the console's last lines; the result is valid then too.
-func boot(ctx context.Context, h host.Host, confinement vm.Confinement, setup vm.Setup, l limits) (Result, error) {
+func boot(ctx context.Context, h host.Host, confinement vm.Confinement, setup vm.Setup, l limits, screens Screens) (Result, error) {
 	result := Result{Firmware: setup.Firmware, Accel: setup.Accel}
 	guest, err := confinement.Prepare(ctx, h, setup)
 	if err != nil {
@@ -49,7 +49,7 @@ func boot(ctx context.Context, h host.Host, confinement vm.Confinement, setup vm
 	}
 	defer guest.Close()
 	start := time.Now()
-	outcome, err := watch(ctx, guest, setup, l)
+	outcome, err := watch(ctx, guest, setup, l, screens)
 	result.Seconds = time.Since(start).Seconds()
 	if err != nil {
 		return result, err
@@ -64,8 +64,9 @@ func boot(ctx context.Context, h host.Host, confinement vm.Confinement, setup vm
 	return result, nil
 }
 
-// watch runs the guest until its boot is judged.
-func watch(ctx context.Context, guest *vm.Guest, setup vm.Setup, l limits) (verdict, error) {
+// watch runs the guest until its boot is judged, and keeps what its screen shows while the
+// boot loader works and at the end.
+func watch(ctx context.Context, guest *vm.Guest, setup vm.Setup, l limits, screens Screens) (verdict, error) {
 	if err := guest.Start(ctx); err != nil {
 		return verdict{}, err
 	}
@@ -101,7 +102,11 @@ func watch(ctx context.Context, guest *vm.Guest, setup vm.Setup, l limits) (verd
 		}
 		o.broken = guest.Broken()
 		o.silent, o.elapsed, o.resets = time.Since(changed), time.Since(start), guest.Resets()
+		if screens[LoaderScreen] == nil && !o.booted && loading.MatchString(o.console) {
+			screens.take(ctx, guest, LoaderScreen)
+		}
 		if v := judge(o, l); v.done {
+			screens.take(ctx, guest, LastScreen)
 			return v, nil
 		}
 	}

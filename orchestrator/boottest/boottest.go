@@ -30,7 +30,7 @@ type Options struct {
 	// Systemd is the version in the image, 0 where that is not known. From
 	// SystemdForReport on the boot counts only with a report.
 	Systemd int
-	Logs    string // folder that gets boot-FIRMWARE.log
+	Logs    string // folder that gets boot-FIRMWARE.log, and Screens by ScreenName
 	Scratch string // folder for what the guests write; "" for host.LargeTemp
 	Proofs  Proofs // of the image's disk; nil for none
 	Budget  Budget // nil for no limit
@@ -39,11 +39,17 @@ type Options struct {
 
 // Proofs remembers how a disk came up.
 type Proofs interface {
-	// Find is how the disk came up on such a machine, and its console; nil where that is
+	// Find is how the disk came up on such a machine, and what that left; nil where it is
 	// not known.
-	Find(ctx context.Context, m vm.Machine) (*Result, []byte)
+	Find(ctx context.Context, m vm.Machine) (*Result, Traces)
 	// Keep remembers that the disk came up on a machine.
-	Keep(ctx context.Context, m vm.Machine, r Result, console []byte) error
+	Keep(ctx context.Context, m vm.Machine, r Result, left Traces) error
+}
+
+// Traces is what a boot leaves beside its result.
+type Traces struct {
+	Console []byte
+	Screens Screens
 }
 
 // Budget admits guests to this machine.
@@ -152,10 +158,14 @@ func bootOn(ctx context.Context, h host.Host, o Options, confinement vm.Confinem
 		if err != nil {
 			return Result{Firmware: firmware}, err
 		}
-		result, err := boot(ctx, h, confinement, setup, o.limits(setup.Accel))
+		screens := Screens{}
+		result, err := boot(ctx, h, confinement, setup, o.limits(setup.Accel), screens)
 		release()
+		if problem := screens.write(setup.Console, firmware); problem != nil && err == nil {
+			return result, problem
+		}
 		if err == nil {
-			o.prove(ctx, setup, result)
+			o.prove(ctx, setup, result, screens)
 		}
 		next, again := accel.After(err)
 		if !again {

@@ -10,16 +10,16 @@ import (
 )
 
 // proved is how the disk has come up on such a machine before, where that is proof enough
-// for this test. Its console is put where this boot's would be.
+// for this test. Its traces are put where this boot's would be.
 func (o Options) proved(ctx context.Context, setup vm.Setup) (Result, bool, error) {
 	if o.Proofs == nil {
 		return Result{}, false, nil
 	}
-	result, console := o.Proofs.Find(ctx, setup.Machine())
+	result, traces := o.Proofs.Find(ctx, setup.Machine())
 	if result == nil || !o.accepts(*result) {
 		return Result{}, false, nil
 	}
-	return *result, true, writeNew(setup.Console, console)
+	return *result, true, errors.Join(writeNew(setup.Console, traces.Console), traces.Screens.write(setup.Console, setup.Firmware))
 }
 
 // accepts says whether an earlier boot would pass this test, which may be stricter.
@@ -28,13 +28,13 @@ func (o Options) accepts(r Result) bool {
 }
 
 // prove remembers a boot that has passed. One that is not remembered costs time alone.
-func (o Options) prove(ctx context.Context, setup vm.Setup, r Result) {
+func (o Options) prove(ctx context.Context, setup vm.Setup, r Result, screens Screens) {
 	if o.Proofs == nil {
 		return
 	}
 	console, err := os.ReadFile(setup.Console)
 	if err == nil {
-		err = o.Proofs.Keep(ctx, setup.Machine(), r, console)
+		err = o.Proofs.Keep(ctx, setup.Machine(), r, Traces{console, screens})
 	}
 	if err != nil && ctx.Err() == nil {
 		o.Task("note", r.Firmware+": the next build boots it again: "+err.Error())

@@ -16,12 +16,12 @@ type known struct {
 	kept   []string
 }
 
-func (k *known) Find(context.Context, vm.Machine) (*Result, []byte) {
-	return k.result, []byte("earlier")
+func (k *known) Find(context.Context, vm.Machine) (*Result, Traces) {
+	return k.result, Traces{[]byte("earlier"), Screens{LastScreen: []byte("a picture")}}
 }
 
-func (k *known) Keep(_ context.Context, _ vm.Machine, _ Result, console []byte) error {
-	k.kept = append(k.kept, string(console))
+func (k *known) Keep(_ context.Context, _ vm.Machine, _ Result, left Traces) error {
+	k.kept = append(k.kept, string(left.Console))
 	return nil
 }
 
@@ -46,7 +46,7 @@ func TestAnEarlierBootCountsWhereItWouldPass(t *testing.T) {
 				t.Fatal(err)
 			}
 			o := Options{Timeout: time.Minute, Systemd: tc.systemd, Proofs: &known{result: tc.result}}
-			_, counts, err := o.proved(t.Context(), vm.Setup{Console: console})
+			_, counts, err := o.proved(t.Context(), vm.Setup{Console: console, Firmware: "bios"})
 			if counts != tc.counts || err != nil {
 				t.Errorf("it counts: %t, %v", counts, err)
 			}
@@ -55,6 +55,9 @@ func TestAnEarlierBootCountsWhereItWouldPass(t *testing.T) {
 			}
 			if content, _ := os.ReadFile(console); counts && string(content) != "earlier" {
 				t.Errorf("the console is %q", content)
+			}
+			if content, _ := os.ReadFile(filepath.Join(dir, "boot-bios-screen.png")); counts && string(content) != "a picture" {
+				t.Errorf("the screen is %q", content)
 			}
 		})
 	}

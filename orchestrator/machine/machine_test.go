@@ -254,7 +254,7 @@ import socket, time
 s = socket.socket(fileno=3)
 c, _ = s.accept()
 c.sendall(b"{\"QMP\": {}}")
-for answer in (b"{\"return\": {}}", b"{\"return\": \"TCP[HOST_FORWARD]  9 127.0.0.1 4022 10.0.2.15 22 0 0\\\\r\\\\n\"}"):
+for answer in (b"{\"id\": 1, \"return\": {}}", b"{\"id\": 2, \"return\": \"TCP[HOST_FORWARD]  9 127.0.0.1 4022 10.0.2.15 22 0 0\\\\r\\\\n\"}"):
     c.recv(4096)
     c.sendall(answer)
 time.sleep(60)'`

@@ -40,10 +40,11 @@ const FolderName = "proofs"
 
 // record is a proof as it is kept: one file, so that it is there whole or not at all.
 type record struct {
-	Subject Subject         `json:"subject"`
-	Booted  time.Time       `json:"booted"`
-	Result  boottest.Result `json:"result"`
-	Console []byte          `json:"console"`
+	Subject Subject          `json:"subject"`
+	Booted  time.Time        `json:"booted"`
+	Result  boottest.Result  `json:"result"`
+	Console []byte           `json:"console"`
+	Screens boottest.Screens `json:"screens,omitempty"`
 }
 
 // Proofs is a folder of proofs, one file for each. Its methods may be called at the same
@@ -71,32 +72,32 @@ func (p Proofs) Of(h host.Host, digest string, again bool) boottest.Proofs {
 }
 
 // Find implements boottest.Proofs. What cannot be read is not known.
-func (d disk) Find(ctx context.Context, m vm.Machine) (*boottest.Result, []byte) {
+func (d disk) Find(ctx context.Context, m vm.Machine) (*boottest.Result, boottest.Traces) {
 	subject, err := d.subject(ctx, m)
 	if err != nil {
-		return nil, nil
+		return nil, boottest.Traces{}
 	}
 	if d.again {
 		os.Remove(filepath.Join(d.folder, subject.name())) // it may not come up this time
-		return nil, nil
+		return nil, boottest.Traces{}
 	}
 	found, err := d.read(subject.name())
 	if err != nil || !reflect.DeepEqual(found.Subject, subject) || found.Result.Firmware != m.Firmware {
-		return nil, nil
+		return nil, boottest.Traces{}
 	}
 	now := time.Now()
 	_ = os.Chtimes(filepath.Join(d.folder, subject.name()), now, now) // it is used: Collect goes by that
 	found.Result.Earlier = &boottest.Earlier{Booted: found.Booted, QEMU: subject.QEMU, Files: subject.Files}
-	return &found.Result, found.Console
+	return &found.Result, boottest.Traces{Console: found.Console, Screens: found.Screens}
 }
 
 // Keep implements boottest.Proofs.
-func (d disk) Keep(ctx context.Context, m vm.Machine, r boottest.Result, console []byte) error {
+func (d disk) Keep(ctx context.Context, m vm.Machine, r boottest.Result, left boottest.Traces) error {
 	subject, err := d.subject(ctx, m)
 	if err != nil {
 		return err
 	}
-	content, err := json.Marshal(record{subject, time.Now().UTC().Truncate(time.Second), r, console})
+	content, err := json.Marshal(record{subject, time.Now().UTC().Truncate(time.Second), r, left.Console, left.Screens})
 	if err != nil {
 		return err
 	}

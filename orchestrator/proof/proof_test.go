@@ -53,7 +53,7 @@ var (
 // keep remembers that disk-1 came up on the machine.
 func (r *machineroom) keep(t *testing.T) {
 	t.Helper()
-	if err := r.proofs.Of(r.host, "disk-1", false).Keep(t.Context(), machine, passed, []byte("login: \xff")); err != nil {
+	if err := r.proofs.Of(r.host, "disk-1", false).Keep(t.Context(), machine, passed, boottest.Traces{Console: []byte("login: \xff"), Screens: boottest.Screens{"screen": {0x89, 'P'}}}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -61,9 +61,9 @@ func (r *machineroom) keep(t *testing.T) {
 func TestADiskIsKnownOnTheSameMachine(t *testing.T) {
 	r := newMachineroom(t)
 	r.keep(t)
-	found, console := r.proofs.Of(r.host, "disk-1", false).Find(t.Context(), machine)
-	if found == nil || string(console) != "login: \xff" || found.Report.Systemd != 257 || found.Seconds != 30 {
-		t.Fatalf("found %+v with the console %q", found, console)
+	found, left := r.proofs.Of(r.host, "disk-1", false).Find(t.Context(), machine)
+	if found == nil || string(left.Console) != "login: \xff" || string(left.Screens["screen"]) != "\x89P" || found.Report.Systemd != 257 || found.Seconds != 30 {
+		t.Fatalf("found %+v with %q", found, left)
 	}
 	earlier := found.Earlier
 	if earlier == nil || earlier.QEMU != "QEMU emulator version 7.2.22" || time.Since(earlier.Booted) > time.Minute || len(earlier.Files) != 2 {

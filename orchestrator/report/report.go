@@ -6,6 +6,7 @@ package report
 import (
 	"bytes"
 	_ "embed" // of the page
+	"encoding/base64"
 	"fmt"
 	"html/template"
 	"regexp"
@@ -90,6 +91,13 @@ type Boot struct {
 	Guest                           *Guest    // nil where it said nothing of itself
 	Console                         string
 	Cut                             bool // the console's begin is left out
+	Screens                         []Screen
+}
+
+// Screen is what a guest's screen showed.
+type Screen struct {
+	Moment string
+	PNG    []byte
 }
 
 // Guest is what a guest said of itself.
@@ -133,7 +141,7 @@ var source string
 
 var page = template.Must(template.New("report").Funcs(template.FuncMap{
 	"line": text.Line, "console": console, "bytes": size, "more": more, "seconds": seconds, "later": later, "count": count,
-	"kinds": kindsOf,
+	"kinds": kindsOf, "picture": picture,
 	"day":   func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 MST") },
 	"units": func(names []string) string { return text.Line(strings.Join(names, " ")) },
 }).Parse(source))
@@ -218,6 +226,11 @@ func (k kinds) String() string {
 		}
 	}
 	return strings.Join(parts, ", ")
+}
+
+// picture is a picture as an address of its own.
+func picture(png []byte) template.URL {
+	return template.URL("data:image/png;base64," + base64.StdEncoding.EncodeToString(png))
 }
 
 // size is a number of bytes for people.

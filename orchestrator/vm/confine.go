@@ -144,7 +144,7 @@ var quietEnv = []string{"LC_ALL=C.UTF-8"}
 
 // process is a QEMU that runs.
 type process struct {
-	monitor net.Conn
+	monitor *net.UnixConn
 	ended   <-chan error // how; closed then
 	said    *complaints
 }

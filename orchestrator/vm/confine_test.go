@@ -3,7 +3,6 @@ package vm
 import (
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -120,12 +119,8 @@ func TestWhatQEMUSaysOfAnImage(t *testing.T) {
 		"empty":            {`{"node-name": "image", "file": "/dev/fdset/4", "image": {"virtual-size": 0}}, ` + file, "not describe it as one disk"},
 		"nothing":          {``, "not describe it as one disk"},
 	} {
-		ours, theirs := net.Pipe()
-		go func() {
-			_, _ = theirs.Read(make([]byte, 4096))
-			_, _ = theirs.Write([]byte(`{"QMP": {}} {"return": {}} {"event": "RESUME"} {"return": [` + tc.nodes + `], "id": "nodes"}`))
-		}()
-		nodes, err := askForNodes(ours)
+		m := fakeMonitor(t, `{"event": "RESUME"} {"return": [`+tc.nodes+`]}`)
+		nodes, err := nodesOf(t.Context(), m)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -136,7 +131,6 @@ func TestWhatQEMUSaysOfAnImage(t *testing.T) {
 		if tc.problem != "" && (fail.ExitCode(err) != 2 || !strings.Contains(err.Error(), tc.problem)) {
 			t.Errorf("%s: %v, want %s", name, err, tc.problem)
 		}
-		ours.Close()
 	}
 }
 

@@ -2,10 +2,8 @@ package vm
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 
@@ -31,7 +29,7 @@ func (c Confinement) Describe(ctx context.Context, image *os.File, format string
 	}
 	defer qemu.monitor.Close()
 	defer context.AfterFunc(limited, func() { qemu.monitor.Close() })()
-	nodes, asking := askForNodes(qemu.monitor)
+	nodes, asking := askForNodes(limited, qemu.monitor)
 	if asking == nil {
 		cancel()
 	}
@@ -72,33 +70,18 @@ type blockNode struct {
 	} `json:"image"`
 }
 
-const mostOfAnswer = 4 << 20 // bytes; an image may have many parts
-
 // askForNodes asks QEMU's monitor for all that is open, in its chain of whatever depth.
-func askForNodes(monitor net.Conn) ([]blockNode, error) {
-	if _, err := io.WriteString(monitor, `{"execute":"qmp_capabilities"}{"execute":"query-named-block-nodes","id":"nodes"}`+"\n"); err != nil {
+func askForNodes(ctx context.Context, conn *net.UnixConn) (nodes []blockNode, err error) {
+	m := converse(conn, func(message) {})
+	if err := m.Execute(ctx, greet, nil, nil); err != nil {
 		return nil, err
 	}
-	answers := json.NewDecoder(io.LimitReader(monitor, mostOfAnswer))
-	for {
-		var answer struct {
-			ID     string          `json:"id"`
-			Return json.RawMessage `json:"return"`
-			Error  *struct {
-				Text string `json:"desc"`
-			} `json:"error"`
-		}
-		if err := answers.Decode(&answer); err != nil {
-			return nil, err
-		}
-		if answer.Error != nil {
-			return nil, errors.New(answer.Error.Text)
-		}
-		if answer.ID == "nodes" {
-			var nodes []blockNode
-			return nodes, json.Unmarshal(answer.Return, &nodes)
-		}
-	}
+	return nodesOf(ctx, m)
+}
+
+func nodesOf(ctx context.Context, m *Monitor) (nodes []blockNode, err error) {
+	err = m.Execute(ctx, "query-named-block-nodes", nil, &nodes)
+	return nodes, err
 }
 
 // judgeNodes is the size of the disk where the nodes are the image and the one file that

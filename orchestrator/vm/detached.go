@@ -14,7 +14,7 @@ import (
 )
 
 // Detached is what a machine has that outlives vmctl: sockets that listen, a network with
-// ports of the host's, a screen, and what tells the guest who may log in.
+// ports of the host's, and what tells the guest who may log in.
 type Detached struct {
 	Monitor    int    // descriptor of a socket that listens
 	Terminal   int    // the same, for the first serial port
@@ -50,7 +50,6 @@ func (d Detached) args() []string {
 		"-chardev", fmt.Sprintf("socket,id=console,fd=%d,server=on,wait=off,logfile=%s,logappend=on", d.Terminal, escape(d.ConsoleLog)),
 		"-serial", "chardev:console",
 		"-chardev", fmt.Sprintf("socket,id=monitor,fd=%d,server=on,wait=off", d.Monitor), "-mon", "chardev=monitor,mode=control",
-		"-device", "VGA",
 	)
 	if d.Share != "" {
 		args = append(args, "-fsdev", "local,id=share,security_model=none,path="+escape(d.Share), "-device", "virtio-9p-pci,fsdev=share,mount_tag="+ShareTag)

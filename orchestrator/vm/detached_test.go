@@ -1,10 +1,14 @@
 package vm
 
 import (
+	"bytes"
+	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -45,6 +49,11 @@ func TestForwardsAreReadFromQEMUsTable(t *testing.T) {
 	}
 }
 
+// numbered has the answers tell the question that they are of.
+func numbered(answers string, question int) string {
+	return regexp.MustCompile(`\{"(return|error)"`).ReplaceAllString(answers, fmt.Sprintf(`{"id": %d, "$1"`, question))
+}
+
 // fakeMonitor answers each line that it is sent with the next answers, in a folder whose
 // name is longer than an address may be.
 func fakeMonitor(t *testing.T, answers ...string) *Monitor {
@@ -74,11 +83,11 @@ func fakeMonitor(t *testing.T, answers ...string) *Monitor {
 		}
 		defer conn.Close()
 		buffer := make([]byte, 4096)
-		for _, answer := range append([]string{`{"QMP": {}}{"return": {}}`}, answers...) {
+		for i, answer := range append([]string{`{"QMP": {}}{"return": {}}`}, answers...) {
 			if n, err := conn.Read(buffer); err != nil || !strings.HasSuffix(string(buffer[:n]), "}\n") {
 				return
 			}
-			if _, err := conn.Write([]byte(answer)); err != nil {
+			if _, err := conn.Write([]byte(numbered(answer, i+1))); err != nil {
 				return
 			}
 		}
@@ -107,6 +116,38 @@ func TestAMonitorAnswersPastEvents(t *testing.T) {
 	}
 	if err := m.Execute(t.Context(), "quit", nil, nil); !Ending(err) {
 		t.Errorf("QEMU has ended: %v", err)
+	}
+}
+
+func TestAQuestionThatWasGivenUpIsForgotten(t *testing.T) {
+	m := fakeMonitor(t, ` `, `{"id": 2, "return": "late"}{"return": "right"}`)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if err := m.Execute(ctx, "screendump", nil, nil); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("%v", err)
+	}
+	var answer string
+	if err := m.Execute(t.Context(), "query-status", nil, &answer); err != nil || answer != "right" {
+		t.Errorf("%q, %v", answer, err)
+	}
+}
+
+func TestAMonitorThatNeverEnds(t *testing.T) {
+	ours, theirs, err := socketPair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer theirs.Close()
+	m := converse(ours, func(message) {})
+	defer m.Close()
+	go func() {
+		_, err := theirs.WriteString(`{"return": "`)
+		for endless := bytes.Repeat([]byte("x"), 1<<20); err == nil; {
+			_, err = theirs.Write(endless)
+		}
+	}()
+	if err := m.Execute(t.Context(), greet, nil, nil); err == nil || !strings.Contains(err.Error(), "no end") {
+		t.Errorf("%v", err)
 	}
 }
 

@@ -1,12 +1,12 @@
 package vm
 
 import (
-	"bufio"
+	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"image/png"
 	"io"
 	"io/fs"
 	"net"
@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -62,6 +63,7 @@ type Guest struct {
 	files       []*os.File
 	own         []*os.File // of files, those that are to be closed
 	qemu        process
+	monitor     *Monitor
 	end         context.CancelFunc
 	resets      atomic.Int64
 }
@@ -210,8 +212,40 @@ func (g *Guest) Start(ctx context.Context) error {
 		return err
 	}
 	g.qemu = qemu
-	go countResets(ctx, qemu.monitor, &g.resets)
+	g.monitor = converse(qemu.monitor, func(m message) {
+		if m.Event == "RESET" && m.Data.Guest {
+			g.resets.Add(1)
+		}
+	})
+	context.AfterFunc(ctx, func() { _ = g.monitor.Close() })
+	go func() { _ = g.monitor.Execute(ctx, greet, nil, nil) }() // QEMU answers once it runs
 	return nil
+}
+
+// How a screen is asked for.
+const (
+	screenLimit   = 5 * time.Second
+	largestScreen = 8 << 20 // bytes
+)
+
+// Screen is what the guest's screen shows, as PNG.
+func (g *Guest) Screen(ctx context.Context) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, screenLimit)
+	defer cancel()
+	fd, err := unix.MemfdCreate("screen", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, err
+	}
+	file := os.NewFile(uintptr(fd), "screen")
+	defer file.Close()
+	if err := g.monitor.Screenshot(ctx, file); err != nil {
+		return nil, err
+	}
+	content := Output{file}.First(largestScreen)
+	if _, err := png.DecodeConfig(bytes.NewReader(content)); err != nil {
+		return nil, fmt.Errorf("screen of the guest: %w", err)
+	}
+	return content, nil
 }
 
 // Ended gives how QEMU ended, nil for well, as soon as it has.
@@ -253,7 +287,7 @@ func (g *Guest) Close() {
 const firstExtraFile = 3
 
 // socketPair is a connection for QEMU's monitor: ours, and QEMU's end of it.
-func socketPair() (ours net.Conn, theirs *os.File, err error) {
+func socketPair() (ours *net.UnixConn, theirs *os.File, err error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, nil, fmt.Errorf("socket for the monitor: %w", err)
@@ -261,31 +295,10 @@ func socketPair() (ours net.Conn, theirs *os.File, err error) {
 	own := os.NewFile(uintptr(pair[0]), "monitor")
 	defer own.Close()
 	theirs = os.NewFile(uintptr(pair[1]), "monitor")
-	if ours, err = net.FileConn(own); err != nil {
+	conn, err := net.FileConn(own)
+	if err != nil {
 		theirs.Close()
 		return nil, nil, err
 	}
-	return ours, theirs, nil
-}
-
-// countResets counts the resets that the guest asks for, as QEMU's monitor
-// tells them (QMP, event RESET).
-func countResets(ctx context.Context, monitor net.Conn, resets *atomic.Int64) {
-	defer context.AfterFunc(ctx, func() { monitor.Close() })()
-	defer monitor.Close()
-	if _, err := io.WriteString(monitor, `{"execute":"qmp_capabilities"}`+"\n"); err != nil {
-		return
-	}
-	lines := bufio.NewScanner(monitor)
-	for lines.Scan() {
-		var event struct {
-			Event string `json:"event"`
-			Data  struct {
-				Guest bool `json:"guest"`
-			} `json:"data"`
-		}
-		if json.Unmarshal(lines.Bytes(), &event) == nil && event.Event == "RESET" && event.Data.Guest {
-			resets.Add(1)
-		}
-	}
+	return conn.(*net.UnixConn), theirs, nil
 }

@@ -149,6 +149,8 @@ func (m Machine) Command() host.Command {
 	}
 	if m.Direct != nil {
 		args = append(args, m.Direct.args()...)
+	} else {
+		args = append(args, "-device", qemu.Screen)
 	}
 	args = append(args, m.firmwareArgs(firmware)...)
 	for _, unit := range m.Units {

@@ -15,25 +15,90 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Monitor talks with a QEMU that is detached (QEMU Machine Protocol). It listens to one
-// at a time.
+// Monitor talks with a QEMU (QEMU Machine Protocol), one question at a time.
 type Monitor struct {
 	conn    *net.UnixConn
-	answers *json.Decoder
+	asking  chan struct{} // holds one while somebody asks
+	asked   int          // questions so far: each has its number
+	answers chan message // the last answer; closed once QEMU says no more
+	ending  error        // why, once answers is closed
 }
 
-// OpenMonitor connects to the monitor in the folder, and waits for it until ctx ends.
+// message is what QEMU says: its greeting, an answer or an event.
+type message struct {
+	ID     int             `json:"id"`
+	Return json.RawMessage `json:"return"`
+	Error  *struct {
+		Text string `json:"desc"`
+	} `json:"error"`
+	Event string `json:"event"`
+	Data  struct {
+		Guest bool `json:"guest"` // did it, not who runs it
+	} `json:"data"`
+}
+
+// converse begins a talk. Events are told, one after the other.
+func converse(conn *net.UnixConn, event func(message)) *Monitor {
+	m := &Monitor{conn: conn, asking: make(chan struct{}, 1), answers: make(chan message, 1)}
+	go func() {
+		defer close(m.answers)
+		bounded := &allowance{from: conn}
+		for messages := json.NewDecoder(bounded); ; {
+			bounded.left = longestMessage
+			var said message
+			if m.ending = messages.Decode(&said); m.ending != nil {
+				return
+			}
+			switch {
+			case said.Event != "":
+				event(said)
+			case said.Return != nil || said.Error != nil:
+				select {
+				case <-m.answers: // nobody waits for that one any more
+				default:
+				}
+				m.answers <- said
+			}
+		}
+	}()
+	return m
+}
+
+// OpenMonitor connects to the monitor in the folder, and waits for it until ctx ends. It
+// listens to one at a time.
 func OpenMonitor(ctx context.Context, folder *os.File, name string) (*Monitor, error) {
 	conn, err := Dial(folder, name)
 	if err != nil {
 		return nil, err
 	}
-	m := &Monitor{conn: conn, answers: json.NewDecoder(conn)}
-	if err := m.Execute(ctx, "qmp_capabilities", nil, nil); err != nil {
-		_ = conn.Close()
+	m := converse(conn, func(message) {})
+	if err := m.Execute(ctx, greet, nil, nil); err != nil {
+		_ = m.Close()
 		return nil, err
 	}
 	return m, nil
+}
+
+// greet is what each talk begins with.
+const greet = "qmp_capabilities"
+
+// longestMessage is how many bytes of one are read: what runs a guest may have been taken
+// over by it.
+const longestMessage = 8 << 20
+
+// allowance reads so many bytes more.
+type allowance struct {
+	from io.Reader
+	left int
+}
+
+func (a *allowance) Read(p []byte) (int, error) {
+	if a.left <= 0 {
+		return 0, errors.New("QEMU's monitor says something that has no end")
+	}
+	n, err := a.from.Read(p[:min(len(p), a.left)])
+	a.left -= n
+	return n, err
 }
 
 // Close ends the talk.
@@ -44,14 +109,15 @@ func (m *Monitor) Execute(ctx context.Context, command string, arguments, into a
 	return m.send(ctx, command, arguments, nil, into)
 }
 
-func (m *Monitor) send(ctx context.Context, command string, arguments any, rights []byte, into any) (err error) {
-	defer context.AfterFunc(ctx, func() { _ = m.conn.SetDeadline(time.Unix(1, 0)) })()
-	defer func() {
-		if ctx.Err() != nil && err != nil {
-			err = ctx.Err()
-		}
-	}()
-	request := map[string]any{"execute": command}
+func (m *Monitor) send(ctx context.Context, command string, arguments any, rights []byte, into any) error {
+	select {
+	case m.asking <- struct{}{}:
+		defer func() { <-m.asking }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	m.asked++
+	request := map[string]any{"execute": command, "id": m.asked}
 	if arguments != nil {
 		request["arguments"] = arguments
 	}
@@ -59,28 +125,38 @@ func (m *Monitor) send(ctx context.Context, command string, arguments any, right
 	if err != nil {
 		return err
 	}
-	if _, _, err := m.conn.WriteMsgUnix(append(line, '\n'), rights, nil); err != nil {
+	if err := m.write(ctx, append(line, '\n'), rights); err != nil {
 		return fmt.Errorf("%s: %w", command, err)
 	}
-	for { // past the greeting and events
-		var answer struct {
-			Return json.RawMessage `json:"return"`
-			Error  *struct {
-				Text string `json:"desc"`
-			} `json:"error"`
-		}
-		if err := m.answers.Decode(&answer); err != nil {
-			return fmt.Errorf("%s: %w", command, err)
-		}
-		switch {
-		case answer.Error != nil:
-			return errors.New(answer.Error.Text)
-		case answer.Return != nil && into != nil:
-			return json.Unmarshal(answer.Return, into)
-		case answer.Return != nil:
-			return nil
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case answer, more := <-m.answers:
+			switch {
+			case !more:
+				return fmt.Errorf("%s: %w", command, m.ending)
+			case answer.ID != m.asked: // of a question that was given up
+			case answer.Error != nil:
+				return errors.New(answer.Error.Text)
+			case into != nil:
+				return json.Unmarshal(answer.Return, into)
+			default:
+				return nil
+			}
 		}
 	}
+}
+
+// write writes until ctx ends. A talk that stops within a question is over.
+func (m *Monitor) write(ctx context.Context, line, rights []byte) error {
+	stop := context.AfterFunc(ctx, func() { _ = m.conn.SetWriteDeadline(time.Unix(1, 0)) })
+	_, _, err := m.conn.WriteMsgUnix(line, rights, nil)
+	stop()
+	if err != nil && ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
 }
 
 // Screenshot has QEMU write what the screen shows to a file, as PNG.

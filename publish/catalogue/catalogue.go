@@ -156,7 +156,7 @@ func (c *Catalogue) image(w http.ResponseWriter, r *http.Request) {
 // it: it may have styles, but no scripts, forms, origin, nor anything from elsewhere.
 const (
 	reportName   = "report.html"
-	reportPolicy = "sandbox; default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+	reportPolicy = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
 // file sends an attached file.

@@ -1,0 +1,41 @@
+package boottest
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+
+	"github.com/btw-img/btw-img/orchestrator/vm"
+)
+
+// Moments of a boot whose screen is kept.
+const (
+	LoaderScreen = "loader" // the boot loader is at work
+	LastScreen   = "screen" // the boot is judged
+)
+
+// Screens is what the screen of a guest showed at LoaderScreen and LastScreen, as PNG. There
+// is none of a moment that was over too soon, or whose screen could not be had.
+type Screens map[string][]byte
+
+// Moments is the moments in their order.
+var Moments = []string{LoaderScreen, LastScreen}
+
+// ScreenName is the name of the file with the screen of a moment.
+func ScreenName(firmware, moment string) string { return "boot-" + firmware + "-" + moment + ".png" }
+
+// take keeps what the screen shows now. A boot is not judged by it.
+func (s Screens) take(ctx context.Context, guest *vm.Guest, moment string) {
+	if content, err := guest.Screen(ctx); err == nil {
+		s[moment] = content
+	}
+}
+
+// write puts the screens beside a console.
+func (s Screens) write(console, firmware string) error {
+	var problems []error
+	for moment, content := range s {
+		problems = append(problems, writeNew(filepath.Join(filepath.Dir(console), ScreenName(firmware, moment)), content))
+	}
+	return errors.Join(problems...)
+}
