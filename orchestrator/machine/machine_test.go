@@ -259,6 +259,27 @@ for answer in (b"{\"id\": 1, \"return\": {}}", b"{\"id\": 2, \"return\": \"TCP[H
     c.sendall(answer)
 time.sleep(60)'`
 
+// What a machine has written may be anything once its QEMU was taken over.
+func TestADiskThatNamesAnotherFileIsNotFlattened(t *testing.T) {
+	h := testHost(t, "exit")
+	m := made(t, testFolder(t), "web")
+	header := make([]byte, 112)
+	copy(header, "QFI\xfb\x00\x00\x00\x03")
+	header[79] = 1 << 2 // incompatible feature: the data is in another file
+	for name, content := range map[string]string{"another file": string(header), "another format": "raw"} {
+		if err := os.WriteFile(filepath.Join(m.dir, diskName), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		out := filepath.Join(t.TempDir(), "out")
+		if err := m.Flatten(t.Context(), h, out); fail.ExitCode(err) == 0 {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := os.Stat(out); err == nil {
+			t.Errorf("%s: it was written", name)
+		}
+	}
+}
+
 func TestAMachineThatWasKilledIsStopped(t *testing.T) {
 	h := testHost(t, answering)
 	m := made(t, testFolder(t), "web")

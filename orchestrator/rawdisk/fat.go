@@ -52,7 +52,7 @@ func openFAT(disk io.ReaderAt, size int64, head []byte) (*fat, error) {
 	f.data = f.rootAt + (f.rootSize+bytesPerSector-1)/bytesPerSector*bytesPerSector
 	length := sectors*bytesPerSector - f.data
 	if length < 0 || sectors*bytesPerSector > size || perTable*bytesPerSector > largestFAT {
-		return nil, Damaged("its boot SectorSize makes no sense")
+		return nil, Damaged("its boot sector makes no sense")
 	}
 	f.clusters = uint32(min(length/f.cluster, 0x0ffffff5))
 	switch {
