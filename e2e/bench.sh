@@ -62,6 +62,7 @@ seconds() { # runs the rest, prints its wall time
   end=$(date +%s.%N)
   awk -v a="$start" -v b="$end" 'BEGIN { printf "%.1f", b - a }'
 }
+best() { printf '%s\n' "$@" | sort -g | head -n 1; }
 ratio() { awk -v a="$1" -v b="$2" 'BEGIN { printf "%.2f", a / b }'; }
 
 chmod 755 "$dir"
@@ -225,6 +226,34 @@ one=$(seconds "$vmctl" test "$image" --firmware secureboot --logs one)
 three=$(seconds "$vmctl" test "$image" --logs three)
 echo "boot test: three firmwares $three s, one $one s, ratio $(ratio "$three" "$one")"
 
+# A machine that can be logged in to, against a boot until systemd says that all is up.
+export XDG_STATE_HOME=$dir/state
+bios=$(seconds "$vmctl" test "$image" --firmware bios --logs bios)
+launched=$(seconds "$vmctl" launch "$image" --name bench --firmware bios --timeout 10m)
+"$vmctl" clean bench >>log 2>&1
+echo "launch, until ssh answers: $(above "$launched" "$bios") s above the guest's boot, $bios s"
+
+# All disk formats of an image at the same time; vmctl reads back what it has written.
+declare -A formats=([raw]=raw [vmdk]="vmdk -o subformat=streamOptimized" [vhdx]=vhdx [vdi]=vdi [vhd]="vpc -o subformat=fixed,force_size=on")
+all() { # runs a function for each format, at the same time
+  local format pids=()
+  for format in "${!formats[@]}"; do
+    "$1" "$format" &
+    pids+=($!)
+  done
+  for format in "${pids[@]}"; do wait "$format"; done
+}
+convert() { "$vmctl" convert "$image" "$1" -o "converted-$1"; }
+# shellcheck disable=SC2086
+plainly() { qemu-img convert -f qcow2 -O ${formats[$1]} "$image" "plain.$1"; }
+converted=999999 plain=999999
+for ((i = 0; i < rounds; i++)); do
+  plain=$(best "$plain" "$(seconds all plainly)")
+  converted=$(best "$converted" "$(seconds all convert)")
+  rm -rf plain.* converted-*
+done
+echo "all disk formats of an image: vmctl $converted s, qemu-img $plain s, $(ratio "$plain" "$converted") of its speed"
+
 for verb in list "show webserver" lint; do
   # shellcheck disable=SC2086
   t=$(seconds bash -c "for i in {1..20}; do '$vmctl' $verb; done")
@@ -263,7 +292,6 @@ stop_registry() {
   kill "$registry"
   wait "$registry" 2>/dev/null || true
 }
-best() { printf '%s\n' "$@" | sort -g | head -n 1; }
 us=127.0.0.1:5999/vmctl them=docker://127.0.0.1:5999/skopeo:1
 our_push=999999 their_push=999999 our_pull=999999 their_pull=999999
 for ((i = 0; i < rounds; i++)); do
