@@ -34,7 +34,7 @@ var symptoms = []symptom{
 var (
 	escapes     = regexp.MustCompile(`\x1b(?:\[[0-9;?=]*[A-Za-z]|[()][A-Z0-9]|[=>c78])|[\r\x00]`)
 	loginPrompt = regexp.MustCompile(`(?m)^\S+ login: *$`)
-	loading     = regexp.MustCompile("GNU GRUB|Booting `|Loading Linux")
+	loading     = regexp.MustCompile("executed automatically|Booting `|Loading Linux") // GRUB's menu is drawn, or there is none
 	userspace   = regexp.MustCompile(`(?:Welcome to .*!|systemd\[1\]: |Reached target |Started .*\.)`)
 )
 
