@@ -8,7 +8,8 @@ vmctl=$(realpath "${VMCTL:-./vmctl}")
 here=$(realpath "$(dirname "$0")")
 dir=$(mktemp -d)
 user=vmctl-bench-$$ # an ordinary one
-trap 'userdel "$user" 2>/dev/null; rm -rf "$dir"' EXIT
+export XDG_STATE_HOME=$dir/state
+trap '"$vmctl" clean bench >/dev/null 2>&1; userdel "$user" 2>/dev/null; rm -rf "$dir"' EXIT
 cd "$dir"
 export VMCTL_CACHE=$dir/cache
 
@@ -227,7 +228,6 @@ three=$(seconds "$vmctl" test "$image" --logs three)
 echo "boot test: three firmwares $three s, one $one s, ratio $(ratio "$three" "$one")"
 
 # A machine that can be logged in to, against a boot until systemd says that all is up.
-export XDG_STATE_HOME=$dir/state
 bios=$(seconds "$vmctl" test "$image" --firmware bios --logs bios)
 launched=$(seconds "$vmctl" launch "$image" --name bench --firmware bios --timeout 10m)
 "$vmctl" clean bench >>log 2>&1
@@ -248,8 +248,10 @@ convert() { "$vmctl" convert "$image" "$1" -o "converted-$1"; }
 plainly() { qemu-img convert -f qcow2 -O ${formats[$1]} "$image" "plain.$1"; }
 converted=999999 plain=999999
 for ((i = 0; i < rounds; i++)); do
-  plain=$(best "$plain" "$(seconds all plainly)")
-  converted=$(best "$converted" "$(seconds all convert)")
+  t=$(seconds all plainly)
+  plain=$(best "$plain" "$t")
+  t=$(seconds all convert)
+  converted=$(best "$converted" "$t")
   rm -rf plain.* converted-*
 done
 echo "all disk formats of an image: vmctl $converted s, qemu-img $plain s, $(ratio "$plain" "$converted") of its speed"

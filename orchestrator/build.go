@@ -257,7 +257,7 @@ func (b Builder) boot(ctx context.Context, s *stages, h host.Host, plan Plan, fa
 		return results, err // of the host, say; there may be no console
 	}
 	if err != nil {
-		return results, &fail.Error{Kind: fail.Boot, Err: err, Hint: "the consoles are in " + filepath.Join(space.failed, "boot-FIRMWARE.log")}
+		return results, &fail.Error{Kind: fail.Boot, Err: err, Hint: "the consoles are in " + filepath.Join(space.failed, "boot-FIRMWARE.log") + ", and what the screens showed is beside them"}
 	}
 	sum, _, err := image.Digest(ctx, path)
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/gofrs/flock"
 	"golang.org/x/sys/unix"
 
+	"github.com/btw-img/btw-img/orchestrator/boottest"
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/diskformat"
 	"github.com/btw-img/btw-img/orchestrator/fail"
@@ -142,8 +143,8 @@ func (w *workspace) deliver(ctx context.Context, m Manifest, facts DiskFacts) er
 	return errors.Join(files.Sync(filepath.Dir(w.final)), os.RemoveAll(w.failed))
 }
 
-// close ends the work. The logs of a build that failed are kept in NAME.failed,
-// its images are not.
+// close ends the work. The logs of a build that failed are kept in NAME.failed, and what
+// screens showed; its images are not.
 func (w *workspace) close(failure error) error {
 	var problems []error
 	if failure != nil {
@@ -153,7 +154,7 @@ func (w *workspace) close(failure error) error {
 	return errors.Join(problems...)
 }
 
-// keepLogs makes the output what is kept of it: the logs. It makes nothing new, since the
+// keepLogs makes the output what is kept of it: the logs and screens. It makes nothing new, since the
 // disk may be full.
 func (w *workspace) keepLogs(failure error) error {
 	fmt.Fprintln(w.log, failure)
@@ -162,7 +163,7 @@ func (w *workspace) keepLogs(failure error) error {
 		return err
 	}
 	for _, name := range names {
-		if filepath.Ext(name) == ".log" {
+		if filepath.Ext(name) == ".log" || boottest.IsScreen(name) {
 			continue
 		}
 		if err := os.RemoveAll(filepath.Join(w.out, name)); err != nil {

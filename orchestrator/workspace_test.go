@@ -72,7 +72,7 @@ func TestAFailedBuildKeepsTheGoodOneAndItsOwnLogs(t *testing.T) {
 	folder := t.TempDir()
 	deliver(t, folder, "good")
 	w := open(t, folder)
-	for name, content := range map[string]string{"debian.qcow2": "bad", "boot-bios.log": "panic"} {
+	for name, content := range map[string]string{"debian.qcow2": "bad", "boot-bios.log": "panic", "boot-bios-screen.png": "picture"} {
 		if err := os.WriteFile(filepath.Join(w.out, name), []byte(content), 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -84,7 +84,7 @@ func TestAFailedBuildKeepsTheGoodOneAndItsOwnLogs(t *testing.T) {
 		t.Errorf("image %q", got)
 	}
 	names, err := fileNames(filepath.Join(folder, "debian.failed"))
-	if err != nil || strings.Join(names, " ") != "boot-bios.log build.log" {
+	if err != nil || strings.Join(names, " ") != "boot-bios-screen.png boot-bios.log build.log" {
 		t.Errorf("kept %v, %v", names, err)
 	}
 	deliver(t, folder, "better")

@@ -33,8 +33,8 @@ type QEMU struct {
 // Firmware is how a machine starts.
 type Firmware struct {
 	Name    string
-	Package string // Debian's, with the files that follow; "" where QEMU brings them
-	ROM     string // of the files that QEMU brings, the one that it starts with; "" where that is Code
+	Package string   // Debian's, with the files that follow; "" where QEMU brings them
+	ROMs    []string // of the files that QEMU brings, those that a guest starts with besides Code
 	Code    string
 	Vars    string   // what a guest's variables start as a copy of
 	Machine string   // what QEMU's machine must have besides
@@ -69,7 +69,7 @@ var table = []Architecture{{
 		HybridPackages: []string{"grub-cloud-amd64"}, // Debian's own for images that boot both ways
 	},
 	Firmware: []Firmware{
-		{Name: BIOS, ROM: "bios-256k.bin"},
+		{Name: BIOS, ROMs: []string{"bios-256k.bin", "vgabios-stdvga.bin"}},
 		{Name: UEFI, Package: "ovmf", Code: "/usr/share/OVMF/OVMF_CODE_4M.fd", Vars: "/usr/share/OVMF/OVMF_VARS_4M.fd"},
 		{
 			// The secboot build enforces Secure Boot with the variables of

@@ -51,6 +51,9 @@ func boot(ctx context.Context, h host.Host, confinement vm.Confinement, setup vm
 	start := time.Now()
 	outcome, err := watch(ctx, guest, setup, l, screens)
 	result.Seconds = time.Since(start).Seconds()
+	if outcome.done {
+		result.Seconds = outcome.after.Seconds()
+	}
 	if err != nil {
 		return result, err
 	}
@@ -74,6 +77,7 @@ func watch(ctx context.Context, guest *vm.Guest, setup vm.Setup, l limits, scree
 	o := observation{firmware: setup.Firmware}
 	start, changed, seen := time.Now(), time.Now(), int64(0)
 	var login time.Time
+	loaded := false
 	ticker := time.NewTicker(pollInterval)
 	defer ticker.Stop()
 	for {
@@ -96,16 +100,21 @@ func watch(ctx context.Context, guest *vm.Guest, setup vm.Setup, l limits, scree
 		o.flood = TooMuch(max(seen, guest.Report.Size(), guest.SeaBIOS.Size()))
 		if login.IsZero() && loginPrompt.MatchString(o.console) {
 			login = time.Now()
+			screens.take(ctx, guest, LastScreen) // a guest that has reported switches itself off
 		}
 		if !login.IsZero() {
 			o.login = max(time.Since(login), 1)
 		}
 		o.broken = guest.Broken()
 		o.silent, o.elapsed, o.resets = time.Since(changed), time.Since(start), guest.Resets()
-		if screens[LoaderScreen] == nil && !o.booted && loading.MatchString(o.console) {
-			screens.take(ctx, guest, LoaderScreen)
+		if !loaded && loading.MatchString(o.console) {
+			loaded = true
+			if !o.booted && !kernel.MatchString(o.console) {
+				screens.take(ctx, guest, LoaderScreen)
+			}
 		}
 		if v := judge(o, l); v.done {
+			v.after = o.elapsed
 			screens.take(ctx, guest, LastScreen)
 			return v, nil
 		}

@@ -161,8 +161,8 @@ func bootOn(ctx context.Context, h host.Host, o Options, confinement vm.Confinem
 		screens := Screens{}
 		result, err := boot(ctx, h, confinement, setup, o.limits(setup.Accel), screens)
 		release()
-		if problem := screens.write(setup.Console, firmware); problem != nil && err == nil {
-			return result, problem
+		if problem := screens.write(setup.Console, firmware); problem != nil {
+			o.Task("note", firmware+": "+problem.Error())
 		}
 		if err == nil {
 			o.prove(ctx, setup, result, screens)

@@ -3,7 +3,11 @@ package boottest
 import (
 	"context"
 	"errors"
+	"io/fs"
+	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/btw-img/btw-img/orchestrator/vm"
 )
@@ -24,6 +28,11 @@ var Moments = []string{LoaderScreen, LastScreen}
 // ScreenName is the name of the file with the screen of a moment.
 func ScreenName(firmware, moment string) string { return "boot-" + firmware + "-" + moment + ".png" }
 
+// IsScreen says whether a file's name is one of ScreenName.
+func IsScreen(name string) bool {
+	return strings.HasPrefix(name, "boot-") && slices.ContainsFunc(Moments, func(moment string) bool { return strings.HasSuffix(name, "-"+moment+".png") })
+}
+
 // take keeps what the screen shows now. A boot is not judged by it.
 func (s Screens) take(ctx context.Context, guest *vm.Guest, moment string) {
 	if content, err := guest.Screen(ctx); err == nil {
@@ -31,11 +40,16 @@ func (s Screens) take(ctx context.Context, guest *vm.Guest, moment string) {
 	}
 }
 
-// write puts the screens beside a console.
+// write puts the screens beside a console, in place of those of another boot.
 func (s Screens) write(console, firmware string) error {
 	var problems []error
-	for moment, content := range s {
-		problems = append(problems, writeNew(filepath.Join(filepath.Dir(console), ScreenName(firmware, moment)), content))
+	for _, moment := range Moments {
+		path := filepath.Join(filepath.Dir(console), ScreenName(firmware, moment))
+		if content := s[moment]; content != nil {
+			problems = append(problems, writeNew(path, content))
+		} else if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
+			problems = append(problems, err)
+		}
 	}
 	return errors.Join(problems...)
 }

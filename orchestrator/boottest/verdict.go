@@ -35,6 +35,7 @@ var (
 	escapes     = regexp.MustCompile(`\x1b(?:\[[0-9;?=]*[A-Za-z]|[()][A-Z0-9]|[=>c78])|[\r\x00]`)
 	loginPrompt = regexp.MustCompile(`(?m)^\S+ login: *$`)
 	loading     = regexp.MustCompile("executed automatically|Booting `|Loading Linux") // GRUB's menu is drawn, or there is none
+	kernel      = regexp.MustCompile(`(?m)^\[ +\d+\.\d+\] `)
 	userspace   = regexp.MustCompile(`(?:Welcome to .*!|systemd\[1\]: |Reached target |Started .*\.)`)
 )
 
@@ -109,6 +110,7 @@ const allowedResets = 2 // shim's fallback resets once, firmware may too
 type verdict struct {
 	done   bool
 	how    string // what proved the boot
+	after  time.Duration
 	report *Report
 	err    error
 }

@@ -45,8 +45,8 @@ func (d *describer) machine(ctx context.Context, m vm.Machine) (Machine, error) 
 	}
 	firmware := arch.Target.FirmwareNamed(m.Firmware)
 	paths := append([]string{d.qemu}, firmware.Files()...)
-	if firmware.ROM != "" {
-		rom, err := d.rom(firmware.ROM)
+	for _, name := range firmware.ROMs {
+		rom, err := d.rom(name)
 		if err != nil {
 			return Machine{}, err
 		}

@@ -18,7 +18,7 @@ import (
 type machineroom struct {
 	proofs Proofs
 	qemu   string
-	rom    string
+	roms   []string
 	host   *hosttest.Fake
 }
 
@@ -26,7 +26,7 @@ func newMachineroom(t *testing.T) *machineroom {
 	t.Helper()
 	dir := t.TempDir()
 	r := &machineroom{
-		proofs: In(t.TempDir()), qemu: filepath.Join(dir, arch.Target.QEMU.Binary), rom: filepath.Join(dir, arch.Target.FirmwareNamed(arch.BIOS).ROM),
+		proofs: In(t.TempDir()), qemu: filepath.Join(dir, arch.Target.QEMU.Binary),
 		host: &hosttest.Fake{Outputs: map[string]string{
 			arch.Target.QEMU.Binary + " --version": "QEMU emulator version 7.2.22\nCopyright\n",
 			arch.Target.QEMU.Binary + " -L help":   filepath.Join(dir, "not-there") + "\n" + dir + "\n",
@@ -34,7 +34,10 @@ func newMachineroom(t *testing.T) *machineroom {
 	}
 	t.Setenv("PATH", dir)
 	put(t, r.qemu, "the emulator")
-	put(t, r.rom, "the firmware")
+	for _, name := range arch.Target.FirmwareNamed(arch.BIOS).ROMs {
+		r.roms = append(r.roms, filepath.Join(dir, name))
+		put(t, filepath.Join(dir, name), "the firmware")
+	}
 	return r
 }
 
@@ -66,7 +69,7 @@ func TestADiskIsKnownOnTheSameMachine(t *testing.T) {
 		t.Fatalf("found %+v with %q", found, left)
 	}
 	earlier := found.Earlier
-	if earlier == nil || earlier.QEMU != "QEMU emulator version 7.2.22" || time.Since(earlier.Booted) > time.Minute || len(earlier.Files) != 2 {
+	if earlier == nil || earlier.QEMU != "QEMU emulator version 7.2.22" || time.Since(earlier.Booted) > time.Minute || len(earlier.Files) != 3 {
 		t.Errorf("it was booted %+v", earlier)
 	}
 	for name := range earlier.Files {
@@ -87,8 +90,9 @@ func TestWhateverMayChangeABootMakesAnotherOne(t *testing.T) {
 		"QEMU's version": func(r *machineroom, _ *string, _ *vm.Machine) {
 			r.host.Outputs[arch.Target.QEMU.Binary+" --version"] = "8"
 		},
-		"file of firmware": func(r *machineroom, _ *string, _ *vm.Machine) { put(t, r.rom, "another firmware") },
-		"no file of it":    func(r *machineroom, _ *string, _ *vm.Machine) { os.Remove(r.rom) },
+		"file of firmware": func(r *machineroom, _ *string, _ *vm.Machine) { put(t, r.roms[0], "another firmware") },
+		"another file":     func(r *machineroom, _ *string, _ *vm.Machine) { put(t, r.roms[1], "another firmware") },
+		"no file of it":    func(r *machineroom, _ *string, _ *vm.Machine) { os.Remove(r.roms[0]) },
 		"QEMU that is broken": func(r *machineroom, _ *string, _ *vm.Machine) {
 			r.host.Failures = map[string]error{arch.Target.QEMU.Binary: errors.New("broken")}
 			r.host.Outputs = nil

@@ -120,10 +120,27 @@ func TestAMonitorAnswersPastEvents(t *testing.T) {
 }
 
 func TestAQuestionThatWasGivenUpIsForgotten(t *testing.T) {
-	m := fakeMonitor(t, ` `, `{"id": 2, "return": "late"}{"return": "right"}`)
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
-	defer cancel()
-	if err := m.Execute(ctx, "screendump", nil, nil); !errors.Is(err, context.DeadlineExceeded) {
+	asked := make(chan struct{})
+	ours, theirs, err := socketPair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer theirs.Close()
+	go func() {
+		buffer := make([]byte, 4096)
+		_, _ = theirs.Read(buffer)
+		close(asked)
+		_, _ = theirs.Read(buffer)
+		_, _ = theirs.WriteString(`{"id": 1, "return": "late"}{"id": 2, "return": "right"}`)
+	}()
+	m := converse(ours, func(message) {})
+	defer m.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		<-asked
+		cancel()
+	}()
+	if err := m.Execute(ctx, "screendump", nil, nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
 	var answer string

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"image"
 	"image/png"
 	"io"
 	"io/fs"
@@ -225,7 +226,8 @@ func (g *Guest) Start(ctx context.Context) error {
 // How a screen is asked for.
 const (
 	screenLimit   = 5 * time.Second
-	largestScreen = 8 << 20 // bytes
+	largestScreen = 4 << 20 // bytes
+	widestScreen  = 4096    // pixels, and the highest
 )
 
 // Screen is what the guest's screen shows, as PNG.
@@ -241,11 +243,29 @@ func (g *Guest) Screen(ctx context.Context) ([]byte, error) {
 	if err := g.monitor.Screenshot(ctx, file); err != nil {
 		return nil, err
 	}
-	content := Output{file}.First(largestScreen)
-	if _, err := png.DecodeConfig(bytes.NewReader(content)); err != nil {
+	return redrawn(Output{file}.First(largestScreen))
+}
+
+// redrawn is a picture as we draw it: what drew it may have been taken over by its guest.
+func redrawn(content []byte) ([]byte, error) {
+	size, err := png.DecodeConfig(bytes.NewReader(content))
+	if err == nil && max(size.Width, size.Height) > widestScreen {
+		err = fmt.Errorf("it has %d × %d pixels", size.Width, size.Height)
+	}
+	var drawn bytes.Buffer
+	if err == nil {
+		var picture image.Image
+		if picture, err = png.Decode(bytes.NewReader(content)); err == nil {
+			err = png.Encode(&drawn, picture)
+		}
+	}
+	if err == nil && drawn.Len() > largestScreen {
+		err = fmt.Errorf("it takes %d bytes", drawn.Len())
+	}
+	if err != nil {
 		return nil, fmt.Errorf("screen of the guest: %w", err)
 	}
-	return content, nil
+	return drawn.Bytes(), nil
 }
 
 // Ended gives how QEMU ended, nil for well, as soon as it has.

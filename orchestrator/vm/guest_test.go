@@ -1,7 +1,10 @@
 package vm
 
 import (
+	"bytes"
 	"context"
+	"image"
+	"image/png"
 	"os"
 	"path/filepath"
 	"testing"
@@ -81,5 +84,25 @@ func TestAGuestThatCannotBePreparedLeavesNothing(t *testing.T) {
 	left, problem := os.ReadDir(scratch)
 	if g != nil || err == nil || problem != nil || len(left) > 0 {
 		t.Errorf("%v, left: %v, %v", err, left, problem)
+	}
+}
+
+func TestAScreenIsDrawnAnew(t *testing.T) {
+	draw := func(width, height int) []byte {
+		var b bytes.Buffer
+		if err := png.Encode(&b, image.NewGray(image.Rect(0, 0, width, height))); err != nil {
+			t.Fatal(err)
+		}
+		return b.Bytes()
+	}
+	polyglot := append(draw(8, 8), "<script>"...)
+	if content, err := redrawn(polyglot); err != nil || bytes.Contains(content, []byte("script")) || !bytes.HasPrefix(content, []byte("\x89PNG")) {
+		t.Errorf("%q, %v", content, err)
+	}
+	whole := draw(64, 64)
+	for name, content := range map[string][]byte{"nothing": nil, "too wide": draw(widestScreen+1, 1), "cut off": whole[:len(whole)-20], "a text": []byte("screen")} {
+		if content, err := redrawn(content); err == nil || content != nil {
+			t.Errorf("%s: %d bytes, %v", name, len(content), err)
+		}
 	}
 }

@@ -19,9 +19,9 @@ import (
 type Monitor struct {
 	conn    *net.UnixConn
 	asking  chan struct{} // holds one while somebody asks
-	asked   int          // questions so far: each has its number
-	answers chan message // the last answer; closed once QEMU says no more
-	ending  error        // why, once answers is closed
+	asked   int           // questions so far: each has its number
+	answers chan message  // the last answer; closed once QEMU says no more
+	ending  error         // why, once answers is closed
 }
 
 // message is what QEMU says: its greeting, an answer or an event.
@@ -114,6 +114,8 @@ func (m *Monitor) send(ctx context.Context, command string, arguments any, right
 	case m.asking <- struct{}{}:
 		defer func() { <-m.asking }()
 	case <-ctx.Done():
+	}
+	if ctx.Err() != nil {
 		return ctx.Err()
 	}
 	m.asked++
@@ -150,9 +152,18 @@ func (m *Monitor) send(ctx context.Context, command string, arguments any, right
 
 // write writes until ctx ends. A talk that stops within a question is over.
 func (m *Monitor) write(ctx context.Context, line, rights []byte) error {
-	stop := context.AfterFunc(ctx, func() { _ = m.conn.SetWriteDeadline(time.Unix(1, 0)) })
-	_, _, err := m.conn.WriteMsgUnix(line, rights, nil)
-	stop()
+	stopped := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		_ = m.conn.SetWriteDeadline(time.Unix(1, 0))
+		close(stopped)
+	})
+	n, _, err := m.conn.WriteMsgUnix(line, rights, nil)
+	if !stop() {
+		<-stopped
+		if n == 0 || n == len(line) {
+			_ = m.conn.SetWriteDeadline(time.Time{})
+		}
+	}
 	if err != nil && ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -174,7 +185,9 @@ func (m *Monitor) Screenshot(ctx context.Context, file *os.File) error {
 		return err
 	}
 	drawn := m.Execute(ctx, "screendump", map[string]any{"filename": inherited(set.ID), "format": "png"}, nil)
-	return errors.Join(drawn, m.Execute(ctx, "remove-fd", map[string]any{"fdset-id": set.ID}, nil))
+	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	return errors.Join(drawn, m.Execute(after, "remove-fd", map[string]any{"fdset-id": set.ID}, nil))
 }
 
 // forwarded is a line of QEMU's table of connections (HMP, info usernet).
