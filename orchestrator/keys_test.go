@@ -291,14 +291,22 @@ func TestLookupsOfWhatAToolsTreeHides(t *testing.T) {
 		t.Fatal(err)
 	}
 	for text, hidden := range map[string]bool{
-		`{{ lookup('ansible.builtin.file', '/usr/share/x') }}`: true,
-		`{{ query("fileglob", "/usr/share/*.txt") }}`:          true,
-		`{{ lookup('file', '` + link + `/x') }}`:               true,
-		`with_fileglob: /usr/share/*.txt`:                      true,
-		"with_file:\n  - /usr/share/x":                         true,
-		`{{ lookup('file', '/srv/x') }} in /usr/share`:         false,
-		`{{ lookup('file', '/usr/share/' + name) }}`:           true,
-		`with_items: [/usr/share/x]`:                           false,
+		`{{ lookup('ansible.builtin.file', '/usr/share/x') }}`:              true,
+		`{{ query("fileglob", "/usr/share/*.txt") }}`:                       true,
+		`with_fileglob: /usr/share/*.txt`:                                   true,
+		"with_file:\n  - /usr/share/x":                                      true,
+		`{{ lookup('file', '/srv/x') }} in /usr/share`:                      false,
+		`{{ lookup('file', '/usr/share/none-' + name) }}`:                   true,
+		`with_items: [/usr/share/x]`:                                        false,
+		"with_file:\n  - /srv/a # one\n  # two\n  - \"/usr/share/b\"":       true,
+		"with_fileglob: [/srv/*, /usr/share/*.txt]":                         true,
+		"with_fileglob:\n- '/srv/*'\n- /usr/share/*.txt\nregister: x":       true,
+		"with_file: /srv/x\nloop_control: {label: /usr/share/x}":            false,
+		"with_file:\n  - /srv/a\n- name: next\n  command: cat /usr/share/x": false,
+		"with_file:\n  - /srv/a\n- copy: {dest: /usr/share/x}":              false,
+		`{{ query('fileglob', '/srv/*', '/usr/share/*.txt') }}`:             true,
+		`{{ lookup('pipe', '/usr/bin/id') }}`:                               false,
+		`# {{ lookup('file', '/usr/share/x') }}`:                            false,
 	} {
 		for _, overlaid := range []bool{true, false} {
 			r := reading{ctx: t.Context(), plan: Plan{overlaid: overlaid}}
@@ -306,6 +314,20 @@ func TestLookupsOfWhatAToolsTreeHides(t *testing.T) {
 			if _, err := r.outside(); (fail.ExitCode(err) == 2) != (hidden && overlaid) {
 				t.Errorf("%s: overlaid %t: %v", text, overlaid, err)
 			}
+		}
+	}
+}
+
+func TestAllThatALookupNames(t *testing.T) {
+	for text, want := range map[string]string{
+		"with_file: /srv/x # why":                             "/srv/x",
+		"with_file:\n  - /srv/a\n  - /srv/b c\n  - '/srv/d'":  "/srv/d /srv/a /srv/b c",
+		`with_first_found: ["/srv/{{ x }}", /srv/a]`:          "/srv/ /srv/a",
+		`q('file', '/srv/a', "/srv/b")`:                       "/srv/a /srv/b",
+		`lookup('ansible.builtin.template', '/srv/a' ~ name)`: "/srv/a",
+	} {
+		if got := strings.Join(outsidePaths(text), " "); got != want {
+			t.Errorf("%s: %q", text, got)
 		}
 	}
 }

@@ -163,6 +163,9 @@ func (r *reading) folder(path string) (string, error) {
 	}
 	exact := false
 	for _, file := range in.files {
+		if besideRole(strings.TrimPrefix(file, path)) {
+			continue
+		}
 		content, err := r.look(file)
 		if err != nil {
 			return "", err
@@ -174,6 +177,13 @@ func (r *reading) folder(path string) (string, error) {
 		return digestOf(in.lines, in.exact), nil
 	}
 	return digestOf(in.lines), nil
+}
+
+// besideRole says whether a file of a role is for its readers and its developers alone.
+func besideRole(path string) bool {
+	in := strings.Split(path, "/")
+	return !slices.Contains(in, "templates") &&
+		(slices.Contains(in, "molecule") || slices.Contains(in, "tests") || strings.EqualFold(filepath.Ext(path), ".md"))
 }
 
 // copiesAsItIs is a role that copies modes or links of its files. Otherwise they are
@@ -281,26 +291,51 @@ var readsBuild = regexp.MustCompile(`\bbuild\b(?:[^-]|$)`)
 
 func (r *reading) build() bool { return r.opaque || readsBuild.MatchString(r.text.String()) }
 
-// outsideFiles is lookups of files of the builder, also as loops.
-var outsideFiles = []*regexp.Regexp{
-	regexp.MustCompile(`\b(?:lookup|query|q)\s*\(\s*["'][a-z_.]+["']\s*,\s*["'](/[^"'{}]+)["']`),
-	regexp.MustCompile(`\bwith_(?:file|fileglob|filetree|first_found)["']?\s*:\s*[\[-]?\s*["']?(/[^"'{}\n,\]]+)`),
+// Lookups of files of the builder, also as loops: what they are told, in a line or as a list
+// below it.
+var (
+	fileLookup = regexp.MustCompile(`\b(?:lookup|query|q)\s*\(\s*["']([a-z_.]+)["']\s*,([^)]*)`)
+	fileLoop   = regexp.MustCompile(`(?m)\bwith_(?:file|fileglob|filetree|first_found)["']?\s*:([^\n]*(?:\n[ \t]*(?:-[^\n:]*)?$)*)`)
+	comment    = regexp.MustCompile(`(?m)(?:^|[ \t])#.*$`)
+	quotedPath = regexp.MustCompile(`"(/[^"{}\n]*)|'(/[^'{}\n]*)`)
+	barePath   = regexp.MustCompile(`(?m)(?:^|[\[,:\s])(/[^"'{}\n,\]]*)`)
+)
+
+// notOfFiles is lookups of something else, which may look like a path.
+var notOfFiles = []string{"pipe", "env", "url", "vars", "lines"}
+
+// outsidePaths is the absolute paths and patterns that lookups of files name.
+func outsidePaths(text string) (all []string) {
+	find := func(in string, kinds ...*regexp.Regexp) {
+		for _, kind := range kinds {
+			for _, found := range kind.FindAllStringSubmatch(in, -1) {
+				all = append(all, strings.TrimSpace(strings.Join(found[1:], "")))
+			}
+		}
+	}
+	text = comment.ReplaceAllString(text, "")
+	for _, use := range fileLookup.FindAllStringSubmatch(text, -1) {
+		if plugin := use[1][strings.LastIndexByte(use[1], '.')+1:]; !slices.Contains(notOfFiles, plugin) {
+			find(use[2], quotedPath)
+		}
+	}
+	for _, use := range fileLoop.FindAllStringSubmatch(text, -1) {
+		find(strings.ReplaceAll(use[1], "- ", "\n"), quotedPath, barePath)
+	}
+	return all
 }
 
 // outside is the digests of the builder's files that lookups name, by themselves or by a pattern.
 func (r *reading) outside() (digests []string, err error) {
-	var uses [][]string
-	for _, kind := range outsideFiles {
-		uses = append(uses, kind.FindAllStringSubmatch(r.text.String(), -1)...)
-	}
-	for _, use := range uses {
-		named := strings.TrimSpace(use[1])
-		if r.plan.overlaid && hiddenByTools(named) {
-			return nil, fail.New(fail.Usage, "--tools", "copy it beside the definition, or use this machine's own programs: --tools host", "a lookup names %s, and the tools tree lies over that", named)
-		}
+	for _, named := range outsidePaths(r.text.String()) {
 		paths, err := filepath.Glob(named)
 		if err != nil || len(paths) == 0 {
 			paths = []string{named}
+		}
+		for _, path := range append([]string{named}, paths...) {
+			if r.plan.overlaid && hiddenByTools(path) {
+				return nil, fail.New(fail.Usage, "--tools", "copy it beside the definition, or use this machine's own programs: --tools host", "a lookup names %s, and the tools tree lies over that", path)
+			}
 		}
 		for _, path := range paths {
 			var in folderDigest

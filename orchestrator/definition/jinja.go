@@ -94,6 +94,11 @@ func (b jinjaBlock) names(variable string) bool {
 	return false
 }
 
+// quotes says whether the code has a name as a text, as lookups of variables do.
+func (b jinjaBlock) quotes(name string) bool {
+	return slices.ContainsFunc(b.tokens, func(token jinjaToken) bool { return token.text == "'"+name+"'" || token.text == `"`+name+`"` })
+}
+
 var jinjaName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
 // subscript is the name of the variable that is read from the dictionary at i,

@@ -62,7 +62,7 @@ func (d *Definition) secretsIn(template string) (found []string) {
 	for pending := []string{template}; len(pending) > 0; pending = pending[1:] {
 		code := jinjaCode(pending[0])
 		reads := func(name string) bool {
-			first := !seen[name] && slices.ContainsFunc(code, func(block jinjaBlock) bool { return block.names(name) })
+			first := !seen[name] && slices.ContainsFunc(code, func(block jinjaBlock) bool { return block.names(name) || block.quotes(name) })
 			seen[name] = seen[name] || first
 			return first
 		}
