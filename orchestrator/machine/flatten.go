@@ -1,14 +1,12 @@
 package machine
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"time"
 
-	"github.com/btw-img/btw-img/orchestrator/diskformat"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/vm"
 )
@@ -26,12 +24,11 @@ func (m Machine) Flatten(ctx context.Context, h Host, out string) error {
 		return err
 	}
 	defer disk.Close()
-	// A guest that has taken over its QEMU may have named other files in it, which that one
-	// may not read.
-	if format, err := diskformat.Identify(disk); err != nil || format != diskformat.QCOW2 {
-		return &fail.Error{Kind: fail.Build, Op: m.Name, Err: cmp.Or(err, errors.New("its disk is not what it was made as"))}
+	command, err := vm.Flatten(image, m.Image.Format, disk, out)
+	if err != nil {
+		return &fail.Error{Kind: fail.Build, Op: m.Name, Err: err}
 	}
-	return h.Run(ctx, vm.Flatten(image, m.Image.Format, disk, out))
+	return h.Run(ctx, command)
 }
 
 // PublicKey is that of the key which the machine was told of, as authorized_keys has it.

@@ -27,8 +27,8 @@ func (c Confinement) Describe(ctx context.Context, image *os.File, format string
 	if err != nil {
 		return 0, err
 	}
-	defer qemu.monitor.Close()
-	defer context.AfterFunc(limited, func() { qemu.monitor.Close() })()
+	defer func() { _ = qemu.monitor.Close() }()
+	defer context.AfterFunc(limited, func() { _ = qemu.monitor.Close() })()
 	nodes, asking := askForNodes(limited, qemu.monitor)
 	if asking == nil {
 		cancel()

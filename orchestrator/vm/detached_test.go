@@ -134,7 +134,7 @@ func TestAQuestionThatWasGivenUpIsForgotten(t *testing.T) {
 		_, _ = theirs.WriteString(`{"id": 1, "return": "late"}{"id": 2, "return": "right"}`)
 	}()
 	m := converse(ours, func(message) {})
-	defer m.Close()
+	defer func() { _ = m.Close() }()
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
 		<-asked
@@ -156,7 +156,7 @@ func TestAMonitorThatNeverEnds(t *testing.T) {
 	}
 	defer theirs.Close()
 	m := converse(ours, func(message) {})
-	defer m.Close()
+	defer func() { _ = m.Close() }()
 	go func() {
 		_, err := theirs.WriteString(`{"return": "`)
 		for endless := bytes.Repeat([]byte("x"), 1<<20); err == nil; {
