@@ -48,16 +48,11 @@ func boot(ctx context.Context, h host.Host, confinement vm.Confinement, setup vm
 		return result, err
 	}
 	defer guest.Close()
-	start := time.Now()
 	outcome, err := watch(ctx, guest, setup, l, screens)
-	result.Seconds = time.Since(start).Seconds()
-	if outcome.done {
-		result.Seconds = outcome.after.Seconds()
-	}
 	if err != nil {
 		return result, err
 	}
-	result.Proof, result.Report, result.Passed = outcome.how, outcome.report, outcome.err == nil
+	result.Seconds, result.Proof, result.Report, result.Passed = outcome.after.Seconds(), outcome.how, outcome.report, outcome.err == nil
 	if outcome.err != nil {
 		result.Problem = outcome.err.Error()
 		return result, &fail.Error{

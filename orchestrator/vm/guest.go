@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"image"
 	"image/png"
 	"io"
 	"io/fs"
@@ -243,29 +242,29 @@ func (g *Guest) Screen(ctx context.Context) ([]byte, error) {
 	if err := g.monitor.Screenshot(ctx, file); err != nil {
 		return nil, err
 	}
-	return redrawn(Output{file}.First(largestScreen))
+	content, err := redrawn(Output{file}.First(largestScreen))
+	if err != nil {
+		return nil, fmt.Errorf("screen of the guest: %w", err)
+	}
+	return content, nil
 }
 
 // redrawn is a picture as we draw it: what drew it may have been taken over by its guest.
 func redrawn(content []byte) ([]byte, error) {
 	size, err := png.DecodeConfig(bytes.NewReader(content))
-	if err == nil && max(size.Width, size.Height) > widestScreen {
-		err = fmt.Errorf("it has %d × %d pixels", size.Width, size.Height)
+	if err != nil {
+		return nil, err
+	}
+	if max(size.Width, size.Height) > widestScreen {
+		return nil, fmt.Errorf("it has %d × %d pixels", size.Width, size.Height)
+	}
+	picture, err := png.Decode(bytes.NewReader(content))
+	if err != nil {
+		return nil, err
 	}
 	var drawn bytes.Buffer
-	if err == nil {
-		var picture image.Image
-		if picture, err = png.Decode(bytes.NewReader(content)); err == nil {
-			err = png.Encode(&drawn, picture)
-		}
-	}
-	if err == nil && drawn.Len() > largestScreen {
-		err = fmt.Errorf("it takes %d bytes", drawn.Len())
-	}
-	if err != nil {
-		return nil, fmt.Errorf("screen of the guest: %w", err)
-	}
-	return drawn.Bytes(), nil
+	err = png.Encode(&drawn, picture)
+	return drawn.Bytes(), err
 }
 
 // Ended gives how QEMU ended, nil for well, as soon as it has.

@@ -127,7 +127,12 @@ func (m *Monitor) send(ctx context.Context, command string, arguments any, right
 	if err != nil {
 		return err
 	}
-	if err := m.write(ctx, append(line, '\n'), rights); err != nil {
+	deadline, _ := ctx.Deadline() // zero for none: a question is short, and seldom waits
+	err = m.conn.SetWriteDeadline(deadline)
+	if err == nil {
+		_, _, err = m.conn.WriteMsgUnix(append(line, '\n'), rights, nil)
+	}
+	if err != nil {
 		return fmt.Errorf("%s: %w", command, err)
 	}
 	for {
@@ -148,26 +153,6 @@ func (m *Monitor) send(ctx context.Context, command string, arguments any, right
 			}
 		}
 	}
-}
-
-// write writes until ctx ends. A talk that stops within a question is over.
-func (m *Monitor) write(ctx context.Context, line, rights []byte) error {
-	stopped := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		_ = m.conn.SetWriteDeadline(time.Unix(1, 0))
-		close(stopped)
-	})
-	n, _, err := m.conn.WriteMsgUnix(line, rights, nil)
-	if !stop() {
-		<-stopped
-		if n == 0 || n == len(line) {
-			_ = m.conn.SetWriteDeadline(time.Time{})
-		}
-	}
-	if err != nil && ctx.Err() != nil {
-		return ctx.Err()
-	}
-	return err
 }
 
 // Screenshot has QEMU write what the screen shows to a file, as PNG.
