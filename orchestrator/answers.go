@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -34,10 +35,13 @@ func (k *keeper) serve(ctx context.Context, confinement vm.Confinement, o guestO
 	}
 	uid := confinement.UID(k.accel.For(arch.BIOS))
 	server := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		owner, err := ownerOf(r.RemoteAddr)
+		owner, err := ownerOf(r.RemoteAddr, listener.Addr().String())
+		if err == nil && owner != uid {
+			err = fmt.Errorf("it is one of user %d", owner)
+		}
 		switch {
-		case err != nil || owner != uid:
-			k.task("note", "installer: the answers were asked for by another process than its guest, and not given")
+		case err != nil:
+			k.task("note", "installer: the answers were asked for by another process than its guest, and not given: %v", err)
 			http.Error(w, "these are for another one", http.StatusForbidden)
 		case noAnswers[path.Base(r.URL.Path)]:
 		default:
@@ -52,35 +56,52 @@ func (k *keeper) serve(ctx context.Context, confinement vm.Confinement, o guestO
 }
 
 // ownerOf is the user whose process has the other end of a connection over the loopback device
-// (proc_net_tcp(5)).
-func ownerOf(address string) (uid int, err error) {
-	table, err := os.ReadFile("/proc/net/tcp")
-	if err != nil {
-		return 0, err
+// (proc_net_tcp(5)). The table is read in parts, between which it changes: a line may be missed.
+func ownerOf(theirs, ours string) (uid int, err error) {
+	for range 5 {
+		table, problem := os.ReadFile("/proc/net/tcp")
+		if problem != nil {
+			return 0, problem
+		}
+		if uid, err = ownerIn(string(table), theirs, ours); !errors.Is(err, errNoOwner) {
+			return uid, err
+		}
+		time.Sleep(10 * time.Millisecond)
 	}
-	return ownerIn(string(table), address)
+	return 0, err
 }
 
 var errNoOwner = errors.New("nobody has the connection")
 
-func ownerIn(table, address string) (uid int, err error) {
-	host, port, err := net.SplitHostPort(address)
+// ownerIn looks for the connection by both of its ends: a port may have others, to elsewhere.
+func ownerIn(table, theirs, ours string) (uid int, err error) {
+	local, err := inTable(theirs)
 	if err != nil {
 		return 0, err
 	}
-	number, err := strconv.ParseUint(port, 10, 16)
+	remote, err := inTable(ours)
 	if err != nil {
 		return 0, err
 	}
-	ip := bytes.Clone(net.ParseIP(host).To4())
-	for i, j := 0, len(ip)-1; i < j; i, j = i+1, j-1 { // as a number of a little-endian machine
-		ip[i], ip[j] = ip[j], ip[i]
-	}
-	local := fmt.Sprintf("%s:%04X", strings.ToUpper(hex.EncodeToString(ip)), number)
 	for line := range strings.Lines(table) {
-		if fields := strings.Fields(line); len(fields) > 7 && fields[1] == local {
+		if fields := strings.Fields(line); len(fields) > 7 && fields[1] == local && fields[2] == remote {
 			return strconv.Atoi(fields[7])
 		}
 	}
 	return 0, errNoOwner
+}
+
+// inTable is an address as the table has it.
+func inTable(address string) (string, error) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return "", err
+	}
+	number, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return "", err
+	}
+	ip := bytes.Clone(net.ParseIP(host).To4())
+	slices.Reverse(ip) // as a number of a little-endian machine
+	return fmt.Sprintf("%s:%04X", strings.ToUpper(hex.EncodeToString(ip)), number), nil
 }

@@ -15,18 +15,20 @@ import (
 const connections = `  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
    0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 11 1 0000000000000000 100 0 0 10 0
    1: 0100007F:1F90 0100007F:C001 01 00000000:00000000 00:00000000 00000000     0        0 12 1 0000000000000000 20 4 30 10 -1
-   2: 0100007F:C001 0100007F:1F90 01 00000000:00000000 00:00000000 00000000 65534        0 13 1 0000000000000000 20 4 30 10 -1
+   2: 0100007F:C001 0100007F:1F91 06 00000000:00000000 00:00000000 00000000     0        0 0 1 0000000000000000 20 4 30 10 -1
+   3: 0100007F:C001 0100007F:1F90 01 00000000:00000000 00:00000000 00000000 65534        0 13 1 0000000000000000 20 4 30 10 -1
 `
 
 func TestWhoAsksForAnswers(t *testing.T) {
-	for address, want := range map[string]int{"127.0.0.1:49153": 65534, "127.0.0.1:8080": 0, "127.0.0.1:1": -1, "127.0.0.2:49153": -1} {
-		uid, err := ownerIn(connections, address)
+	const ours = "127.0.0.1:8080"
+	for address, want := range map[string]int{"127.0.0.1:49153": 65534, "127.0.0.1:8080": -1, "127.0.0.1:1": -1, "127.0.0.2:49153": -1} {
+		uid, err := ownerIn(connections, address, ours)
 		if (err != nil) != (want < 0) || err == nil && uid != want {
 			t.Errorf("%s: %d, %v", address, uid, err)
 		}
 	}
 	for _, address := range []string{"x", "127.0.0.1:http", "127.0.0.1:70000"} {
-		if _, err := ownerIn(connections, address); err == nil {
+		if _, err := ownerIn(connections, address, ours); err == nil {
 			t.Errorf("%s is no address", address)
 		}
 	}
