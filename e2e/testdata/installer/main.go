@@ -91,13 +91,16 @@ func prepare() error {
 	if err != nil {
 		return err
 	}
-	for request, address := range map[uint][4]byte{unix.SIOCSIFADDR: {10, 0, 2, 15}, unix.SIOCSIFNETMASK: {255, 255, 255, 0}} {
+	for _, set := range []struct {
+		request uint
+		address [4]byte
+	}{{unix.SIOCSIFADDR, [4]byte{10, 0, 2, 15}}, {unix.SIOCSIFNETMASK, [4]byte{255, 255, 255, 0}}} { // which needs an address
 		r, err := unix.NewIfreq("eth0")
 		if err == nil {
-			err = r.SetInet4Addr(address[:])
+			err = r.SetInet4Addr(set.address[:])
 		}
 		if err == nil {
-			err = ioctl(socket, request, r)
+			err = ioctl(socket, set.request, r)
 		}
 		if err != nil {
 			return fmt.Errorf("eth0: %w", err)
