@@ -225,56 +225,78 @@ func convert(ctx context.Context, h host.Host, plan Plan, space *workspace, fact
 	switch {
 	case kept != "":
 		return images, os.Rename(raw, kept)
-	case !format.Named(images[0].Format).Disk:
+	case slices.ContainsFunc(plan.media(), func(m medium) bool { return m.file == "" }):
 		return images, nil // it is what is booted
 	}
 	return images, os.Remove(raw)
 }
 
-// booted is the file that the boot test uses, and its format.
-func booted(plan Plan, space *workspace) (path, name string) {
-	if first := outputs(plan.Definition)[0]; format.Named(first).Disk {
-		return filepath.Join(space.out, plan.ImageName(first)), first
-	}
-	return filepath.Join(space.work, rawDiskName), diskformat.Raw
+// medium is what a boot test boots: the disk, or a CD.
+type medium struct {
+	file   string // among the outputs; "" for the raw disk, which is none
+	format string
+	cd     bool
 }
 
-// boot tests the image on every firmware and makes sure that it did not change.
-func (b Builder) boot(ctx context.Context, s *stages, h host.Host, plan Plan, facts DiskFacts, space *workspace, images []image.File) ([]boottest.Result, error) {
-	proofs, err := b.proofs(h, facts.Disk)
-	if err != nil {
-		return nil, err
+// media is what the boot test boots: of the disk's images the first, and each CD. A build
+// without either has its raw disk booted.
+func (p Plan) media() (all []medium) {
+	formats := outputs(p.Definition)
+	if first := formats[0]; format.Named(first).Disk {
+		all = append(all, medium{p.ImageName(first), first, false})
 	}
-	d := plan.Definition
-	path, name := booted(plan, space)
-	results, err := BootTest(ctx, h, path, name, boottest.Options{
-		Firmware: d.Firmware, Accel: *b.Boot,
-		Memory: int64(d.Test.Memory), CPUs: d.Test.CPUs, Timeout: time.Duration(d.Test.Timeout),
-		Systemd: facts.systemd(), Logs: space.out, Scratch: space.work, Proofs: proofs, Budget: b.Budget,
-		Task: func(status, text string) { s.task("Boot test", status, "%s", text) },
-	})
-	if failed, ok := errors.AsType[*fail.Error](err); ok && failed.Kind != fail.Boot {
-		return results, err // of the host, say; there may be no console
+	for _, name := range formats {
+		if format.Named(name).CD {
+			all = append(all, medium{p.ImageName(name), diskformat.Raw, true})
+		}
 	}
-	if err != nil {
-		return results, &fail.Error{Kind: fail.Boot, Err: err, Hint: "the consoles are in " + filepath.Join(space.failed, "boot-FIRMWARE.log") + ", and what the screens showed is beside them"}
+	if all == nil {
+		all = append(all, medium{"", diskformat.Raw, false})
 	}
-	sum, _, err := image.Digest(ctx, path)
-	if err != nil {
-		return results, err
-	}
-	want := facts.Disk.SHA256
-	if name == images[0].Format {
-		want = images[0].SHA256
-	}
-	if sum != want {
-		return results, fmt.Errorf("the boot test changed %s", filepath.Base(path))
-	}
-	return results, nil
+	return all
 }
 
-// proofs is what the store knows of how the disk came up.
-func (b Builder) proofs(h host.Host, made DiskContent) (boottest.Proofs, error) {
+// boot tests what is to be booted on every firmware and makes sure that it did not change.
+func (b Builder) boot(ctx context.Context, s *stages, h host.Host, plan Plan, facts DiskFacts, space *workspace, images []image.File) (all []boottest.Result, err error) {
+	for _, m := range plan.media() {
+		path, sum := filepath.Join(space.work, rawDiskName), facts.Disk.SHA256
+		if i := slices.IndexFunc(images, func(made image.File) bool { return made.Name == m.file }); i >= 0 {
+			path, sum = filepath.Join(space.out, m.file), images[i].SHA256
+		}
+		content := facts.Disk.SHA256
+		if m.cd {
+			content = sum
+		}
+		proofs, err := b.proofs(h, content)
+		if err != nil {
+			return nil, err
+		}
+		d := plan.Definition
+		results, err := BootTest(ctx, h, path, m.format, boottest.Options{
+			CD: m.cd, Firmware: d.Firmware, Accel: *b.Boot,
+			Memory: int64(d.Test.Memory), CPUs: d.Test.CPUs, Timeout: time.Duration(d.Test.Timeout),
+			Systemd: facts.systemd(), Logs: space.out, Scratch: space.work, Proofs: proofs, Budget: b.Budget,
+			Task: func(status, text string) { s.task("Boot test", status, "%s", text) },
+		})
+		all = append(all, results...)
+		if failed, ok := errors.AsType[*fail.Error](err); ok && failed.Kind != fail.Boot {
+			return all, err // of the host, say; there may be no console
+		}
+		if err != nil {
+			return all, &fail.Error{Kind: fail.Boot, Err: err, Hint: "the consoles are in " + filepath.Join(space.failed, boottest.ConsoleName("FIRMWARE")) + ", and what the screens showed is beside them"}
+		}
+		switch now, _, err := image.Digest(ctx, path); {
+		case err != nil:
+			return all, err
+		case now != sum:
+			return all, fmt.Errorf("the boot test changed %s", filepath.Base(path))
+		}
+	}
+	return all, nil
+}
+
+// proofs is what the store knows of how a disk or CD came up that has this SHA-256.
+func (b Builder) proofs(h host.Host, content string) (boottest.Proofs, error) {
 	layers, err := store.Open(b.Store)
 	if err != nil {
 		return nil, err
@@ -283,7 +305,7 @@ func (b Builder) proofs(h host.Host, made DiskContent) (boottest.Proofs, error) 
 	if err != nil {
 		return nil, err
 	}
-	return proof.In(folder).Of(h, made.SHA256, b.Retest), nil
+	return proof.In(folder).Of(h, content, b.Retest), nil
 }
 
 // BootTest boots the image at path, of the format that it is said to be ("" for what its

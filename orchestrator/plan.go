@@ -11,6 +11,7 @@ import (
 
 	"github.com/btw-img/btw-img/orchestrator/arch"
 	"github.com/btw-img/btw-img/orchestrator/bootloader"
+	"github.com/btw-img/btw-img/orchestrator/boottest"
 	"github.com/btw-img/btw-img/orchestrator/chroot"
 	"github.com/btw-img/btw-img/orchestrator/debian"
 	"github.com/btw-img/btw-img/orchestrator/definition"
@@ -186,19 +187,22 @@ func (p Plan) Describe(folder string, accel *vm.Accelerator) Description {
 	section("/etc/fstab", p.FSTab)
 	section("Partition table (sfdisk)", p.Disk.Script())
 	section("File systems", p.Disk.Describe("DISK", root))
-	booted := vm.Image{File: "DISK", Format: diskformat.Raw}
-	if first := outputs(d)[0]; format.Named(first).Disk {
-		booted = vm.Image{File: filepath.Join(folder, d.Name, p.ImageName(first)), Format: first}
-	}
 	var written strings.Builder
 	for _, name := range d.Outputs {
 		fmt.Fprintln(&written, filepath.Join(folder, d.Name, p.ImageName(name)))
 	}
 	section("Outputs", written.String())
 	if accel != nil {
-		for _, firmware := range d.Firmware {
-			m := vm.Machine{Firmware: firmware, Accel: accel.For(firmware), Memory: int64(d.Test.Memory), CPUs: d.Test.CPUs, Image: booted, Disk: "OVERLAY", Vars: "VARS", Console: "boot-" + firmware + ".log", Report: "REPORT", SeaBIOS: "SEABIOS"}
-			section("Boot test on "+firmware, m.Command().String())
+		for _, medium := range p.media() {
+			image := vm.Image{File: "DISK", Format: medium.format}
+			if medium.file != "" {
+				image.File = filepath.Join(folder, d.Name, medium.file)
+			}
+			for _, firmware := range d.Firmware {
+				boot := boottest.Result{Firmware: firmware, CD: medium.cd}.Name()
+				m := vm.Machine{Firmware: firmware, Accel: accel.For(firmware), Memory: int64(d.Test.Memory), CPUs: d.Test.CPUs, Image: image, CD: medium.cd, Disk: "OVERLAY", Vars: "VARS", Console: boottest.ConsoleName(boot), Report: "REPORT", SeaBIOS: "SEABIOS"}
+				section("Boot test on "+boot, m.Command().String())
+			}
 		}
 	}
 	return steps

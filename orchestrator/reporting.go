@@ -77,10 +77,10 @@ func writeReport(space *workspace, plan Plan, m Manifest, facts DiskFacts) error
 	for i := range now.Boots {
 		var err error
 		boot := &now.Boots[i]
-		if boot.Console, boot.Cut, err = endOf(filepath.Join(space.out, "boot-"+boot.Firmware+".log"), longestConsole); err != nil {
+		if boot.Console, boot.Cut, err = endOf(filepath.Join(space.out, boottest.ConsoleName(boot.Name)), longestConsole); err != nil {
 			return err
 		}
-		if boot.Screens, err = screensOf(space.out, boot.Firmware); err != nil {
+		if boot.Screens, err = screensOf(space.out, boot.Name); err != nil {
 			return err
 		}
 	}
@@ -97,9 +97,9 @@ func writeReport(space *workspace, plan Plan, m Manifest, facts DiskFacts) error
 }
 
 // screensOf is the screens that a boot left in a folder.
-func screensOf(folder, firmware string) (all []report.Screen, err error) {
+func screensOf(folder, boot string) (all []report.Screen, err error) {
 	for _, moment := range boottest.Moments {
-		content, err := os.ReadFile(filepath.Join(folder, boottest.ScreenName(firmware, moment)))
+		content, err := os.ReadFile(filepath.Join(folder, boottest.ScreenName(boot, moment)))
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 		case err != nil:
@@ -166,7 +166,7 @@ func reported(b Built) report.Build {
 	}
 	for _, result := range b.Boot {
 		boot := report.Boot{
-			Firmware: result.Firmware, Passed: result.Passed, Proof: result.Proof, Problem: result.Problem, Accel: result.Accel, Seconds: result.Seconds,
+			Name: result.Name(), Passed: result.Passed, Proof: result.Proof, Problem: result.Problem, Accel: result.Accel, Seconds: result.Seconds,
 		}
 		if result.Earlier != nil {
 			boot.Earlier = result.Earlier.Booted

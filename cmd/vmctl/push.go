@@ -207,6 +207,9 @@ func readRelease(folder string, annotations []string) (artifact.Release, error) 
 		r.Disks = append(r.Disks, d)
 	}
 	for _, b := range built.Boot {
+		if b.CD {
+			continue // no CD is pushed
+		}
 		boot := artifact.Boot{Firmware: b.Firmware, Passed: b.Passed, Proof: b.Proof, Problem: b.Problem, Accel: b.Accel, Seconds: b.Seconds}
 		if b.Report != nil {
 			if boot.Report, err = json.Marshal(b.Report); err != nil {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,13 +19,16 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/diskformat"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/files"
+	"github.com/btw-img/btw-img/orchestrator/format"
 	"github.com/btw-img/btw-img/orchestrator/host"
+	"github.com/btw-img/btw-img/orchestrator/image"
 	"github.com/btw-img/btw-img/orchestrator/vm"
 )
 
 type testOptions struct {
 	target   string
 	folder   string
+	cd       bool
 	firmware []string
 	accel    string
 	memory   string
@@ -39,7 +43,8 @@ func newTest() *cobra.Command {
 		Use:   "test IMAGE|NAME",
 		Short: "Boot a disk image and say whether it comes up",
 		Long: `Boot a disk image, of any origin, on each firmware, and say whether it comes up.
-The image is not changed. One that depends on other files is refused. QEMU is
+A live system (format iso) of a build starts from a CD; that of others does with --cd,
+and as a USB stick without. The image is not changed. One that depends on other files is refused. QEMU is
 confined; it does not run as root. A guest whose systemd is 256 or newer reports on
 itself; for an older one the login prompt on the serial console counts.
 
@@ -54,6 +59,7 @@ itself; for an older one the login prompt on the serial console counts.
 	}
 	flags := cmd.Flags()
 	flags.StringVarP(&o.folder, "output", "o", defaultFolder, "folder with the builds, where a NAME is given")
+	flags.BoolVar(&o.cd, "cd", false, "the image is that of a CD")
 	flags.StringSliceVar(&o.firmware, "firmware", nil, "firmware to boot on: "+strings.Join(choices["firmware"], ", ")+" (default: what the build asks for, else all)")
 	flags.StringVar(&o.accel, "accel", "auto", "accelerator: auto, kvm or tcg")
 	flags.StringVar(&o.memory, "memory", "1G", "memory of the guest")
@@ -68,10 +74,11 @@ func runTest(cmd *cobra.Command, o testOptions) error {
 	if err != nil {
 		return err
 	}
-	image, build, err := findImage(o.target, o.folder)
+	path, build, err := findMedium(o.target, o.folder)
 	if err != nil {
 		return err
 	}
+	o.cd = o.cd || format.Named(build.Format(filepath.Base(path))).CD
 	if len(o.firmware) == 0 {
 		o.firmware = choices["firmware"]
 		if build.Name != "" {
@@ -95,7 +102,7 @@ func runTest(cmd *cobra.Command, o testOptions) error {
 	if err != nil {
 		return err
 	}
-	results, err := bootImage(cmd.Context(), cmd.ErrOrStderr(), o, accel, image, int64(memory), build, shared)
+	results, err := bootImage(cmd.Context(), cmd.ErrOrStderr(), o, accel, path, int64(memory), build, shared)
 	err = closeLogs(err)
 	if asJSON(cmd, results) {
 		return err
@@ -105,7 +112,7 @@ func runTest(cmd *cobra.Command, o testOptions) error {
 		if !r.Passed {
 			verdict = "failed"
 		}
-		fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", r.Firmware, verdict)
+		fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", r.Name(), verdict)
 	}
 	return err
 }
@@ -149,38 +156,69 @@ func bootImage(ctx context.Context, stderr io.Writer, o testOptions, accel vm.Ac
 	tell := func(kind, status, text string) {
 		show.event("", orchestrator.Event{Kind: kind, Stage: "Boot test", Status: status, Text: text})
 	}
-	return orchestrator.BootTest(ctx, &host.Local{}, path, build.Format(filepath.Base(path)), boottest.Options{
-		Firmware: o.firmware, Accel: accel, Memory: memory, CPUs: o.cpus,
+	is := build.Format(filepath.Base(path))
+	if o.cd {
+		is = diskformat.Raw
+	}
+	return orchestrator.BootTest(ctx, &host.Local{}, path, is, boottest.Options{
+		CD: o.cd, Firmware: o.firmware, Accel: accel, Memory: memory, CPUs: o.cpus,
 		Timeout: o.timeout, Systemd: build.Systemd(), Logs: o.logs, Budget: shared,
 		Task: func(status, text string) { tell(orchestrator.TaskSeen, status, text) },
 	})
 }
 
-// findImage is the image file that the target names: a path of it or of a build's folder,
+// findMedium is what findImage finds, or a CD of a build: the file that is named, or the first
+// one of a build without an image of its disk.
+func findMedium(target, output string) (path string, build orchestrator.Built, err error) {
+	isCD := func(file image.File) bool { return format.Named(file.Format).CD }
+	path, build, err = findImage(target, output)
+	if err == nil && build.Name == "" {
+		of, _ := orchestrator.ReadBuilt(filepath.Dir(target))
+		if slices.ContainsFunc(of.Outputs, func(file image.File) bool { return isCD(file) && file.Name == filepath.Base(target) }) {
+			build = of
+		}
+	}
+	if i := slices.IndexFunc(build.Outputs, isCD); err != nil && i >= 0 {
+		folder, build, err := findBuild(target, output)
+		return filepath.Join(folder, build.Outputs[i].Name), build, err
+	}
+	return path, build, err
+}
+
+// findImage is the image of a disk that the target names: a path of it or of a build's folder,
 // or a build in the output folder. What is known of the build comes with it.
 func findImage(target, output string) (path string, build orchestrator.Built, err error) {
 	if info, err := os.Stat(target); err == nil && info.Mode().IsRegular() {
 		build, _ := orchestrator.ReadBuilt(filepath.Dir(target))
-		if build.Format(filepath.Base(target)) == "" {
+		said := build.Format(filepath.Base(target))
+		if known := format.Named(said); said == "" || known.Name != "" && !known.Disk {
 			build = orchestrator.Built{}
 		}
 		return target, build, nil
 	}
-	folder := target
-	if !isBuild(target) {
-		if folder, err = orchestrator.ResultsFolder(output, target); err != nil {
-			return "", build, &fail.Error{Kind: fail.Usage, Err: err, Hint: "name a build or an image file; there is no file of that name"}
-		}
-	}
-	build, err = orchestrator.ReadBuilt(folder)
+	folder, build, err := findBuild(target, output)
 	if err != nil {
-		return "", build, fail.New(fail.Usage, "", "name an image file, or run 'vmctl build "+target+"' first", "%s is neither an image nor a build in %s", target, output)
+		return "", build, err
 	}
 	bootable, ok := build.Bootable()
 	if !ok {
 		return "", build, fail.New(fail.Usage, "", "build it with --format "+diskformat.Default+" too", "%s was built without an image of its disk", target)
 	}
 	return filepath.Join(folder, bootable.Name), build, nil
+}
+
+// findBuild is the build that the target names: the path of its folder, or its name in the
+// output folder.
+func findBuild(target, output string) (folder string, build orchestrator.Built, err error) {
+	if folder = target; !isBuild(target) {
+		if folder, err = orchestrator.ResultsFolder(output, target); err != nil {
+			return "", build, &fail.Error{Kind: fail.Usage, Err: err, Hint: "name a build or an image file; there is no file of that name"}
+		}
+	}
+	if build, err = orchestrator.ReadBuilt(folder); err != nil {
+		return "", build, fail.New(fail.Usage, "", "name an image file, or run 'vmctl build "+target+"' first", "%s is neither an image nor a build in %s", target, output)
+	}
+	return folder, build, nil
 }
 
 // isBuild says whether a path is that of a folder that a build has left. A name alone is

@@ -52,6 +52,10 @@ type GRUB struct {
 	EFISuffix      string // of the names of EFI programs (UEFI specification 2.10, 3.5.1.1)
 }
 
+// CDImage is where images that can be live systems have the GRUB that a BIOS loads from a CD
+// (El Torito 1.0, without emulation).
+func (g GRUB) CDImage() string { return "/boot/grub/" + g.BIOS + "/eltorito.img" }
+
 // table is the architectures of images.
 var table = []Architecture{{
 	Debian: "amd64", OCI: "amd64", Kernel: "linux-image-amd64",

@@ -186,8 +186,14 @@ func installBIOS(ctx context.Context, h host.Host, p Plan, t Target) error {
 	if err := tree.Write(earlyFile, []byte(p.coreConfig()), 0o644); err != nil {
 		return err
 	}
-	return h.Run(ctx, p.mkimage(t.Root, earlyFile))
+	if err := h.Run(ctx, p.mkimage(t.Root, earlyFile)); err != nil || !tree.Exists(liveBoot) {
+		return err
+	}
+	return h.Run(ctx, mkCDImage(t.Root))
 }
+
+// liveBoot is in trees that can be live systems.
+const liveBoot = "/usr/lib/live/boot"
 
 // Embed puts the boot code of a bootable tree on its disk, whose image is the file
 // disk: boot.img into the first sector, core.img into the BIOS boot partition.

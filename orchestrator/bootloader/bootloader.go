@@ -140,6 +140,13 @@ func (p Plan) mkimage(root, config string) host.Command {
 		"biosdisk", "part_gpt", "part_msdos", filesystem.Named(p.Filesystem).GRUB, "search_fs_uuid", "normal", "configfile", "serial", "terminal").In(root)
 }
 
+// mkCDImage is the call that makes the GRUB for a medium of which only the kernel and grub.cfg
+// are known: it finds them where it was loaded from, and needs no modules there.
+func mkCDImage(root string) host.Command {
+	return host.Cmd("grub-mkimage", "--format="+arch.Target.GRUB.BIOS+"-eltorito", "--output="+arch.Target.GRUB.CDImage(), "--prefix=/boot/grub",
+		"biosdisk", "iso9660", "part_msdos", "normal", "configfile", "linux", "serial", "terminal", "echo", "ls", "reboot", "halt").In(root)
+}
+
 // espFile is a file for the ESP: a path in the image, or content.
 type espFile struct {
 	path    string // on the ESP

@@ -26,7 +26,7 @@ func TestFiles(t *testing.T) {
 			for _, f := range plan.files() {
 				fmt.Fprintf(&b, "--- %s\n%s\n", f.path, f.content)
 			}
-			fmt.Fprintf(&b, "--- debconf\n%s\n--- core.img\n%s%s\n\n", plan.debconf(), plan.coreConfig(), plan.mkimage("ROOT", earlyFile))
+			fmt.Fprintf(&b, "--- debconf\n%s\n--- core.img\n%s%s\n%s\n\n", plan.debconf(), plan.coreConfig(), plan.mkimage("ROOT", earlyFile), mkCDImage("ROOT"))
 			if plan.EFI {
 				for _, f := range plan.espFiles() {
 					fmt.Fprintf(&b, "--- ESP %s from %q\n%s", f.path, f.source, f.content)

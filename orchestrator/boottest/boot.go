@@ -42,7 +42,7 @@ func (o Options) limits(accel string) limits {
 // boot boots the guest once and judges it. A guest that fails is a *fail.Error of kind
 // Boot with the console's last lines; the result is valid then too.
 func boot(ctx context.Context, h host.Host, confinement vm.Confinement, setup vm.Setup, l limits, screens Screens) (Result, error) {
-	result := Result{Firmware: setup.Firmware, Accel: setup.Accel}
+	result := Result{Firmware: setup.Firmware, CD: setup.CD, Accel: setup.Accel}
 	guest, err := confinement.Prepare(ctx, h, setup)
 	if err != nil {
 		return result, err
@@ -56,7 +56,7 @@ func boot(ctx context.Context, h host.Host, confinement vm.Confinement, setup vm
 	if outcome.err != nil {
 		result.Problem = outcome.err.Error()
 		return result, &fail.Error{
-			Kind: fail.Boot, Op: setup.Firmware, Err: outcome.err, Tail: lastLines(guest.Console.Last(consoleTail), tailLines),
+			Kind: fail.Boot, Op: result.Name(), Err: outcome.err, Tail: lastLines(guest.Console.Last(consoleTail), tailLines),
 		}
 	}
 	return result, nil

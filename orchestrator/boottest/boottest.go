@@ -22,6 +22,7 @@ import (
 type Options struct {
 	Image    *os.File // open for reading alone, so that QEMU cannot change it
 	Format   string   // of the image, such as qcow2
+	CD       bool     // the image is in the drive for CDs, raw, and there is no disk
 	Firmware []string
 	Accel    vm.Accelerator
 	Memory   int64 // bytes
@@ -30,7 +31,7 @@ type Options struct {
 	// Systemd is the version in the image, 0 where that is not known. From
 	// SystemdForReport on the boot counts only with a report.
 	Systemd int
-	Logs    string // folder that gets boot-FIRMWARE.log, and Screens by ScreenName
+	Logs    string // folder that gets ConsoleName, and Screens by ScreenName
 	Scratch string // folder for what the guests write; "" for host.LargeTemp
 	Proofs  Proofs // of the image's disk; nil for none
 	Budget  Budget // nil for no limit
@@ -62,6 +63,7 @@ type Budget interface {
 // Result is how a boot test ended.
 type Result struct {
 	Firmware string  `json:"firmware"`
+	CD       bool    `json:"cd,omitempty"` // it started from a CD
 	Passed   bool    `json:"passed"`
 	Proof    string  `json:"proof,omitempty"` // report or login prompt
 	Problem  string  `json:"problem,omitempty"`
@@ -71,6 +73,19 @@ type Result struct {
 	// Earlier is which boot it is of, where the disk was not booted once more.
 	Earlier *Earlier `json:"earlier,omitempty"`
 }
+
+// Name is what the boot is called among those of an image: its firmware, or cd-FIRMWARE.
+func (r Result) Name() string { return bootName(r.Firmware, r.CD) }
+
+func bootName(firmware string, cd bool) string {
+	if cd {
+		return "cd-" + firmware
+	}
+	return firmware
+}
+
+// ConsoleName is the name of the file with the console of a boot of that name.
+func ConsoleName(boot string) string { return "boot-" + boot + ".log" }
 
 // Earlier is a boot of the same disk on a machine like this one.
 type Earlier struct {
@@ -147,22 +162,22 @@ func bootOn(ctx context.Context, h host.Host, o Options, confinement vm.Confinem
 	accel := o.Accel
 	for {
 		setup := vm.Setup{
-			Image: o.Image, Format: o.Format, VirtualSize: size, Firmware: firmware, Accel: accel.For(firmware),
+			Image: o.Image, Format: o.Format, CD: o.CD, VirtualSize: size, Firmware: firmware, Accel: accel.For(firmware),
 			Memory: o.Memory, CPUs: o.CPUs, Units: reportUnits(),
-			Console: filepath.Join(o.Logs, "boot-"+firmware+".log"), Scratch: o.Scratch,
+			Console: filepath.Join(o.Logs, ConsoleName(bootName(firmware, o.CD))), Scratch: o.Scratch,
 		}
 		if result, found, err := o.proved(ctx, setup); found || err != nil {
 			return result, err
 		}
-		release, err := Admit(ctx, o.Budget, setup, func() { o.Task("started", setup.Firmware+" waits for other guests to end") })
+		release, err := Admit(ctx, o.Budget, setup, func() { o.Task("started", bootName(firmware, o.CD)+" waits for other guests to end") })
 		if err != nil {
-			return Result{Firmware: firmware}, err
+			return Result{Firmware: firmware, CD: o.CD}, err
 		}
 		screens := Screens{}
 		result, err := boot(ctx, h, confinement, setup, o.limits(setup.Accel), screens)
 		release()
-		if problem := screens.write(setup.Console, firmware); problem != nil {
-			o.Task("note", firmware+": "+problem.Error())
+		if problem := screens.write(setup.Console, result.Name()); problem != nil {
+			o.Task("note", result.Name()+": "+problem.Error())
 		}
 		if err == nil {
 			o.prove(ctx, setup, result, screens)
@@ -179,14 +194,14 @@ func bootOn(ctx context.Context, h host.Host, o Options, confinement vm.Confinem
 func line(r Result, err error) (status, text string) {
 	switch {
 	case r.Problem != "":
-		return "failed", r.Firmware + ": " + r.Problem
+		return "failed", r.Name() + ": " + r.Problem
 	case err != nil:
-		return "failed", fmt.Sprintf("%s: %v", r.Firmware, err)
+		return "failed", fmt.Sprintf("%s: %v", r.Name(), err)
 	case r.Earlier != nil:
-		return "ok", fmt.Sprintf("%s: this disk came up on %s, with the same QEMU and firmware (--retest boots it again)", r.Firmware, r.Earlier.Booted.Format(time.DateOnly))
+		return "ok", fmt.Sprintf("%s: this disk came up on %s, with the same QEMU and firmware (--retest boots it again)", r.Name(), r.Earlier.Booted.Format(time.DateOnly))
 	case r.Report != nil:
-		return "ok", fmt.Sprintf("%s: up after %.0f s, systemd %d is %s, Secure Boot %s", r.Firmware, r.Seconds, r.Report.Systemd, r.Report.State, r.Report.SecureBoot)
+		return "ok", fmt.Sprintf("%s: up after %.0f s, systemd %d is %s, Secure Boot %s", r.Name(), r.Seconds, r.Report.Systemd, r.Report.State, r.Report.SecureBoot)
 	default:
-		return "ok", fmt.Sprintf("%s: login prompt after %.0f s (this guest's systemd gives no report)", r.Firmware, r.Seconds)
+		return "ok", fmt.Sprintf("%s: login prompt after %.0f s (this guest's systemd gives no report)", r.Name(), r.Seconds)
 	}
 }

@@ -19,7 +19,7 @@ func (o Options) proved(ctx context.Context, setup vm.Setup) (Result, bool, erro
 	if result == nil || !o.accepts(*result) {
 		return Result{}, false, nil
 	}
-	return *result, true, errors.Join(writeNew(setup.Console, traces.Console), traces.Screens.write(setup.Console, setup.Firmware))
+	return *result, true, errors.Join(writeNew(setup.Console, traces.Console), traces.Screens.write(setup.Console, bootName(setup.Firmware, setup.CD)))
 }
 
 // accepts says whether an earlier boot would pass this test, which may be stricter.
@@ -37,7 +37,7 @@ func (o Options) prove(ctx context.Context, setup vm.Setup, r Result, screens Sc
 		err = o.Proofs.Keep(ctx, setup.Machine(), r, Traces{console, screens})
 	}
 	if err != nil && ctx.Err() == nil {
-		o.Task("note", r.Firmware+": the next build boots it again: "+err.Error())
+		o.Task("note", r.Name()+": the next build boots it again: "+err.Error())
 	}
 }
 

@@ -25,8 +25,8 @@ type Screens map[string][]byte
 // Moments is the moments in their order.
 var Moments = []string{LoaderScreen, LastScreen}
 
-// ScreenName is the name of the file with the screen of a moment.
-func ScreenName(firmware, moment string) string { return "boot-" + firmware + "-" + moment + ".png" }
+// ScreenName is the name of the file with the screen of a moment of a boot of that name.
+func ScreenName(boot, moment string) string { return "boot-" + boot + "-" + moment + ".png" }
 
 // IsScreen says whether a file's name is one of ScreenName.
 func IsScreen(name string) bool {
@@ -41,10 +41,10 @@ func (s Screens) take(ctx context.Context, guest *vm.Guest, moment string) {
 }
 
 // write puts the screens beside a console, in place of those of another boot.
-func (s Screens) write(console, firmware string) error {
+func (s Screens) write(console, boot string) error {
 	var problems []error
 	for _, moment := range Moments {
-		path := filepath.Join(filepath.Dir(console), ScreenName(firmware, moment))
+		path := filepath.Join(filepath.Dir(console), ScreenName(boot, moment))
 		if content := s[moment]; content != nil {
 			problems = append(problems, writeNew(path, content))
 		} else if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {

@@ -18,6 +18,7 @@ const (
 	GCE        = "gce"
 	Partitions = "partitions"
 	Kernel     = "kernel"
+	ISO        = "iso"
 )
 
 // Format is what is known of one.
@@ -27,6 +28,7 @@ type Format struct {
 	About  string        // what it is, in a few words
 	Disk   bool          // an image that QEMU boots
 	Tree   bool          // of the files alone: it needs file systems that vmctl reads
+	CD     bool          // QEMU boots it from a drive for CDs
 	Tools  []debian.Tool // that write or check it, besides those of every build
 }
 
@@ -46,6 +48,13 @@ var table = []Format{
 		Tools: []debian.Tool{{Name: "partclone.restore", Package: "partclone"}, {Name: "partclone.extfs", Package: "partclone"}, {Name: "partclone.vfat", Package: "partclone"}, {Name: "zstd", Package: "zstd"}},
 	},
 	{Name: Kernel, Suffix: "vmlinuz", About: "kernel, initramfs and command line, to boot the disk without its boot loader", Tree: true},
+	{
+		Name: ISO, Suffix: "iso", About: "live system on a CD or USB stick, which keeps what is written in memory (needs live-boot in the image)", Tree: true, CD: true,
+		Tools: []debian.Tool{
+			{Name: "xorriso", Package: "xorriso"}, {Name: "tar2sqfs", Package: "squashfs-tools-ng"}, {Name: "sqfs2tar", Package: "squashfs-tools-ng"},
+			{Name: "mkfs.fat", Package: "dosfstools"}, {Name: "fsck.fat", Package: "dosfstools"}, {Name: "mcopy", Package: "mtools"},
+		},
+	},
 }
 
 // All is the formats, those of disks first.

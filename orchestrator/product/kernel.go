@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -26,25 +27,25 @@ func (w *work) kernel() error {
 		return err
 	}
 	defer disk.Close()
-	config, err := system.ReadFile(grubConfig, largestGrubConfig)
+	entry, err := bootedFirst(system)
 	if err != nil {
 		return err
-	}
-	entry, err := firstEntry(string(config))
-	if err != nil {
-		return err
-	}
-	for _, part := range []struct {
-		suffix string
-		names  []string
-	}{{"vmlinuz", []string{entry.kernel}}, {"initrd", entry.initramfs}} {
-		if err := w.copyOut(system, part.suffix, part.names); err != nil {
-			return err
-		}
 	}
 	line := []byte(entry.commandLine() + "\n")
-	if err := w.written("cmdline", func() (io.Reader, error) { return bytes.NewReader(line), nil }); err != nil {
-		return err
+	for _, part := range []struct {
+		suffix  string
+		content func() (io.Reader, error)
+	}{
+		{"vmlinuz", inBoot(system, entry.kernel)},
+		{"initrd", inBoot(system, entry.initramfs...)},
+		{"cmdline", func() (io.Reader, error) { return bytes.NewReader(line), nil }},
+	} {
+		if part.suffix == "initrd" && len(entry.initramfs) == 0 {
+			continue
+		}
+		if err := w.result(part.suffix, part.content); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -54,6 +55,15 @@ type menuEntry struct {
 	kernel    string
 	arguments []string
 	initramfs []string
+}
+
+// bootedFirst is the first entry of the menu that the tree has.
+func bootedFirst(system *rawdisk.System) (menuEntry, error) {
+	config, err := system.ReadFile(grubConfig, largestGrubConfig)
+	if err != nil {
+		return menuEntry{}, err
+	}
+	return firstEntry(string(config))
 }
 
 // firstEntry reads the first entry that boots Linux, as grub-mkconfig(8) writes it.
@@ -95,37 +105,44 @@ func (m menuEntry) commandLine() string {
 	return strings.Join(slices.Insert(slices.Clone(m.arguments), at, virtioConsole), " ")
 }
 
-// copyOut writes files of the tree, one after the other, into one.
-func (w *work) copyOut(system *rawdisk.System, suffix string, names []string) error {
-	var nodes []*rawdisk.Node
-	for _, name := range names {
-		n, err := inBoot(system, name)
-		if err != nil {
-			return err
-		}
-		nodes = append(nodes, n)
-	}
-	if len(nodes) == 0 {
-		return nil
-	}
-	return w.written(suffix, func() (io.Reader, error) {
+// inBoot opens files that GRUB's menu names, one after the other. Where /boot has a file system
+// of its own, the menu leaves that out.
+func inBoot(system *rawdisk.System, names ...string) func() (io.Reader, error) {
+	return func() (io.Reader, error) {
 		var all []io.Reader
-		for _, n := range nodes {
-			content, err := n.Content()
+		for _, name := range names {
+			n, err := firstOf(system, name, path.Join("boot", name))
 			if err != nil {
 				return nil, err
 			}
-			all = append(all, io.NewSectionReader(content, 0, n.Size))
+			if n == nil {
+				return nil, fail.New(fail.Usage, "", "", "GRUB's menu names %s, which is not there", name)
+			}
+			content, err := contentOf(n)()
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, content)
 		}
 		return io.MultiReader(all...), nil
-	})
+	}
 }
 
-// inBoot finds a file that GRUB's menu names. Where /boot has a file system of its own, the
-// menu leaves that out.
-func inBoot(system *rawdisk.System, name string) (*rawdisk.Node, error) {
-	for _, candidate := range []string{name, path.Join("boot", name)} {
-		n, err := system.Find(candidate)
+// contentOf opens a file of the tree.
+func contentOf(n *rawdisk.Node) func() (io.Reader, error) {
+	return func() (io.Reader, error) {
+		content, err := n.Content()
+		if err != nil {
+			return nil, err
+		}
+		return io.NewSectionReader(content, 0, n.Size), nil
+	}
+}
+
+// firstOf is the first of the files that is there, nil for none.
+func firstOf(system *rawdisk.System, names ...string) (*rawdisk.Node, error) {
+	for _, name := range names {
+		n, err := system.Find(name)
 		if err != nil {
 			return nil, err
 		}
@@ -133,25 +150,39 @@ func inBoot(system *rawdisk.System, name string) (*rawdisk.Node, error) {
 			return n, nil
 		}
 	}
-	return nil, fail.New(fail.Usage, "", "", "GRUB's menu names %s, which is not there", name)
+	return nil, nil
 }
 
-// written makes a file of the format, reads it back and compares it.
-func (w *work) written(suffix string, content func() (io.Reader, error)) error {
+// result makes a file of the format.
+func (w *work) result(suffix string, content func() (io.Reader, error)) error {
+	file := w.path(suffix)
+	if err := w.written(file, content); err != nil {
+		return err
+	}
+	return w.finished(file, 0)
+}
+
+// written makes a file, reads it back and compares it.
+func (w *work) written(file string, content func() (io.Reader, error)) error {
 	from, err := content()
 	if err != nil {
 		return err
 	}
-	file := w.path(suffix)
 	if err := create(file, func(out io.Writer) error { return w.copy(out, from) }); err != nil {
 		return err
 	}
-	if from, err = content(); err != nil {
+	return w.holds(file, content)
+}
+
+// holds compares a file with what it must be.
+func (w *work) holds(file string, content func() (io.Reader, error)) error {
+	from, err := content()
+	if err != nil {
 		return err
 	}
 	c := comparison{ctx: w.ctx}
 	if err := opened(file, func(in io.Reader) error { return c.contents(in, from) }); err != nil {
-		return fmt.Errorf("read %s back: %w", suffix, err)
+		return fmt.Errorf("read %s back: %w", filepath.Base(file), err)
 	}
-	return w.finished(file, 0)
+	return nil
 }

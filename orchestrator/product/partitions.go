@@ -106,7 +106,7 @@ func (w *work) partitions() error {
 }
 
 func (w *work) text(suffix string, content []byte) error {
-	return w.written(suffix, func() (io.Reader, error) { return bytes.NewReader(content), nil })
+	return w.result(suffix, func() (io.Reader, error) { return bytes.NewReader(content), nil })
 }
 
 // tableFiles writes the table as sfdisk reads it, and the program in the first sector.

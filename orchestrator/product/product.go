@@ -47,6 +47,7 @@ var writers = map[string]func(*work) error{
 	format.GCE:        (*work).gce,
 	format.Partitions: (*work).partitions,
 	format.Kernel:     (*work).kernel,
+	format.ISO:        (*work).live,
 }
 
 // work is one format of a disk in the making.
@@ -89,11 +90,15 @@ func Unreadable(name, disk string) error {
 	if !format.Named(name).Tree {
 		return nil
 	}
-	_, file, err := openSystem(disk)
-	if err == nil {
-		file.Close()
+	system, file, err := openSystem(disk)
+	if err != nil {
+		return err
 	}
-	return err
+	defer file.Close()
+	if name == format.ISO {
+		return notLive(system)
+	}
+	return nil
 }
 
 // path is where a file of the format goes.

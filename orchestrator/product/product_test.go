@@ -55,7 +55,8 @@ func tree(t *testing.T) string {
 		"etc/fstab": "UUID=11111111-2222-3333-4444-555555555558 / ext4 defaults 0 1\nUUID=1234-5678 /boot/efi vfat defaults 0 2\nUUID=99999999-2222-3333-4444-555555555558 /elsewhere ext4 nofail 0 2\n",
 		newline:     "a", "etc/ a space": "b", "etc/-dash": "c", "etc/ümläut": "d", "etc/\xff\xfe": "e", "etc/back\\slash": "f", "etc/' \"$(id)`": "g",
 		"etc/*": "h", long: "i", "bin/ping": "program", "boot/grub/grub.cfg": grubCfg, "boot/vmlinuz-6": "kernel", "boot/initrd.img-6": "initramfs", "etc/empty": "",
-		"var/data": strings.Repeat("0123456789abcdef", 20000),
+		"var/data":                       strings.Repeat("0123456789abcdef", 20000),
+		"usr/lib/live/boot/9990-main.sh": "Live () { :; }\n", "boot/grub/i386-pc/eltorito.img": strings.Repeat("CD", 5000), "usr/lib/grub/i386-pc/boot_hybrid.img": strings.Repeat("H", 512),
 	} {
 		path := filepath.Join(root, name)
 		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(content), 0o644)); err != nil {
@@ -98,6 +99,10 @@ func disk(t *testing.T, root string, requests ...string) product.Subject {
 	run(t, "label: gpt\nlabel-id: 11111111-2222-3333-4444-555555555555\nstart=2048, size=16384, type=uefi, name=esp, uuid=11111111-2222-3333-4444-555555555556\nstart=18432, size=163840, type=linux, name=root, uuid=11111111-2222-3333-4444-555555555557\n", "sfdisk", "-q", raw)
 	run(t, "", "mkfs.fat", "--invariant", "-i", "12345678", esp)
 	run(t, "loader", "mcopy", "-i", esp, "-", "::/A long name.efi")
+	run(t, "", "mmd", "-i", esp, "::/EFI", "::/EFI/BOOT")
+	for _, program := range []string{"BOOTX64.EFI", "grubx64.efi"} {
+		run(t, program, "mcopy", "-i", esp, "-", "::/EFI/BOOT/"+program)
+	}
 	run(t, "", "dd", "if="+esp, "of="+raw, "bs=1M", "seek=1", "conv=notrunc", "status=none")
 	run(t, "", "mkfs.ext4", "-q", "-F", "-b", "4096", "-U", "11111111-2222-3333-4444-555555555558", "-E", "hash_seed=11111111-2222-3333-4444-555555555559,root_owner=0:0,offset=9437184", "-d", root, raw, "80M")
 	value := filepath.Join(dir, "value")
@@ -260,6 +265,7 @@ func TestRefusedDisks(t *testing.T) {
 		"no root":                     {[]string{"rm /etc/fstab", "cd /", "unlink usr"}, format.Squashfs, "no Linux root file system"},
 		"no menu":                     {[]string{"rm /boot/grub/grub.cfg"}, format.Kernel, "boot/grub/grub.cfg"},
 		"a menu that leads elsewhere": {[]string{"rm /boot/vmlinuz-6"}, format.Kernel, "vmlinuz-6"},
+		"not live":                    {[]string{"cd /usr/lib/live", "unlink boot"}, format.ISO, "it has no live-boot"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := product.Make(t.Context(), &host.Local{}, tc.format, disk(t, tree(t), tc.requests...), t.TempDir())
@@ -296,5 +302,65 @@ func TestKernelOfADisk(t *testing.T) {
 		if content, err := os.ReadFile(filepath.Join(folder, files[i].Name)); err != nil || string(content) != want {
 			t.Errorf("%s: %q, %v", files[i].Name, content, err)
 		}
+	}
+}
+
+// A medium has what the disk boots with, under names that only it has. Its kernel is told of no
+// file system of the disk.
+func TestLiveMedium(t *testing.T) {
+	of := disk(t, tree(t))
+	folder, files := made(t, format.ISO, of)
+	medium, back := filepath.Join(folder, files[0].Name), filepath.Join(t.TempDir(), "back")
+	run(t, "", "xorriso", "-osirrox", "on", "-indev", medium, "-extract", "/", back)
+	place := "live/" + of.SHA256[:16]
+	for name, want := range map[string]string{
+		place + "/vmlinuz": "kernel", place + "/initrd": "initramfs", ".disk/info": "Some Build 13\n",
+		"boot/grub/grub.cfg": "serial --unit=0 --speed=115200\nterminal_input console serial\nterminal_output console serial\nset timeout=3\n" +
+			"menuentry 'Some Build 13' {\n\tlinux /" + place + "/vmlinuz boot=live live-media-path=/" + place + " fstab=no console=ttyS0\n\tinitrd /" + place + "/initrd\n}\n",
+		"EFI/debian/grub.cfg": "search.file /" + place + "/vmlinuz root\nset prefix=($root)/boot/grub\nconfigfile $prefix/grub.cfg\n",
+	} {
+		if got, err := os.ReadFile(filepath.Join(back, name)); err != nil || string(got) != want {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(back, place, "filesystem.squashfs")); err != nil {
+		t.Error(err)
+	}
+	if label := run(t, "", "blkid", "-p", "-o", "value", "-s", "LABEL", medium); label != "A__DISK__1\n" {
+		t.Errorf("label %q", label)
+	}
+	if table := run(t, "", "sfdisk", "--dump", medium); !strings.Contains(table, "type=ef") || !strings.Contains(table, "bootable") {
+		t.Errorf("a disk of it has no partition that firmware boots: %s", table)
+	}
+	esp := filepath.Join(t.TempDir(), "images")
+	run(t, "", "xorriso", "-indev", medium, "-osirrox", "on", "-extract_boot_images", esp)
+	for _, program := range []string{"BOOTX64.EFI", "grubx64.efi"} {
+		if got := run(t, "", "mtype", "-i", filepath.Join(esp, "mbr_part2_efi.img"), "::/EFI/BOOT/"+program); got != program {
+			t.Errorf("%s: %q", program, got)
+		}
+	}
+}
+
+// A disk for one kind of firmware makes a medium for that kind.
+func TestLiveMediumOfOneFirmware(t *testing.T) {
+	for name, tc := range map[string]struct {
+		request string
+		want    string
+	}{
+		"UEFI": {"rm /boot/grub/i386-pc/eltorito.img", "UEFI"},
+		"BIOS": {"rm /etc/fstab", "BIOS"}, // which mounts the ESP
+	} {
+		t.Run(name, func(t *testing.T) {
+			folder, files := made(t, format.ISO, disk(t, tree(t), tc.request))
+			var platforms []string
+			for line := range strings.Lines(run(t, "", "xorriso", "-indev", filepath.Join(folder, files[0].Name), "-report_el_torito", "plain")) {
+				if words := strings.Fields(line); strings.HasPrefix(line, "El Torito boot img") && len(words) > 6 {
+					platforms = append(platforms, words[6])
+				}
+			}
+			if !slices.Equal(platforms, []string{tc.want}) {
+				t.Errorf("it boots by %q", platforms)
+			}
+		})
 	}
 }

@@ -29,9 +29,16 @@ func unpackSquashfs(path string, out io.Writer) host.Command {
 	return c
 }
 
-// squashfs packs the tree with the tools of squashfs-tools-ng, which write the same bytes for
-// the same tree.
 func (w *work) squashfs() error {
+	if err := w.writeSquashfs(w.own()); err != nil {
+		return err
+	}
+	return w.finished(w.own(), 0)
+}
+
+// writeSquashfs packs the tree with the tools of squashfs-tools-ng, which write the same bytes
+// for the same tree, and reads it back.
+func (w *work) writeSquashfs(path string) error {
 	read, write := io.Pipe()
 	written := make(chan error, 1)
 	go func() {
@@ -39,7 +46,7 @@ func (w *work) squashfs() error {
 		_ = write.CloseWithError(err)
 		written <- err
 	}()
-	err := w.host.Run(w.ctx, packSquashfs(w.own(), read))
+	err := w.host.Run(w.ctx, packSquashfs(path, read))
 	_ = read.CloseWithError(io.ErrClosedPipe)
 	if writing := <-written; writing != nil && !errors.Is(writing, io.ErrClosedPipe) {
 		return writing
@@ -47,13 +54,10 @@ func (w *work) squashfs() error {
 	if err != nil {
 		return err
 	}
-	if err := w.checkSquashfs(); err != nil {
-		return err
-	}
-	return w.finished(w.own(), 0)
+	return w.checkSquashfs(path)
 }
 
-func (w *work) checkSquashfs() error {
+func (w *work) checkSquashfs(path string) error {
 	read, write := io.Pipe()
 	compared := make(chan error, 1)
 	go func() {
@@ -61,7 +65,7 @@ func (w *work) checkSquashfs() error {
 		_, _ = io.Copy(io.Discard, read)
 		compared <- err
 	}()
-	err := w.host.Run(w.ctx, unpackSquashfs(w.own(), write))
+	err := w.host.Run(w.ctx, unpackSquashfs(path, write))
 	_ = write.CloseWithError(err)
 	if comparing := <-compared; err == nil {
 		err = comparing

@@ -82,7 +82,7 @@ func (d disk) Find(ctx context.Context, m vm.Machine) (*boottest.Result, boottes
 		return nil, boottest.Traces{}
 	}
 	found, err := d.read(subject.name())
-	if err != nil || !reflect.DeepEqual(found.Subject, subject) || found.Result.Firmware != m.Firmware {
+	if err != nil || !reflect.DeepEqual(found.Subject, subject) || found.Result.Firmware != m.Firmware || found.Result.CD != m.CD {
 		return nil, boottest.Traces{}
 	}
 	now := time.Now()

@@ -84,14 +84,14 @@ type Tool struct{ Name, Version string }
 
 // Boot is a boot test.
 type Boot struct {
-	Firmware, Proof, Problem, Accel string
-	Passed                          bool
-	Seconds                         float64
-	Earlier                         time.Time // of the boot that it is of, where the disk was not booted again
-	Guest                           *Guest    // nil where it said nothing of itself
-	Console                         string
-	Cut                             bool // the console's begin is left out
-	Screens                         []Screen
+	Name, Proof, Problem, Accel string // Name as the firmware
+	Passed                      bool
+	Seconds                     float64
+	Earlier                     time.Time // of the boot that it is of, where the disk was not booted again
+	Guest                       *Guest    // nil where it said nothing of itself
+	Console                     string
+	Cut                         bool // the console's begin is left out
+	Screens                     []Screen
 }
 
 // Screen is what a guest's screen showed.

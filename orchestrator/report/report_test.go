@@ -33,11 +33,11 @@ func web() report.Build {
 		Tested:  true,
 		Boots: []report.Boot{
 			{
-				Firmware: "bios", Passed: true, Proof: "report", Accel: "kvm", Seconds: 12, Console: "\x1b[0;32mOK\x1b[0m Started\r\n\x1b]0;title\x07login:\r\n", Cut: true, Earlier: at(1),
+				Name: "bios", Passed: true, Proof: "report", Accel: "kvm", Seconds: 12, Console: "\x1b[0;32mOK\x1b[0m Started\r\n\x1b]0;title\x07login:\r\n", Cut: true, Earlier: at(1),
 				Screens: []report.Screen{{Moment: "the boot loader", PNG: []byte("\x89PNG")}},
 				Guest:   &report.Guest{State: "running", Systemd: 257, Kernel: "6.12.1", SecureBoot: "unsupported", Root: "/dev/vda3,ext4", Seconds: 9.5},
 			},
-			{Firmware: "uefi", Problem: "two units failed", Accel: "tcg", Seconds: 60, Guest: &report.Guest{State: "degraded", Failed: []string{"a.service", "b.service"}, Jobs: []string{"c.service"}}},
+			{Name: "uefi", Problem: "two units failed", Accel: "tcg", Seconds: 60, Guest: &report.Guest{State: "degraded", Failed: []string{"a.service", "b.service"}, Jobs: []string{"c.service"}}},
 		},
 		Deferred: []string{"systemctl start nginx"}, Starts: []string{"cron.service", "nginx.service"},
 		Facts:    []report.Facts{{Origin: "install.d/web.yml:9", Names: []string{"*", "hostname"}}},

@@ -29,6 +29,7 @@ type Setup struct {
 	Image       *os.File // open for reading alone, so that QEMU cannot change it
 	Format      string   // of the image, such as qcow2
 	VirtualSize int64    // bytes, of the disk inside
+	CD          bool     // the image is in the drive for CDs, raw, and there is no disk
 	Firmware    string
 	Accel       string // AccelKVM or AccelTCG
 	Memory      int64  // bytes
@@ -46,7 +47,7 @@ type Setup struct {
 // Machine is the setup's machine, without the files that each guest has of its own: two
 // that are equal treat a disk alike.
 func (s Setup) Machine() Machine {
-	return Machine{Firmware: s.Firmware, Accel: s.Accel, Memory: s.Memory, CPUs: s.CPUs, Units: s.Units}
+	return Machine{Firmware: s.Firmware, Accel: s.Accel, Memory: s.Memory, CPUs: s.CPUs, Units: s.Units, CD: s.CD}
 }
 
 // ScratchFolder is where the guest writes.
@@ -98,12 +99,14 @@ func (g *Guest) prepareDisks(ctx context.Context, h host.Host, virtualSize int64
 	if err != nil {
 		return err
 	}
-	overlay := filepath.Join(dir, "overlay."+diskformat.QCOW2)
-	if err := h.Run(ctx, Overlay(virtualSize, overlay)); err != nil {
-		return err
-	}
-	if g.machine.Disk, err = g.open(overlay, os.O_RDWR); err != nil {
-		return err
+	if !g.machine.CD {
+		overlay := filepath.Join(dir, "overlay."+diskformat.QCOW2)
+		if err := h.Run(ctx, Overlay(virtualSize, overlay)); err != nil {
+			return err
+		}
+		if g.machine.Disk, err = g.open(overlay, os.O_RDWR); err != nil {
+			return err
+		}
 	}
 	template := arch.Target.FirmwareNamed(g.machine.Firmware).Vars
 	if template == "" {

@@ -31,6 +31,7 @@ type Machine struct {
 	CPUs     int    // under KVM
 	Disk     string // what the guest writes to, qcow2
 	Image    Image  // what lies below Disk and is only read; the zero value for nothing
+	CD       bool   // Image is in the drive for CDs, raw; there is no Disk
 	Vars     string // writable copy of the UEFI variables; unused on BIOS
 	Console  string // file that gets the first serial port
 	Report   string // file that gets the second serial port
@@ -101,9 +102,17 @@ func (i Image) nodes() []node {
 	return []node{{"node-name": "image-file", "driver": "file", "filename": i.File, "read-only": true}, image}
 }
 
-// disks is the image, if there is one, and the guest's disk on it. What a guest writes
-// that ends with vmctl need not outlive the host.
+// disks is what the guest has: the image, if there is one, and a disk of its own on it. What
+// a guest writes that ends with vmctl need not outlive the host.
 func (m Machine) disks() []string {
+	if m.CD {
+		return append(blockdevs(m.Image.nodes()...), "-device", "ide-cd,drive=image,bootindex=1")
+	}
+	return append(m.overlay(), "-device", "virtio-blk-pci,drive=disk,bootindex=1")
+}
+
+// overlay is the nodes of the guest's disk.
+func (m Machine) overlay() []string {
 	disk := node{"node-name": "disk", "driver": diskformat.QCOW2, "file": "disk-file", "backing": nil}
 	if m.Direct != nil {
 		disk = node{"node-name": "disk", "driver": diskformat.Raw, "file": "disk-file"}
@@ -141,7 +150,7 @@ func (m Machine) Command() host.Command {
 		"-m", strconv.FormatInt(m.Memory>>20, 10), "-smp", strconv.Itoa(cpus),
 	)
 	args = append(args, m.disks()...)
-	args = append(args, "-device", "virtio-blk-pci,drive=disk,bootindex=1", "-device", "virtio-rng-pci")
+	args = append(args, "-device", "virtio-rng-pci")
 	if m.Detached != nil {
 		args = append(args, m.Detached.args()...)
 	} else {
