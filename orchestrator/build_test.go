@@ -58,6 +58,19 @@ func TestBaseNames(t *testing.T) {
 	}
 }
 
+func TestWhatIsBooted(t *testing.T) {
+	disk, cd := medium{file: "debian-13-amd64.qcow2", format: "qcow2"}, medium{file: "debian-13-amd64.iso", format: "raw", cd: true}
+	for formats, want := range map[string][]medium{
+		"qcow2": {disk}, "raw qcow2": {disk}, "tar qcow2 iso": {disk, cd}, "iso": {cd}, "squashfs iso": {cd}, "tar": {{format: "raw"}},
+	} {
+		p := plan(t, "debian")
+		p.Definition.Outputs = strings.Fields(formats)
+		if got := p.media(); !slices.Equal(got, want) {
+			t.Errorf("%s: %+v", formats, got)
+		}
+	}
+}
+
 // layers records what it is asked to provision.
 type layers struct {
 	calls *[]string

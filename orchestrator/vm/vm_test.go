@@ -15,6 +15,7 @@ func TestCommands(t *testing.T) {
 		"bios-tcg":       {Firmware: "bios", Accel: AccelTCG, Image: Image{File: inherited(4), Format: "vmdk"}, Inherited: []int{4, 5}},
 		"uefi-kvm":       {Firmware: "uefi", Accel: AccelKVM, NoSandbox: true},
 		"secureboot-tcg": {Firmware: "secureboot", Accel: AccelTCG, Image: Image{File: "/w/disk,\".raw", Format: "raw"}, Units: []Unit{{Name: "x.service", Content: "[Service]\n"}, {Name: "y.target", DropIn: true}}},
+		"cd-uefi":        {Firmware: "uefi", Accel: AccelTCG, CD: true, Image: Image{File: inherited(4), Format: "raw"}, Inherited: []int{4}},
 		"direct-kvm":     {Firmware: "bios", Accel: AccelKVM, Inherited: []int{4}, Direct: &DirectBoot{Kernel: 5, Initramfs: 6, Agent: 7, Cmdline: "root=/dev/vda"}},
 		"direct-online":  {Firmware: "bios", Accel: AccelTCG, Inherited: []int{4}, Direct: &DirectBoot{Kernel: 5, Initramfs: 6, Agent: 7, Cmdline: "root=/dev/vda", Online: true}},
 		"direct-cd":      {Firmware: "bios", Accel: AccelTCG, Inherited: []int{4, 8}, Direct: &DirectBoot{Kernel: 5, Initramfs: 6, Agent: 7, Cmdline: "a=b", Online: true, CD: inherited(8)}},
