@@ -11,6 +11,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/btw-img/btw-img/orchestrator"
+	"github.com/btw-img/btw-img/orchestrator/aptmethod"
 )
 
 // TestEntriesInAGuest builds an image whose databases are filled in running servers. The image
@@ -47,7 +50,8 @@ func TestEntriesInAGuest(t *testing.T) {
 			"getcap /usr/local/bin/twin":                            "/usr/local/bin/twin cap_net_raw=ep\n",
 			"cat /srv/shop/facts":                                   "2 systemd shop\n",
 			"cat /etc/machine-id; ls /var/log/journal 2>&- | wc -l": "uninitialized\n0\n",
-			"find / -xdev -name '*vmctl-agent*'":                    "",
+			"find / -xdev -name '*vmctl*'":                          "",
+			"hello --traditional":                                   "hello, world\n",
 		} {
 			if got := in(command); got != want {
 				t.Errorf("%s: %q", command, got)
@@ -57,6 +61,13 @@ func TestEntriesInAGuest(t *testing.T) {
 		tellsNot(t, os.Getenv("VMCTL_CACHE"), password)
 		if strings.Contains(r.stderr, password) {
 			t.Error("the secret is told")
+		}
+	})
+
+	t.Run("what it has downloaded", func(t *testing.T) {
+		hello := fetchedBy(t, folder, "shop")
+		if _, err := os.Stat(filepath.Join(os.Getenv("VMCTL_CACHE"), "downloads", hello.Kept())); err != nil {
+			t.Error(err)
 		}
 	})
 
@@ -80,9 +91,10 @@ func TestEntriesInAGuest(t *testing.T) {
 		}
 	})
 
-	t.Run("the roles have nothing to change", func(t *testing.T) {
+	t.Run("without network the roles have nothing to change", func(t *testing.T) {
 		write(t, filepath.Join(folder, "install.d/again.yml"), "extends: shop\ninstall:\n  - roles: [database, catalogue]\n")
-		r := good(t, folder, "build", "again", "--format", "raw", "--no-test", "--on", "boot", "--set", "firmware=[bios]")
+		write(t, filepath.Join(folder, "commands.d/again.yml"), "commands: [run: apt-get --yes install --reinstall hello]\n")
+		r := good(t, folder, "build", "again", "--format", "raw", "--no-test", "--on", "boot", "--set", "firmware=[bios]", "--offline")
 		for _, task := range []string{"database : Role", "catalogue : Catalogue", "catalogue : User"} {
 			if !strings.Contains(r.stderr, "ok       install.d/again.yml:3 "+task) {
 				t.Errorf("%s was not asked for", task)
@@ -91,7 +103,24 @@ func TestEntriesInAGuest(t *testing.T) {
 		if strings.Contains(r.stderr, "changed  install.d/again.yml") {
 			t.Errorf("a role has changed something:\n%s", r.stderr)
 		}
+		fetchedBy(t, folder, "again")
 	})
+}
+
+// fetchedBy is the package hello as the layer of a build has recorded it.
+func fetchedBy(t *testing.T, folder, build string) aptmethod.Fetched {
+	t.Helper()
+	var m orchestrator.Manifest
+	readJSON(t, filepath.Join(folder, "images", build, "build.json"), &m)
+	for _, stage := range m.Fetched {
+		for _, f := range stage.Files {
+			if stage.Stage == "Layer "+build && strings.HasPrefix(f.Name, "hello_") {
+				return f
+			}
+		}
+	}
+	t.Fatalf("the record of %s has no hello: %+v", build, m.Fetched)
+	return aptmethod.Fetched{}
 }
 
 // tellsNot searches every file below a folder.

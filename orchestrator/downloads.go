@@ -29,9 +29,10 @@ import (
 // can change none of what the store has: it gets that read-only, and what comes from it is
 // taken by its digest.
 type fetching struct {
-	w      *workshop
-	folder string // of apt's method, here and in the tree
-	mounts scope.Stack
+	w        *workshop
+	folder   string // of apt's method, here and in the tree
+	settings aptmethod.Settings
+	mounts   scope.Stack
 }
 
 // sourceScope is whose lists the source's are. No program of a tree has touched them.
@@ -58,9 +59,9 @@ func (w *workshop) fetch(ctx context.Context, stage, scope string, work func(*fe
 	if err != nil {
 		return err
 	}
-	f := &fetching{w: w, folder: w.scratch("apt")}
+	f := &fetching{w: w, folder: w.scratch("apt"), settings: settings}
 	f.mounts.Push("remove the folder of downloads", incoming.Discard)
-	err = f.prepare(settings, incoming.Folder())
+	err = f.prepare(incoming.Folder())
 	if err != nil {
 		f.mounts.CloseInto(&err)
 		return err
@@ -85,8 +86,8 @@ func (w *workshop) fetchFor(ctx context.Context, s definition.Source, work func(
 }
 
 // prepare makes the method's folder.
-func (f *fetching) prepare(s aptmethod.Settings, incoming string) error {
-	if err := aptmethod.Prepare(f.folder, s); err != nil {
+func (f *fetching) prepare(incoming string) error {
+	if err := aptmethod.Prepare(f.folder, f.folder, f.settings); err != nil {
 		return err
 	}
 	if err := copyOfItself(aptmethod.Program(f.folder)); err != nil {

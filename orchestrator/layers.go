@@ -26,7 +26,7 @@ type growing struct {
 	entries  []definition.Layer // one by one
 	keys     []store.Key        // keys[i] is that of the tree with the first i entries
 	deferred []string           // what entries of the recipe wanted of a running system
-	listed   bool               // an entry was applied, and the archives' lists are of today
+	listed   bool               // an entry was applied in the tree, and its lists are of today
 	task     func(status, format string, args ...any)
 	told     func(status, text, output, diff string) // as task, with what it printed and changed
 }
@@ -186,6 +186,7 @@ func (g *growing) apply(ctx context.Context, root string, entry int, epoch time.
 			if err := g.ageLists(root); err != nil {
 				return errors.Join(err, leave())
 			}
+			g.listed = true
 			defer func() { err = scope.Join(err, leave()) }()
 			last, err := g.running.entry(ctx)
 			if last || err != nil {

@@ -319,7 +319,6 @@ func (g *growing) ageLists(root string) error {
 	} else if !g.listed && (!g.bootstrapped() || !g.debianAlone()) {
 		age = time.Unix(0, 0)
 	}
-	g.listed = true
 	path, err := host.Tree(root).Path("/var/lib/apt/lists")
 	if err != nil {
 		return err

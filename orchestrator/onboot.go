@@ -99,7 +99,10 @@ func (g *growing) guestRecipe(below, bootable tree, from, to int) recipe {
 				return err
 			}
 			g.deferred = nil
-			if err := g.inGuest(ctx, root, bootable, from, to, epoch); err != nil {
+			err = g.fetch(ctx, layerTitle+g.name, g.layerScope(g.name), func(f *fetching) error {
+				return g.inGuest(ctx, root, f, bootable, from, to, epoch)
+			})
+			if err != nil {
 				return err
 			}
 			return cmp.Or(seal.DropCaches(root), seal.ClampChanged(root, g.changed, epoch))
@@ -144,8 +147,8 @@ type guestEnd struct {
 }
 
 // inGuest applies entries in a guest, and does to the tree at root what they have changed.
-func (g *growing) inGuest(ctx context.Context, root string, bootable tree, from, to int, epoch time.Time) (err error) {
-	run := &guestRun{growing: g, hostname: hostnameIn(g.plan.Definition, g.layer), first: g.origin(from)}
+func (g *growing) inGuest(ctx context.Context, root string, f *fetching, bootable tree, from, to int, epoch time.Time) (err error) {
+	run := &guestRun{growing: g, fetching: f, hostname: hostnameIn(g.plan.Definition, g.layer), first: g.origin(from)}
 	defer func() { err = errors.Join(err, run.remove()) }()
 	ctx, unwatch := run.watched(ctx)
 	defer unwatch()
@@ -185,7 +188,10 @@ func (g *guestRun) take(ctx context.Context, root string) (err error) {
 	if err != nil {
 		return fail.Wrap(fail.Build, g.first, err)
 	}
-	changes := guest.SinceUp(g.pristine, g.isUp, after, seal.IsVolatile)
+	if err := g.fetching.gather(ctx, after, g.diskSize()); err != nil {
+		return err
+	}
+	changes := guest.SinceUp(g.pristine, g.isUp, after, func(name string) bool { return name == guestApt || seal.IsVolatile(name) })
 	for _, change := range changes {
 		fmt.Fprintf(g.log, "changed in the guest: %s\n", change.Path)
 	}
@@ -226,6 +232,7 @@ func runningFacts(machine, chosen map[string]any) map[string]any {
 // guestRun is a guest while it is used.
 type guestRun struct {
 	*growing
+	fetching *fetching // nil for none
 	hostname string
 	first    string // file and line of the first entry
 	agent    *guest.Agent
@@ -267,7 +274,8 @@ func (r *guestRun) prepare(ctx context.Context, bootable tree, key store.Key) (e
 		return err
 	}
 	defer func() { err = scope.Join(err, begun.Discard()) }()
-	if err := guest.Furnish(begun.Root(), string(key)[:32]); err != nil {
+	err = cmp.Or(guest.Furnish(begun.Root(), string(key)[:32]), r.fetching.furnish(begun.Root()), r.ageLists(begun.Root()))
+	if err != nil {
 		return err
 	}
 	kernel, err := guest.NewestKernel(begun.Root())
@@ -277,13 +285,18 @@ func (r *guestRun) prepare(ctx context.Context, bootable tree, key store.Key) (e
 	if err := errors.Join(guest.Copy(ctx, r.host, kernel.Image, r.file(guestKernel)), guest.Copy(ctx, r.host, kernel.Initramfs, r.file(guestInitramfs))); err != nil {
 		return err
 	}
-	const spare = 512 << 20 // bytes: what does not fit on the disk fails when that is made
-	err = r.host.Run(ctx, guest.MakeDisk(begun.Root(), r.file(guestDisk), r.plan.Disk.Size+spare))
+	err = r.host.Run(ctx, guest.MakeDisk(begun.Root(), r.file(guestDisk), r.diskSize()))
 	if err == nil {
 		r.pristine, err = r.snapshot()
 	}
 	fmt.Fprintf(r.log, "the guest's disk took %.1f s\n", time.Since(started).Seconds())
 	return err
+}
+
+// diskSize is that of the guest's disk, in bytes.
+func (r *guestRun) diskSize() int64 {
+	const spare = 1 << 30 // for packages twice; what does not fit on the image's disk fails when that is made
+	return r.plan.Disk.Size + spare
 }
 
 // up waits until the guest is up, and looks at its disk.
@@ -296,7 +309,7 @@ func (r *guestRun) up(ctx context.Context) error {
 	}
 	limited, cancel := context.WithTimeout(ctx, time.Duration(r.plan.Definition.Test.Timeout))
 	defer cancel()
-	r.agent = guest.Connect(ctx, port)
+	r.agent = guest.Connect(ctx, port, r.kept)
 	type answer struct {
 		guest.State
 		err error
@@ -433,7 +446,30 @@ func (r *guestRun) explain(ctx context.Context, err error) error {
 		_, gone = r.fallen(ctx, gone)
 		return fail.Wrap(fail.Build, r.first, gone)
 	}
+	if problem := r.save(ctx); problem != nil {
+		fmt.Fprintf(r.log, "what the guest has downloaded is not kept: %v\n", problem)
+	}
 	return errors.Join(err, r.end())
+}
+
+// save keeps what was downloaded in a guest that is to be ended as it is.
+func (r *guestRun) save(ctx context.Context) (err error) {
+	if r.fetching == nil {
+		return nil
+	}
+	if err := r.agent.Freeze(); err != nil {
+		return err
+	}
+	disk, err := os.Open(r.file(guestDisk))
+	if err != nil {
+		return err
+	}
+	defer disk.Close()
+	now, _, err := guest.Look(disk)
+	if err != nil {
+		return err
+	}
+	return r.fetching.gather(ctx, now, r.diskSize())
 }
 
 // offLimit is how long a guest may take to switch itself off.

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -42,6 +43,9 @@ type Settings struct {
 	// Mirrors is further addresses of archives, tried in turn for what the archive itself
 	// does not have.
 	Mirrors []string `json:"mirrors,omitempty"`
+	// Socket is where files are asked for that are kept on another machine, "" for none: whoever
+	// says a digest and a newline gets the file, or nothing.
+	Socket string `json:"socket,omitempty"`
 	// Preferences is what apt is to prefer, in its own words (apt_preferences(5)).
 	Preferences string `json:"preferences,omitempty"`
 }
@@ -53,7 +57,8 @@ const (
 	newFolder    = "new"  // what is fetched, and the record
 )
 
-const methodsFolder = "/usr/lib/apt/methods" // of apt, where it is installed
+// MethodsFolder holds apt's own methods, where apt is installed.
+const MethodsFolder = "/usr/lib/apt/methods"
 
 // method answers apt.
 type method struct {
@@ -166,10 +171,8 @@ func (m *method) answer(request message) error {
 		return m.configure(request)
 	}
 	want := m.wanted(request)
-	if want != "" {
-		if path, ok := m.kept[want]; ok && m.give(request, path, want) {
-			return nil
-		}
+	if want != "" && m.give(request, want) {
+		return nil
 	}
 	if m.Offline {
 		m.refuse(request, "it is not in vmctl's store, and there is no network")
@@ -209,11 +212,52 @@ func (m *method) addresses(request message) []string {
 	return append([]string{f.URI}, f.Elsewhere(m.Mirrors)...)
 }
 
-// give answers with a file that is there. It says false where that is damaged, which is as
-// if there were none.
-func (m *method) give(request message, path, want string) bool {
-	target := request.get("Filename")
-	size, changed, err := copyFile(path, target, want)
+// keptFile is a file that is there.
+type keptFile struct {
+	io.Reader
+	io.Closer
+	changed time.Time
+}
+
+// open opens the kept file of a digest, nil where there is none.
+func (m *method) open(want string) *keptFile {
+	if path, ok := m.kept[want]; ok {
+		file, err := os.Open(path)
+		if err != nil {
+			return nil
+		}
+		if info, err := file.Stat(); err == nil {
+			return &keptFile{file, file, info.ModTime()}
+		}
+		file.Close()
+	}
+	if m.Socket == "" {
+		return nil
+	}
+	far, err := net.Dial("unix", m.Socket)
+	if err != nil {
+		return nil
+	}
+	if _, err = io.WriteString(far, want+"\n"); err == nil {
+		content := bufio.NewReader(far)
+		if _, err = content.Peek(1); err == nil {
+			return &keptFile{content, far, time.Now()}
+		}
+	}
+	far.Close()
+	return nil
+}
+
+// give answers with the file of that digest, if it is kept. It says false where that is
+// damaged, too.
+func (m *method) give(request message, want string) bool {
+	file := m.open(want)
+	if file == nil {
+		return false
+	}
+	defer file.Close()
+	target, changed := request.get("Filename"), file.changed
+	size, err := write(file, target, want)
 	if err != nil {
 		_ = os.Remove(target)
 		return false
@@ -228,26 +272,27 @@ func (m *method) give(request message, path, want string) bool {
 var errDigest = errors.New("it has another digest")
 
 // copyFile copies a file that must have the digest.
-func copyFile(from, to, want string) (size int64, changed time.Time, err error) {
+func copyFile(from, to, want string) (size int64, err error) {
 	source, err := os.Open(from)
 	if err != nil {
-		return 0, changed, err
+		return 0, err
 	}
 	defer source.Close()
-	info, err := source.Stat()
-	if err != nil {
-		return 0, changed, err
-	}
+	return write(source, to, want)
+}
+
+// write writes a file that must have the digest.
+func write(source io.Reader, to, want string) (size int64, err error) {
 	target, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o644)
 	if err != nil {
-		return 0, changed, err
+		return 0, err
 	}
 	sum := sha256.New()
 	size, err = io.Copy(io.MultiWriter(target, sum), source)
 	if err == nil && hex.EncodeToString(sum.Sum(nil)) != want {
 		err = errDigest
 	}
-	return size, info.ModTime(), errors.Join(err, target.Close())
+	return size, errors.Join(err, target.Close())
 }
 
 func (m *method) note(request message, sha256 string, size int64, from string) {
@@ -297,7 +342,7 @@ func (m *method) child(scheme string) (*child, error) {
 	if scheme != "http" && scheme != "https" {
 		return nil, fmt.Errorf("%q is no way to fetch files", scheme)
 	}
-	cmd := host.Tied(m.ctx, filepath.Join(methodsFolder, scheme))
+	cmd := host.Tied(m.ctx, filepath.Join(MethodsFolder, scheme))
 	cmd.Env, cmd.Stderr = os.Environ(), os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -421,7 +466,7 @@ func (m *method) keep(request, answer message) {
 	}
 	folder := filepath.Join(m.folder, newFolder)
 	target := filepath.Join(folder, KeptName(sum, name))
-	size, _, err := copyFile(answer.get("Filename"), target+".part", sum)
+	size, err := copyFile(answer.get("Filename"), target+".part", sum)
 	if err == nil {
 		err = os.Rename(target+".part", target)
 	}

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -51,7 +52,7 @@ func digest(content string) string {
 func folderOf(t *testing.T, s Settings) string {
 	t.Helper()
 	folder := t.TempDir()
-	if err := Prepare(folder, s); err != nil {
+	if err := Prepare(folder, folder, s); err != nil {
 		t.Fatal(err)
 	}
 	return folder
@@ -170,7 +171,7 @@ func TestAPackageIsFetchedOnce(t *testing.T) {
 		if round == 0 {
 			folder = later(t, folder, Settings{Offline: true})
 		} else {
-			_ = os.Remove(filepath.Join(NewFolder(folder), recordName))
+			_ = os.Remove(filepath.Join(NewFolder(folder), RecordName))
 		}
 	}
 	if a.asked != 1 {
@@ -193,6 +194,53 @@ func TestADamagedPackageIsAMiss(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// lender gives the content at a socket to whoever says its digest, and of another digest what
+// it is told to.
+func lender(t *testing.T, content, otherwise string) (socket string) {
+	t.Helper()
+	socket = filepath.Join(t.TempDir(), "s")
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	go func() {
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			if line, _ := bufio.NewReader(client).ReadString('\n'); line == digest(content)+"\n" {
+				_, _ = io.WriteString(client, content)
+			} else {
+				_, _ = io.WriteString(client, otherwise)
+			}
+			client.Close()
+		}
+	}()
+	return socket
+}
+
+func TestWhatAnotherMachineKeepsIsAskedFor(t *testing.T) {
+	a := newArchive(t, map[string]string{packages: aPackage})
+	folder := folderOf(t, Settings{Offline: true, Socket: lender(t, aPackage, "")})
+	if answer := get(t, folder, packageAt(a.URL, aPackage)...); !answer.is(uriDone) || answer.content(t) != aPackage || a.asked > 0 {
+		t.Errorf("%v, the archive was asked %d times", answer, a.asked)
+	}
+	if record, err := ReadRecord(NewFolder(folder)); err != nil || len(record) != 1 || record[0].From != FromCache {
+		t.Errorf("%+v, %v", record, err)
+	}
+	for name, socket := range map[string]string{"nothing": lender(t, "b", ""), "cut": lender(t, "b", aPackage[:3]), "nobody": "/nonexistent"} {
+		folder := folderOf(t, Settings{Socket: socket})
+		if answer := get(t, folder, packageAt(a.URL, aPackage)...); !answer.is(uriDone) || answer.content(t) != aPackage {
+			t.Errorf("%s: %v", name, answer)
+		}
+		if record, err := ReadRecord(NewFolder(folder)); err != nil || len(record) != 1 || record[0].From != FromArchive {
+			t.Errorf("%s: %+v, %v", name, record, err)
+		}
 	}
 }
 
@@ -270,14 +318,14 @@ func TestARecordOfAnybodys(t *testing.T) {
 		`not JSON`, ``,
 		`{"name":"good.deb","sha256":"` + sum + `","from":"archive"}`,
 	}
-	if err := os.WriteFile(filepath.Join(folder, recordName), []byte(strings.Join(lines, "\n")), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(folder, RecordName), []byte(strings.Join(lines, "\n")), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	record, err := ReadRecord(folder)
 	if err != nil || len(record) != 1 || record[0].Name != "good.deb" {
 		t.Errorf("%+v, %v", record, err)
 	}
-	if err := errors.Join(os.Remove(filepath.Join(folder, recordName)), os.Symlink("/etc/passwd", filepath.Join(folder, recordName))); err != nil {
+	if err := errors.Join(os.Remove(filepath.Join(folder, RecordName)), os.Symlink("/etc/passwd", filepath.Join(folder, RecordName))); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := ReadRecord(folder); err == nil {

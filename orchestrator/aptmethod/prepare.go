@@ -43,22 +43,22 @@ func Config(folder string, s Settings) string {
 	return b.String()
 }
 
-// Prepare fills the folder of a method with all but what is mounted there: the program,
-// what is kept, and where to write.
-func Prepare(folder string, s Settings) error {
+// Prepare fills the folder of a method, which lies at another place than apt will see it at,
+// with all but the program and what is mounted there: what is kept, and where to write.
+func Prepare(at, folder string, s Settings) error {
 	settings, err := json.Marshal(s)
 	if err != nil {
 		return err
 	}
 	problems := []error{
-		os.MkdirAll(KeptFolder(folder), 0o755), os.MkdirAll(NewFolder(folder), 0o755),
-		os.WriteFile(filepath.Join(folder, settingsName), settings, 0o644),
-		os.WriteFile(filepath.Join(folder, ConfigName), []byte(Config(folder, s)), 0o644),
-		os.WriteFile(filepath.Join(folder, preferencesName), []byte(s.Preferences), 0o644),
+		os.MkdirAll(KeptFolder(at), 0o755), os.MkdirAll(NewFolder(at), 0o755),
+		os.WriteFile(filepath.Join(at, settingsName), settings, 0o644),
+		os.WriteFile(filepath.Join(at, ConfigName), []byte(Config(folder, s)), 0o644),
+		os.WriteFile(filepath.Join(at, preferencesName), []byte(s.Preferences), 0o644),
 	}
 	for _, scheme := range schemes {
 		script := fmt.Sprintf("#!/bin/sh\nexec %s %s %s %s\n", text.Word(Program(folder)), Verb, text.Word(folder), scheme)
-		problems = append(problems, os.WriteFile(filepath.Join(folder, scheme), []byte(script), 0o755), os.Chmod(filepath.Join(folder, scheme), 0o755))
+		problems = append(problems, os.WriteFile(filepath.Join(at, scheme), []byte(script), 0o755), os.Chmod(filepath.Join(at, scheme), 0o755))
 	}
 	return errors.Join(problems...)
 }

@@ -76,8 +76,8 @@ func SplitKept(kept string) (sha256, name string, ok bool) {
 
 func sound(name string) bool { return len(name) <= longestName && plainName.MatchString(name) }
 
-// recordName is the file that Serve writes a line to for each file that was asked for.
-const recordName = "record"
+// RecordName is the file that Serve writes a line to for each file that was asked for.
+const RecordName = "record"
 
 const (
 	mostFetched = 100_000
@@ -95,7 +95,7 @@ func note(folder string, f Fetched) {
 	if err != nil || len(line) >= largestLine {
 		return
 	}
-	file, err := os.OpenFile(filepath.Join(folder, recordName), os.O_WRONLY|os.O_CREATE|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
+	file, err := os.OpenFile(filepath.Join(folder, RecordName), os.O_WRONLY|os.O_CREATE|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return
 	}
@@ -106,7 +106,7 @@ func note(folder string, f Fetched) {
 // ReadRecord is what was fetched, as the record of a folder says. The record may have been
 // written by anybody: names and digests in it are plain, and nothing else is certain.
 func ReadRecord(folder string) ([]Fetched, error) {
-	file, err := os.OpenFile(filepath.Join(folder, recordName), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	file, err := os.OpenFile(filepath.Join(folder, RecordName), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

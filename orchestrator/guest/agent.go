@@ -34,6 +34,8 @@ const (
 	frameError  = 'e'
 	frameExit   = 'X'
 	frameDone   = 'D'
+	frameWanted = 'W'
+	framePart   = 'w'
 )
 
 // largestFrame is how much a frame may hold, in bytes.
@@ -63,18 +65,74 @@ func (f frame) write(w io.Writer) error {
 	return err
 }
 
-// Agent is the connection to what runs in a guest. It does one thing after the other.
+// Agent is the connection to what runs in a guest. It does one thing after the other, and
+// meanwhile gives the guest what it wants.
 type Agent struct {
-	port net.Conn
-	from *bufio.Reader
-	busy sync.Mutex
+	port   net.Conn
+	frames chan frame // of the guest, but for what it wants
+	gone   error      // once frames is closed
+	busy   sync.Mutex
 }
+
+// Kept reads a file by its digest, which the guest says, as io.ReaderAt reads.
+type Kept func(sha256 string, into []byte, offset int64) (int, error)
 
 // Connect talks to a guest through its port, from its start on. The port is closed when ctx
 // ends.
-func Connect(ctx context.Context, port net.Conn) *Agent {
+func Connect(ctx context.Context, port net.Conn, kept Kept) *Agent {
 	context.AfterFunc(ctx, func() { port.Close() })
-	return &Agent{port: port, from: bufio.NewReader(port)}
+	a := &Agent{port: port, frames: make(chan frame)}
+	go func() {
+		defer close(a.frames)
+		a.gone = a.listen(ctx, kept)
+	}()
+	return a
+}
+
+// listen passes on what the guest says, until it is gone.
+func (a *Agent) listen(ctx context.Context, kept Kept) error {
+	from := bufio.NewReader(a.port)
+	for {
+		f, err := readFrame(from)
+		if err == nil && f.letter == frameWanted {
+			if err = a.give(f, kept); err == nil {
+				continue
+			}
+		}
+		if err != nil {
+			return err
+		}
+		select {
+		case a.frames <- f:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+const partSize = 256 << 10 // bytes
+
+// give answers with a part of a file.
+func (a *Agent) give(wanted frame, kept Kept) error {
+	var of struct {
+		SHA256 string `json:"sha256"`
+		Offset int64  `json:"offset"`
+	}
+	if err := json.Unmarshal(wanted.content, &of); err != nil {
+		return fmt.Errorf("the guest's agent wants %q: %w", wanted.content, err)
+	}
+	part := frame{framePart, make([]byte, partSize)}
+	n, _ := kept(of.SHA256, part.content, of.Offset) // it does without what cannot be read
+	part.content = part.content[:n]
+	return part.write(a.port)
+}
+
+// next is what the guest says next.
+func (a *Agent) next() (frame, error) {
+	if f, ok := <-a.frames; ok {
+		return f, nil
+	}
+	return frame{}, a.gone
 }
 
 // State is what systemd says of a guest that is up.
@@ -85,7 +143,7 @@ type State struct {
 
 // Up waits until the guest is up. A connection that ends tells that it is no more.
 func (a *Agent) Up() (s State, err error) {
-	f, err := readFrame(a.from)
+	f, err := a.next()
 	if err == nil && f.letter != frameUp {
 		err = fmt.Errorf("the guest's agent begins with %q", f.letter)
 	}
@@ -111,7 +169,7 @@ func (a *Agent) ask(letter byte) error {
 	if err := (frame{letter: letter}).write(a.port); err != nil {
 		return err
 	}
-	f, err := readFrame(a.from)
+	f, err := a.next()
 	switch {
 	case err != nil:
 		return err
@@ -199,7 +257,7 @@ func (a *Agent) pass(client net.Conn, order frame) error {
 	defer input.Wait()
 	var gone error // the client; what its command still prints is read all the same
 	for {
-		f, err := readFrame(a.from)
+		f, err := a.next()
 		if err != nil {
 			client.Close() // ends the input, too
 			return err

@@ -8,13 +8,19 @@
 #   H  the machine is up: JSON with systemd's state and the units that failed
 #   o, e  what a command prints to standard output and error      X  its exit code
 #   D  done, with why it could not be
+# The other way round, at any time:
+#   W  the guest wants a part of a file: JSON with its digest, and an offset in bytes
+#   w  the part, nothing where there is no more, or no such file
 import fcntl
 import json
 import os
+import queue
 import select
 import signal
+import socket
 import struct
 import subprocess
+import sys
 import threading
 import time
 
@@ -38,6 +44,8 @@ class Agent:
     def __init__(self, port):
         self.port = port
         self.sending = threading.Lock()
+        self.wanting = threading.Lock()
+        self.parts = queue.Queue()
         self.child = None
 
     def send(self, letter, content=b''):
@@ -102,6 +110,31 @@ class Agent:
         if self.child.returncode is None:
             os.killpg(self.child.pid, signal.SIGKILL)
 
+    def on_w(self, part):
+        self.parts.put(part)
+
+    def lend(self, path):
+        """Gives what the builder has to whoever says a digest at a socket."""
+        server = socket.socket(socket.AF_UNIX)
+        server.bind(path)
+        os.chmod(path, 0o600)
+        server.listen()
+        while True:
+            threading.Thread(target=self.give, args=(server.accept()[0],), daemon=True).start()
+
+    def give(self, client):
+        digest, offset, part = client.makefile().readline().strip(), 0, b'?'
+        while part:
+            with self.wanting:
+                self.send(b'W', json.dumps({'sha256': digest, 'offset': offset}).encode())
+                part = self.parts.get()
+            offset += len(part)
+            try:
+                client.sendall(part)
+            except OSError:
+                break  # it has ended
+        client.close()
+
     def on_F(self, _):
         os.sync()
         self.freeze(FIFREEZE)
@@ -129,7 +162,10 @@ def output(*argv):
 
 
 agent = Agent(port())
+serving = threading.Thread(target=agent.serve)
+serving.start()
+threading.Thread(target=agent.lend, args=(sys.argv[1],), daemon=True).start()
 state = output('systemctl', 'is-system-running', '--wait').strip()
 failed = [line.split()[0] for line in output('systemctl', 'list-units', '--state=failed', '--no-legend', '--plain').splitlines() if line.split()]
 agent.send(b'H', json.dumps({'state': state, 'failed': failed}).encode())
-agent.serve()
+serving.join()

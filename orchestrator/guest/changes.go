@@ -42,6 +42,20 @@ func Look(disk *os.File) (s Snapshot, clean bool, err error) {
 	return l.Snapshot, rawdisk.Unmounted(tree), l.add("/", root)
 }
 
+// Copy copies the content of a file on the disk, of no more than some bytes, to a new file of
+// the host. copied is its size, 0 where the disk has no such file.
+func (s Snapshot) Copy(ctx context.Context, name, target string, most int64) (copied int64, err error) {
+	node := s[name]
+	if node == nil || !node.IsRegular() || node.Size > most {
+		return 0, nil
+	}
+	file, err := os.OpenFile(target, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return 0, err
+	}
+	return node.Size, errors.Join(unpack.ContentOf(ctx, node)(file), file.Close())
+}
+
 type looking struct {
 	Snapshot
 	tree   rawdisk.Tree

@@ -27,12 +27,16 @@ const (
 	python      = "/usr/bin/python3"
 )
 
+// KeptSocket is where programs of a guest ask for files that the builder keeps: whoever says a
+// digest and a newline gets the file, or nothing.
+const KeptSocket = "/run/vmctl-kept.socket"
+
 const unit = `[Unit]
 Description=Does what vmctl asks for
 IgnoreOnIsolate=yes
 
 [Service]
-ExecStart=` + python + ` -ISB ` + programFile + `
+ExecStart=` + python + ` -ISB ` + programFile + ` ` + KeptSocket + `
 Environment=HOME=/root USER=root LOGNAME=root SHELL=/bin/sh LANG=C.UTF-8 LC_ALL=C.UTF-8
 Environment=PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 Environment=DEBIAN_FRONTEND=noninteractive PYTHONDONTWRITEBYTECODE=1

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -134,6 +135,14 @@ func TestWhatAGuestHasChangedIsDoneToTheTree(t *testing.T) {
 	if content, err := os.ReadFile(in("var/log/x")); string(content) != "noise" {
 		t.Errorf("what is skipped: %q, %v", content, err)
 	}
+	for name, most := range map[string]int64{"/etc/edited": 11, "/etc/second": 10, "/etc": 1 << 20, "/srv/new/link": 1 << 20, "/etc/gone": 1 << 20} {
+		target := filepath.Join(folder, "copy of "+path.Base(name))
+		size, err := after.Copy(t.Context(), name, target, most)
+		content, _ := os.ReadFile(target)
+		if taken := name == "/etc/edited"; err != nil || taken != (size == 11) || taken != (string(content) == "new content") {
+			t.Errorf("a copy of %s: %d bytes, %q, %v", name, size, content, err)
+		}
+	}
 }
 
 // The state of a service is one: what the start has made of it is taken where more is.
@@ -247,7 +256,7 @@ func fakeGuest(t *testing.T, port net.Conn) {
 func TestCommandsOfSeveralClientsFollowEachOther(t *testing.T) {
 	ours, theirs := net.Pipe()
 	go fakeGuest(t, theirs)
-	agent := Connect(t.Context(), ours)
+	agent := Connect(t.Context(), ours, nil)
 	if state, err := agent.Up(); err != nil || state.State != "running" {
 		t.Fatal(state, err)
 	}
@@ -308,6 +317,56 @@ func TestCommandsOfSeveralClientsFollowEachOther(t *testing.T) {
 	if _, err := agent.Run("true", io.Discard); err == nil {
 		t.Error("a guest that is gone has answered")
 	}
+}
+
+// What the guest wants it gets at any time, before it is up and amid commands.
+func TestAGuestGetsWhatTheBuilderKeeps(t *testing.T) {
+	content := strings.Repeat("0123456789abcdef", 20<<10) // more than a part
+	ours, theirs := net.Pipe()
+	kept := func(sha256 string, into []byte, offset int64) (int, error) {
+		if sha256 != "one" {
+			return 0, errors.New("there is none")
+		}
+		return strings.NewReader(content).ReadAt(into, offset)
+	}
+	agent := Connect(t.Context(), ours, kept)
+	want := func(sha256 string) (got string) {
+		for {
+			_ = frame{frameWanted, fmt.Appendf(nil, `{"sha256":%q,"offset":%d}`, sha256, len(got))}.write(theirs)
+			part, err := readFrame(theirs)
+			if err != nil || part.letter != framePart {
+				t.Errorf("%q, %v", part.letter, err)
+				return got
+			}
+			if len(part.content) == 0 {
+				return got
+			}
+			got += string(part.content)
+		}
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		early, other := want("one"), want("two")
+		_ = frame{frameUp, []byte(`{"state":"running"}`)}.write(theirs)
+		order, _ := readFrame(theirs)
+		amid := want("one")
+		_ = frame{letter: frameDone}.write(theirs)
+		if early != content || other != "" || amid != content || order.letter != frameFreeze {
+			t.Errorf("%d bytes before, %d of what there is not, %d amid %q", len(early), len(other), len(amid), order.letter)
+		}
+		_ = frame{frameWanted, []byte("nonsense")}.write(theirs)
+	}()
+	if state, err := agent.Up(); err != nil || state.State != "running" {
+		t.Fatal(state, err)
+	}
+	if err := agent.Freeze(); err != nil {
+		t.Error(err)
+	}
+	if _, err := agent.Up(); err == nil || !strings.Contains(err.Error(), "nonsense") {
+		t.Errorf("it goes on with an agent that talks nonsense: %v", err)
+	}
+	<-done
 }
 
 func TestFramesHaveALimit(t *testing.T) {
