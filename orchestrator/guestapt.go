@@ -17,8 +17,8 @@ import (
 // In a guest apt has the same method as in a tree. It lies on the guest's disk alone, asks the
 // builder for what the store has, and leaves there what it has downloaded.
 
-// Where the method is in a guest, and where apt is told of it: by a file, since programs that
-// somebody else runs as have the environment of nobody.
+// Where the method is in a guest, and where apt is told of it: by a file, since sudo and login
+// shells keep no environment.
 const (
 	guestApt       = "/usr/local/lib/vmctl-apt"
 	guestAptConfig = "/etc/apt/apt.conf.d/zz-vmctl"

@@ -206,7 +206,7 @@ func lender(t *testing.T, content, otherwise string) (socket string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { listener.Close() })
+	t.Cleanup(func() { _ = listener.Close() })
 	go func() {
 		for {
 			client, err := listener.Accept()
