@@ -62,7 +62,8 @@ const headSize = 1 << 20
 
 // Identify is the format that the first bytes of an image tell; what tells of none
 // is a raw disk. QEMU must be given the format and never guess it, since the guest
-// of a raw disk decides what its first bytes are. An image that depends on
+// of a raw disk decides what its first bytes are. An ISO 9660 is a raw disk where it has a
+// partition table, too, with which it boots from a USB stick. An image that depends on
 // another file is refused as wrong usage, since it could make QEMU open any file of
 // the host; so is one of a format that vmctl does not know.
 func Identify(r io.ReaderAt) (format string, err error) {
@@ -92,10 +93,27 @@ func Identify(r io.ReaderAt) (format string, err error) {
 			return "", fail.New(fail.Usage, "", "name an image of a disk", "it is no image of a disk that boots, but %s", kind.name)
 		}
 	}
+	if isISO9660(head) && !hasPartitions(head) {
+		return "", fail.New(fail.Usage, "", "name an image of a disk, or an ISO that USB sticks boot from, too (isohybrid); 'vmctl test --cd' boots any",
+			"it is no image of a disk, but an ISO 9660, of a CD or DVD, and has no partition table")
+	}
 	if isDescriptor(head) {
 		return "", refuse("it is a VMDK descriptor: the disk itself is in other files")
 	}
 	return Raw, nil
+}
+
+// isISO9660 looks for the first volume descriptor (ECMA-119, 8.1), in the 17th sector of 2048 bytes.
+func isISO9660(head []byte) bool {
+	const descriptors = 16 << 11
+	return len(head) > descriptors && bytes.HasPrefix(head[descriptors+1:], []byte("CD001"))
+}
+
+// hasPartitions looks for a partition table in the first sector, which ISO 9660 leaves to others. A
+// partition may be of type 0 there: isohybrid makes such ones.
+func hasPartitions(head []byte) bool {
+	const table, signature = 446, 510
+	return len(head) > signature+2 && string(head[signature:signature+2]) == "\x55\xaa" && len(bytes.Trim(head[table:signature], "\x00")) > 0
 }
 
 func refuse(format string, args ...any) error {
