@@ -28,11 +28,12 @@ debian: vmctl
 	./vmctl doctor --install-missing
 	./vmctl build debian
 
+# Of the end-to-end tests one runs besides those that processors are for: each waits now and then.
 test: vmctl
 	./vmctl doctor --install-missing --tests
 	$(GO) vet -tags e2e ./...
 	$(GO) test ./...
-	VMCTL=$(CURDIR)/vmctl $(GO) test -tags e2e -count=1 -timeout 80m -v ./e2e/...
+	VMCTL=$(CURDIR)/vmctl $(GO) test -tags e2e -count=1 -timeout 80m -parallel $$(($$(nproc) + 1)) -v ./e2e/...
 
 bench: vmctl
 	./vmctl doctor --install-missing --bench

@@ -12,6 +12,7 @@ import (
 // TestBrokenGuestsAreRecognised changes copies of a good disk and expects each
 // failure to be called by its name.
 func TestBrokenGuestsAreRecognised(t *testing.T) {
+	t.Parallel()
 	raw := debian(t).image("raw")
 	for _, tc := range []struct {
 		name, want string
@@ -52,6 +53,7 @@ func wipeRoot(d disk) {
 
 // TestBootSectorsThatGoNowhere uses disks that vmctl did not build.
 func TestBootSectorsThatGoNowhere(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		name, want string
 		code       []byte
@@ -87,6 +89,7 @@ func expectFailure(t *testing.T, image, want string, args ...string) {
 
 // TestAnImageThatSecureBootMustRefuse boots an unsigned loader.
 func TestAnImageThatSecureBootMustRefuse(t *testing.T) {
+	t.Parallel()
 	raw := debian(t).image("raw")
 	target := copyDisk(t, raw).raw
 	esp := partitions(t, raw)["esp"].Start

@@ -68,6 +68,7 @@ func debianContext(t *testing.T) io.ReadSeeker {
 // TestBuildInAContainer builds as the job in .gitlab-ci.yml does, with the
 // privileges that it names and no others.
 func TestBuildInAContainer(t *testing.T) {
+	t.Parallel()
 	docker(t)
 	source := bareDebian(t)
 

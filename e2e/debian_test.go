@@ -30,6 +30,7 @@ func TestDebianBootsOnEveryFirmware(t *testing.T) {
 }
 
 func TestDebiansFolderIsComplete(t *testing.T) {
+	t.Parallel()
 	b := debian(t)
 	for _, name := range []string{"debian-13-amd64.qcow2", "debian-13-amd64.raw", "debian-13-amd64.vmdk", "build.json", "packages.json", "report.html", "SHA256SUMS", "build.log", "boot-bios.log", "boot-uefi.log", "boot-secureboot.log",
 		"boot-bios-loader.png", "boot-bios-screen.png", "boot-uefi-loader.png", "boot-uefi-screen.png", "boot-secureboot-loader.png", "boot-secureboot-screen.png"} {

@@ -85,11 +85,11 @@ func (a *mirror) packages() (n int) {
 
 // TestPackagesAreDownloadedOnceAndLocked builds from an archive that then has nothing more.
 func TestPackagesAreDownloadedOnceAndLocked(t *testing.T) {
-	t.Setenv("no_proxy", "127.0.0.1")
-	t.Setenv("VMCTL_CACHE", filepath.Join(t.TempDir(), "cache")) // the shared store has most of these packages
+	t.Parallel()
 	base := debianArchive(t)
 	a, snapshot := newMirror(t, base), newMirror(t, base)
 	folder := t.TempDir()
+	in := caller{folder, []string{"no_proxy=127.0.0.1", "VMCTL_CACHE=" + filepath.Join(t.TempDir(), "cache")}} // the shared store has most of these packages
 	write(t, filepath.Join(folder, "install.d/base.yml"), `source: {bootstrap: {suite: trixie, variant: minbase, mirror: "`+a.URL+`"}}
 disk: {layout: bios, size: 1G}
 install: [{packages: [linux-image-cloud-amd64, systemd-sysv]}]
@@ -97,7 +97,7 @@ install: [{packages: [linux-image-cloud-amd64, systemd-sysv]}]
 	write(t, filepath.Join(folder, "install.d/greeter.yml"), "extends: base\ninstall: [{packages: [hello]}]\n")
 	build := func(t *testing.T, code int, args ...string) result {
 		t.Helper()
-		r := run(t, folder, append([]string{"build", "greeter", "--no-test", "--format", "raw"}, args...)...)
+		r := in.run(t, append([]string{"build", "greeter", "--no-test", "--format", "raw"}, args...)...)
 		if r.code != code {
 			t.Fatalf("exit code %d\n%s", r.code, r.stderr)
 		}
@@ -122,11 +122,11 @@ install: [{packages: [linux-image-cloud-amd64, systemd-sysv]}]
 	if names := append(d.ls("/etc/apt/apt.conf.d"), d.ls("/var/cache/apt/archives")...); strings.Contains(strings.Join(names, " "), "vmctl") || strings.Contains(strings.Join(names, " "), ".deb") {
 		t.Errorf("the image holds %v", names)
 	}
-	good(t, folder, "lock", "greeter")
+	in.good(t, "lock", "greeter")
 	a.set(true)
 
 	t.Run("rebuild without network", func(t *testing.T) {
-		r := run(t, folder, "rebuild", image, "--offline", "-o", filepath.Join(folder, "again"), "--json")
+		r := in.run(t, "rebuild", image, "--offline", "-o", filepath.Join(folder, "again"), "--json")
 		var images []struct {
 			Same          bool
 			SHA256, Built string
@@ -142,7 +142,7 @@ install: [{packages: [linux-image-cloud-amd64, systemd-sysv]}]
 		}
 	})
 	t.Run("a package that is gone", func(t *testing.T) {
-		good(t, folder, "cache", "rm", hello[:12])
+		in.good(t, "cache", "rm", hello[:12])
 		for flag, says := range map[string]string{"--offline": "--offline: the store lacks hello ", "--refresh=greeter": "not in the store: hello "} {
 			if r := build(t, 4, "--refresh", "greeter", flag); !strings.Contains(r.stderr, says) || !strings.Contains(r.stderr, "hint: ") {
 				t.Errorf("%s: %s", flag, r.stderr)
@@ -173,6 +173,6 @@ install: [{packages: [linux-image-cloud-amd64, systemd-sysv]}]
 		a.set(false)
 		build(t, 0, "--refresh", "greeter")
 	})
-	good(t, folder, "cache", "verify")
+	in.good(t, "cache", "verify")
 	nothingLeft(t, folder)
 }

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"fmt"
 	"net"
 	"net/http"
 	"os"
@@ -53,6 +54,7 @@ gpgconf --kill all`
 // TestTwoFilesAddABuild drops two files into an empty folder and uses every
 // kind of entry.
 func TestTwoFilesAddABuild(t *testing.T) {
+	t.Parallel()
 	uri, key := archive(t)
 	folder := t.TempDir()
 	user := callSudo(t, folder)
@@ -102,7 +104,7 @@ commands:
   - name: Without a shell
     argv: [touch, "/srv/a b $HOME"]
 `)
-	first := run(t, folder, "build", "greeter", "--no-test")
+	first := user.run(t, "build", "greeter", "--no-test")
 	if first.code != 4 {
 		t.Fatalf("alice does not exist, yet the exit code is %d\n%s", first.code, first.stderr)
 	}
@@ -112,7 +114,7 @@ commands:
 			t.Errorf("the failure does not name %q:\n%s", want, first.stderr)
 		}
 	}
-	good(t, folder, "build", "greeter", "--no-test", "--set", "vars.greeting=Good evening", "--definitions", withAlice(t, folder), "-o", "images")
+	user.good(t, "build", "greeter", "--no-test", "--set", "vars.greeting=Good evening", "--definitions", withAlice(t, folder), "-o", "images")
 
 	user.owns(t, "images", "images/greeter", "images/greeter/build.log", "images/greeter/greeter-13-amd64.raw")
 	user.vmctl(t, "push", "greeter", "--force-untested")
@@ -173,21 +175,26 @@ func digest(t *testing.T, path string) string {
 
 // sudoUser is somebody without privileges in whose name vmctl runs as root.
 type sudoUser struct {
+	caller
 	folder string
 	id     uint32
 }
 
-// callSudo makes what follows look as if a user of folder had called sudo.
+// callSudo is a user of folder who calls sudo.
 func callSudo(t *testing.T, folder string) sudoUser {
 	t.Helper()
-	u := sudoUser{folder, 12345}
-	t.Setenv("SUDO_UID", itoa(int64(u.id)))
-	t.Setenv("SUDO_GID", itoa(int64(u.id)))
+	const id = 12345
+	u := sudoUser{caller{folder, sudo(id)}, folder, id}
 	if err := os.Chmod(filepath.Dir(folder), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	tool(t, "cp", vmctl, filepath.Join(folder, "vmctl"))
 	return u
+}
+
+// sudo is what sudo tells of its caller.
+func sudo(id int) []string {
+	return []string{fmt.Sprintf("SUDO_UID=%d", id), fmt.Sprintf("SUDO_GID=%d", id)}
 }
 
 // owns fails the test for each path that is not the user's.

@@ -77,10 +77,18 @@ func command(dir string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// run runs vmctl in dir to its end.
-func run(t *testing.T, dir string, args ...string) result {
+// caller runs vmctl in a folder, with variables besides this process's own: a test that
+// sets its own cannot run beside others.
+type caller struct {
+	dir string
+	env []string
+}
+
+// run runs vmctl to its end.
+func (c caller) run(t *testing.T, args ...string) result {
 	t.Helper()
-	cmd := command(dir, args...)
+	cmd := command(c.dir, args...)
+	cmd.Env = append(os.Environ(), c.env...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	start := time.Now()
@@ -96,13 +104,25 @@ func run(t *testing.T, dir string, args ...string) result {
 }
 
 // good runs vmctl and stops the test unless it ends well.
-func good(t *testing.T, dir string, args ...string) result {
+func (c caller) good(t *testing.T, args ...string) result {
 	t.Helper()
-	r := run(t, dir, args...)
+	r := c.run(t, args...)
 	if r.code != 0 {
 		t.Fatalf("exit code %d\n%s", r.code, r.stderr)
 	}
 	return r
+}
+
+// run runs vmctl in dir to its end.
+func run(t *testing.T, dir string, args ...string) result {
+	t.Helper()
+	return caller{dir: dir}.run(t, args...)
+}
+
+// good runs vmctl in dir and stops the test unless it ends well.
+func good(t *testing.T, dir string, args ...string) result {
+	t.Helper()
+	return caller{dir: dir}.good(t, args...)
 }
 
 // tool runs another program to its end and returns what it prints.
@@ -141,6 +161,7 @@ type built struct {
 	folder   string // with the images
 	manifest orchestrator.Manifest
 	result   result
+	packages packageScripts // that ran before there was a disk
 }
 
 func (b built) image(format string) string {
@@ -154,13 +175,12 @@ func (b built) image(format string) string {
 
 var debianOnce = sync.OnceValues(func() (built, error) {
 	cmd := command(shared, "build", "debian", "--format", "raw,qcow2,vmdk", "-o", shared)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
 	start := time.Now()
-	if err := cmd.Run(); err != nil {
-		return built{}, fmt.Errorf("build debian: %w\n%s", err, &stderr)
+	packages, stderr, err := watch(cmd)
+	if err != nil {
+		return built{}, fmt.Errorf("build debian: %w\n%s", err, stderr)
 	}
-	b := built{folder: filepath.Join(shared, "debian"), result: result{stderr: stderr.String(), took: time.Since(start)}}
+	b := built{folder: filepath.Join(shared, "debian"), result: result{stderr: stderr, took: time.Since(start)}, packages: packages}
 	content, err := os.ReadFile(filepath.Join(b.folder, "build.json"))
 	if err != nil {
 		return b, err

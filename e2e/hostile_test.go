@@ -13,6 +13,7 @@ import (
 // TestAFolderOfAnyName builds in a folder whose name means something to
 // Ansible, shells and QEMU, with files of such names.
 func TestAFolderOfAnyName(t *testing.T) {
+	t.Parallel()
 	evidence := filepath.Join(t.TempDir(), "evidence")
 	folder := filepath.Join(t.TempDir(), `j {{ lookup('pipe', 'touch `+strings.ReplaceAll(evidence, "/", "'+'/'+'")+`') }} {{ 6 * 7 }} $HOME ~ "'%s, a=b`+"\nx")
 	if err := os.MkdirAll(filepath.Join(folder, "install.d/odd"), 0o755); err != nil {

@@ -17,43 +17,44 @@ import (
 // TestLaunch has the life of a test machine: it comes up, is logged in to, keeps what is
 // copied to it over a restart, survives a QEMU that is killed, and leaves nothing.
 func TestLaunch(t *testing.T) {
+	t.Parallel()
 	b := debian(t)
 	folder, state := t.TempDir(), t.TempDir()
-	t.Setenv("XDG_STATE_HOME", state)
+	in := caller{folder, []string{"XDG_STATE_HOME=" + state}}
 	image := b.image("qcow2")
 	before := digest(t, image)
-	clean := func() { run(t, folder, "clean", "trial") }
+	clean := func() { in.run(t, "clean", "trial") }
 	t.Cleanup(clean)
 	list := func() machine.Status {
 		t.Helper()
 		var all []machine.Status
-		good(t, folder, "ps", "--json").read(t, &all)
+		in.good(t, "ps", "--json").read(t, &all)
 		if len(all) != 1 || all[0].Name != "trial" {
 			t.Fatalf("machines: %+v", all)
 		}
 		return all[0]
 	}
 
-	good(t, folder, "launch", image, "--name", "trial", "--size", "6G", "--timeout", "10m")
+	in.good(t, "launch", image, "--name", "trial", "--size", "6G", "--timeout", "10m")
 	if got := list(); got.State != "running" || got.Run == nil {
 		t.Errorf("%+v", got)
 	}
-	if told := good(t, folder, "ssh", "trial", "--", "systemctl is-system-running; hostname; id -u; findmnt --noheadings --output FSTYPE /").stdout; told != "running\ntrial\n0\next4\n" && told != "running\ndebian\n0\next4\n" {
+	if told := in.good(t, "ssh", "trial", "--", "systemctl is-system-running; hostname; id -u; findmnt --noheadings --output FSTYPE /").stdout; told != "running\ntrial\n0\next4\n" && told != "running\ndebian\n0\next4\n" {
 		t.Errorf("the machine says %q", told)
 	}
-	if told := good(t, folder, "ssh", "trial", "--", "df --output=size --block-size=1M / | tail -n 1").stdout; len(strings.TrimSpace(told)) != 4 || strings.TrimSpace(told) < "5000" {
+	if told := in.good(t, "ssh", "trial", "--", "df --output=size --block-size=1M / | tail -n 1").stdout; len(strings.TrimSpace(told)) != 4 || strings.TrimSpace(told) < "5000" {
 		t.Errorf("the root has %s MiB of a disk of 6 GiB", told)
 	}
 	write(t, filepath.Join(folder, "a file"), "kept\n")
-	good(t, folder, "cp", "a file", "trial:/root/kept")
-	good(t, folder, "screenshot", "trial", "screen.png")
+	in.good(t, "cp", "a file", "trial:/root/kept")
+	in.good(t, "screenshot", "trial", "screen.png")
 	if content, err := os.ReadFile(filepath.Join(folder, "screen.png")); err != nil || !bytes.HasPrefix(content, []byte("\x89PNG")) {
 		t.Errorf("the screenshot begins with %q, %v", content[:min(len(content), 8)], err)
 	}
-	if r := run(t, folder, "launch", image, "--name", "trial"); r.code != 2 {
+	if r := in.run(t, "launch", image, "--name", "trial"); r.code != 2 {
 		t.Errorf("launched twice: %d %s", r.code, r.stderr)
 	}
-	good(t, folder, "ssh", "trial", "--", "sync")
+	in.good(t, "ssh", "trial", "--", "sync")
 
 	if err := syscall.Kill(list().Run.PID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
@@ -63,22 +64,22 @@ func TestLaunch(t *testing.T) {
 			t.Fatal("a machine whose QEMU is gone is told to run")
 		}
 	}
-	good(t, folder, "start", "trial", "--timeout", "10m")
-	if told := good(t, folder, "ssh", "trial", "--", "cat", "/root/kept").stdout; told != "kept\n" {
+	in.good(t, "start", "trial", "--timeout", "10m")
+	if told := in.good(t, "ssh", "trial", "--", "cat", "/root/kept").stdout; told != "kept\n" {
 		t.Errorf("after a restart there is %q", told)
 	}
-	good(t, folder, "cp", "trial:/root/kept", "back")
+	in.good(t, "cp", "trial:/root/kept", "back")
 	if content, _ := os.ReadFile(filepath.Join(folder, "back")); string(content) != "kept\n" {
 		t.Errorf("copied back: %q", content)
 	}
-	if told := good(t, folder, "ssh", "trial", "--", "journalctl --boot=all --unit=ssh --output=cat | grep --only-matching -e 'Server listening on 0' -e 'drop connection' | sort -u").stdout; told != "Server listening on 0\n" {
+	if told := in.good(t, "ssh", "trial", "--", "journalctl --boot=all --unit=ssh --output=cat | grep --only-matching -e 'Server listening on 0' -e 'drop connection' | sort -u").stdout; told != "Server listening on 0\n" {
 		t.Errorf("its server told %q", told)
 	}
-	good(t, folder, "stop", "trial")
+	in.good(t, "stop", "trial")
 	if got := list(); got.State == "running" {
 		t.Errorf("stopped: %+v", got)
 	}
-	good(t, folder, "clean", "trial")
+	in.good(t, "clean", "trial")
 	if left := strings.TrimSpace(tool(t, "find", state, "-type", "f", "-size", "+0")); left != "" {
 		t.Errorf("left: %s", left)
 	}

@@ -305,6 +305,7 @@ func (r registry) containerDiskIsAnImage(t *testing.T, repository string) {
 
 // TestPullOntoAFullDisk leaves nothing behind and says what is missing.
 func TestPullOntoAFullDisk(t *testing.T) {
+	t.Parallel()
 	r := olaregInProcess(t)
 	r.good(t, "push", debian(t).folder, r.host+"/debian")
 	dir := t.TempDir()
@@ -325,6 +326,7 @@ func TestPullOntoAFullDisk(t *testing.T) {
 
 // TestKilledPushAndPull are gone on with by the next.
 func TestKilledPushAndPull(t *testing.T) {
+	t.Parallel()
 	r := plainRegistry(t)
 	b := debian(t)
 	ref := r.host + "/debian"
@@ -477,6 +479,7 @@ func TestWhatIsRootsComesWithACure(t *testing.T) {
 
 // TestPushWithoutARegistryGoesToALayout and is read by other tools.
 func TestPushWithoutARegistryGoesToALayout(t *testing.T) {
+	t.Parallel()
 	b := debian(t)
 	dir := t.TempDir()
 	r := good(t, dir, "push", b.folder, "-o", "images")

@@ -84,6 +84,7 @@ func gitRole(t *testing.T, path string) (change func(content, tag string)) {
 // TestRequirementsAreInstalled builds with a role of a folder, one of a repository and a
 // collection of an archive, none of which lies where Ansible looks.
 func TestRequirementsAreInstalled(t *testing.T) {
+	t.Parallel()
 	folder := smallBuild(t)
 	cache := filepath.Join(folder, "cache")
 	change := gitRole(t, filepath.Join(folder, "elsewhere/gitted.git"))
@@ -102,9 +103,9 @@ func TestRequirementsAreInstalled(t *testing.T) {
 	write(t, filepath.Join(folder, "install.d/small/roles.yml"), "install:\n- roles: [shared]\n- roles: [gitted, acme.motd.greet]\n")
 	write(t, filepath.Join(folder, "commands.d/small.yml"), "commands: [{run: 'cat /etc/of-*'}]\n")
 	home := t.TempDir()
-	t.Setenv("HOME", home)
+	in := caller{folder, []string{"HOME=" + home}}
 	build := func(arguments ...string) result {
-		return run(t, folder, append([]string{"build", "small", "--no-test", "--format", "raw", "--cache", cache}, arguments...)...)
+		return in.run(t, append([]string{"build", "small", "--no-test", "--format", "raw", "--cache", cache}, arguments...)...)
 	}
 	r := build()
 	if r.code != 0 {
@@ -112,7 +113,7 @@ func TestRequirementsAreInstalled(t *testing.T) {
 	}
 	holds := func(want string) {
 		t.Helper()
-		if got := good(t, folder, "shell", "small", "--cache", cache, "--", "sh", "-c", "cat /etc/of-*").stdout; got != want {
+		if got := in.good(t, "shell", "small", "--cache", cache, "--", "sh", "-c", "cat /etc/of-*").stdout; got != want {
 			t.Errorf("in the image: %q, want %q", got, want)
 		}
 	}
@@ -147,7 +148,7 @@ func TestRequirementsAreInstalled(t *testing.T) {
 	if r := build("--offline"); r.code != 4 || !strings.Contains(r.stderr, "the store lacks requirements.yml:4 role other.role") {
 		t.Errorf("offline without: %d\n%s", r.code, r.stderr)
 	}
-	if r := run(t, folder, "lint"); r.code != 0 {
+	if r := in.run(t, "lint"); r.code != 0 {
 		t.Errorf("lint: %s", r.stderr)
 	}
 }

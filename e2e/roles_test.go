@@ -113,17 +113,18 @@ func ownAddress(t *testing.T) string {
 func TestRolesForRunningMachines(t *testing.T) {
 	debian(t)
 	folder := project(t)
-	t.Setenv("no_proxy", ownAddress(t))
+	in := caller{folder, []string{"no_proxy=" + ownAddress(t), "XDG_STATE_HOME=" + t.TempDir()}}
 	url := servedArchive(t)
 	write(t, filepath.Join(folder, "install.d/site/archive.yml"), "vars: {archive_url: '"+url+"'}\n")
 	builder := func() string {
 		return tool(t, "sh", "-c", "cat /proc/sys/net/ipv4/conf/all/log_martians /proc/sys/kernel/kptr_restrict /proc/mounts /etc/passwd /etc/group /etc/hostname; date +%Z; ls /etc/systemd/system /etc/cron.d /etc/apt/sources.list.d")
 	}
 	before := builder()
-	r := good(t, folder, "build", "site", "--no-test")
+	r := in.good(t, "build", "site", "--no-test")
 	if after := builder(); after != before {
 		t.Errorf("the builder has changed:\n%s\nbefore:\n%s", after, before)
 	}
+	t.Parallel()
 	var m orchestrator.Manifest
 	readJSON(t, filepath.Join(folder, "images/site/build.json"), &m)
 	for _, call := range []string{"systemctl start nginx", "systemctl start worker@one", "systemctl start ask", "reboot", "sysctl -p /etc/sysctl.d/90-hardening.conf", "systemctl start engine", "mount /dev/shm"} {
@@ -139,15 +140,15 @@ func TestRolesForRunningMachines(t *testing.T) {
 	if got := m.FactsRead["install.d/site.yml:13"]; !slices.Equal(got, []string{"architecture", "default_ipv4", "distribution", "distribution_major_version"}) || !strings.Contains(r.stderr, "  starts   agent, ") {
 		t.Errorf("facts of the services: %v\n%s", got, r.stderr)
 	}
-	if got := good(t, folder, "shell", "site", "--", "cat", "/etc/motd").stdout; got != "FROM THE DEFINITION!\n" {
+	if got := in.good(t, "shell", "site", "--", "cat", "/etc/motd").stdout; got != "FROM THE DEFINITION!\n" {
 		t.Errorf("motd: %q", got)
 	}
 	for path, want := range map[string]int{"/etc/not-among-the-tags": 1, "/etc/systemd/system/multi-user.target.wants/worker@one.service": 0} {
-		if code := run(t, folder, "shell", "site", "--", "test", "-L", path, "-o", "-e", path).code; code != want {
+		if code := in.run(t, "shell", "site", "--", "test", "-L", path, "-o", "-e", path).code; code != want {
 			t.Errorf("%s: %d", path, code)
 		}
 	}
-	t.Run("a machine of it", func(t *testing.T) { askedAndProvisionedAgain(t, folder, url) })
+	t.Run("a machine of it", func(t *testing.T) { askedAndProvisionedAgain(t, in, url) })
 
 	t.Run("what acts on the builder is refused", func(t *testing.T) {
 		escaped := filepath.Join(t.TempDir(), "escaped")
@@ -157,7 +158,7 @@ func TestRolesForRunningMachines(t *testing.T) {
 		delegated := "{command: touch " + escaped + ", delegate_to: localhost}"
 		for name, task := range map[string]string{"delegated": delegated, "local": "{local_action: command touch " + escaped + "}"} {
 			playbook(task)
-			r := run(t, folder, "build", "site", "--no-test")
+			r := in.run(t, "build", "site", "--no-test", "--format", "raw")
 			if r.code != 4 || !strings.Contains(r.stderr, "--allow-localhost") || !strings.Contains(r.stderr, "install.d/site.yml:17") || !strings.Contains(r.stderr, "playbooks/site.yml:4") {
 				t.Errorf("%s: %d\n%s", name, r.code, r.stderr)
 			}
@@ -166,13 +167,13 @@ func TestRolesForRunningMachines(t *testing.T) {
 			}
 		}
 		playbook(delegated)
-		good(t, folder, "build", "site", "--no-test", "--allow-localhost")
+		in.good(t, "build", "site", "--no-test", "--format", "raw", "--allow-localhost")
 		if _, err := os.Lstat(escaped); err != nil {
 			t.Error(err)
 		}
 		playbook("{command: touch /etc/in-the-image, connection: local}") // which is that of the one host
-		good(t, folder, "build", "site", "--no-test")
-		good(t, folder, "shell", "site", "--", "test", "-e", "/etc/in-the-image")
+		in.good(t, "build", "site", "--no-test", "--format", "raw")
+		in.good(t, "shell", "site", "--", "test", "-e", "/etc/in-the-image")
 	})
 
 	t.Run("what counts as changed", func(t *testing.T) {
@@ -183,7 +184,7 @@ func TestRolesForRunningMachines(t *testing.T) {
 		}
 		const services = "  - name: Services\n    roles: [engine, agent, banned]\n" // which take long, and count no otherwise
 		write(t, filepath.Join(folder, "install.d/site.yml"), strings.Replace(string(content), services, "", 1))
-		good(t, folder, "build", "site", "--no-test")
+		in.good(t, "build", "site", "--no-test", "--format", "raw")
 		for name, change := range map[string]struct{ path, content, first string }{
 			"group_vars": {"group_vars/all.yml", "site_contact: somebody\nsite_name: x\n", "install.d/site.yml:9 Web"},
 			"a filter":   {"filter_plugins/other.py", "class FilterModule:\n    def filters(self):\n        return {}\n", "install.d/site.yml:9 Web"},
@@ -191,7 +192,7 @@ func TestRolesForRunningMachines(t *testing.T) {
 			"a playbook": {"playbooks/tasks/extra.yml", "[]\n", "install.d/site.yml:15 Playbook"},
 		} {
 			write(t, filepath.Join(folder, change.path), change.content)
-			r := good(t, folder, "build", "site", "--no-test")
+			r := in.good(t, "build", "site", "--no-test", "--format", "raw")
 			if strings.Contains(r.stderr, "cached   "+change.first) || r.stages()["Layer site"] != "done" {
 				t.Errorf("%s: it did not count\n%s", name, r.stderr)
 			}
@@ -201,12 +202,10 @@ func TestRolesForRunningMachines(t *testing.T) {
 
 // askedAndProvisionedAgain starts the machine, asks whether what the roles have made works, and
 // applies them once more, by ssh.
-func askedAndProvisionedAgain(t *testing.T, folder, url string) {
-	state := t.TempDir()
-	t.Setenv("XDG_STATE_HOME", state)
-	t.Cleanup(func() { run(t, folder, "clean", "site") })
-	good(t, folder, "launch", "site", "--timeout", "10m")
-	told := good(t, folder, "ssh", "site", "--", `systemctl is-system-running --wait; systemctl --failed --plain --no-legend; /usr/local/bin/ask 2>&1 | sort -u
+func askedAndProvisionedAgain(t *testing.T, in caller, url string) {
+	t.Cleanup(func() { in.run(t, "clean", "site") })
+	in.good(t, "launch", "site", "--timeout", "10m")
+	told := in.good(t, "ssh", "site", "--", `systemctl is-system-running --wait; systemctl --failed --plain --no-legend; /usr/local/bin/ask 2>&1 | sort -u
 su deploy -c engine | tr -d ' \n'; echo
 python3 -c 'import urllib.request; print(urllib.request.urlopen("http://127.0.0.1:9100/").read().decode())'
 fail2ban-client status sshd | grep -c 'Currently banned'
@@ -231,10 +230,10 @@ install /bin/true
 	}
 
 	var all []machine.Status
-	good(t, folder, "ps", "--json").read(t, &all)
-	key := strings.TrimSpace(tool(t, "find", state, "-name", "key"))
+	in.good(t, "ps", "--json").read(t, &all)
+	key := strings.TrimSpace(tool(t, "find", strings.TrimPrefix(in.env[1], "XDG_STATE_HOME="), "-name", "key"))
 	plain := t.TempDir() // Ansible alone renders the names of folders
-	if err := os.CopyFS(filepath.Join(plain, "roles"), os.DirFS(filepath.Join(folder, "roles"))); err != nil {
+	if err := os.CopyFS(filepath.Join(plain, "roles"), os.DirFS(filepath.Join(in.dir, "roles"))); err != nil {
 		t.Fatal(err)
 	}
 	write(t, filepath.Join(plain, "again.yml"), "- {hosts: all, roles: [common, hardening, engine, agent, banned]}\n")
@@ -244,7 +243,7 @@ install /bin/true
       ansible_python_interpreter: /usr/bin/python3, ansible_ssh_common_args: -F none -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o IdentitiesOnly=yes}
 `, all[0].Run.SSHPort(), key, url))
 	cmd := exec.Command("ansible-playbook", "--inventory", "inventory.yml", "--diff", "again.yml")
-	cmd.Dir, cmd.Env = plain, append(os.Environ(), "ANSIBLE_PIPELINING=1", "ANSIBLE_LOCAL_TEMP="+t.TempDir(), "LC_ALL=C.UTF-8")
+	cmd.Dir, cmd.Env = plain, append(append(os.Environ(), in.env...), "ANSIBLE_PIPELINING=1", "ANSIBLE_LOCAL_TEMP="+t.TempDir(), "LC_ALL=C.UTF-8")
 	began := time.Now()
 	out, err := cmd.CombinedOutput()
 	t.Logf("ansible-playbook took %.0f s", time.Since(began).Seconds())

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -26,7 +27,10 @@ type account struct {
 	vmctl      string // that the user may run
 }
 
-var accounts atomic.Int64 // that were made
+var (
+	accounts     atomic.Int64 // that were made
+	accountFiles sync.Mutex   // useradd does not wait for another
+)
 
 // newAccount makes a user who is gone with the test.
 func newAccount(t *testing.T) account {
@@ -37,10 +41,14 @@ func newAccount(t *testing.T) account {
 	}
 	a := account{name: fmt.Sprintf("vmctl-e2e-%d-%d", os.Getpid(), accounts.Add(1)), home: filepath.Join(base, "home of {{ x }} & 'ü'"), vmctl: filepath.Join(base, "vmctl")}
 	t.Cleanup(func() {
+		accountFiles.Lock()
+		defer accountFiles.Unlock()
 		_ = exec.Command("userdel", a.name).Run()
 		_ = os.RemoveAll(base)
 	})
 	tool(t, "sh", "-c", `chmod 755 "$1" && cp "$2" "$1/vmctl" && touch /etc/subuid /etc/subgid`, "sh", base, vmctl)
+	accountFiles.Lock()
+	defer accountFiles.Unlock()
 	tool(t, "useradd", "--create-home", "--home-dir", a.home, a.name)
 	known, err := osuser.Lookup(a.name)
 	if err != nil {
@@ -129,6 +137,7 @@ func TestAnOrdinaryUserBuilds(t *testing.T) {
 		nothingLeft(t, base)
 	})
 
+	t.Parallel()
 	a.good(t, "build", "debian", "mine", "--no-test", "--format", "raw")
 	nothingLeft(t, base)
 	if foreign := strings.TrimSpace(tool(t, "find", filepath.Join(a.home, "images"), "!", "-user", a.name)); foreign != "" {
@@ -182,10 +191,7 @@ func TestAnOrdinaryUserBuilds(t *testing.T) {
 		}
 	})
 	t.Run("then root", func(t *testing.T) {
-		t.Setenv("SUDO_UID", fmt.Sprint(a.uid))
-		t.Setenv("SUDO_GID", fmt.Sprint(a.gid))
-		good(t, a.home, "build", "mine", "--no-test", "--format", "raw")
-		t.Setenv("SUDO_UID", "")
+		caller{a.home, sudo(a.uid)}.good(t, "build", "mine", "--no-test", "--format", "raw")
 		if foreign := strings.TrimSpace(tool(t, "find", filepath.Join(a.home, "images"), "!", "-user", a.name)); foreign != "" {
 			t.Errorf("not the user's after root's build: %s", foreign)
 		}

@@ -63,6 +63,7 @@ func tellsNoSecrets(t *testing.T, where string, content []byte) {
 }
 
 func TestSecretsStayInTheImage(t *testing.T) {
+	t.Parallel()
 	folder := secretBuild(t)
 	said := func(name string, r result) {
 		t.Helper()
@@ -137,6 +138,7 @@ func keeps(t *testing.T, secret string, r result, folders ...string) {
 // TestSecretsReachTheTasksThatUseThem searches every byte that a build leaves for the values,
 // one of which would be rendered if Ansible took it for a template.
 func TestSecretsReachTheTasksThatUseThem(t *testing.T) {
+	t.Parallel()
 	folder := smallBuild(t)
 	cache := filepath.Join(folder, "cache")
 	const value, line = "{{ WELLENSITTICH }}-value", "WELLENSITTICH-second-line"
@@ -160,9 +162,9 @@ install: [{playbooks: [use.yml]}]
   - argv: [sh, -c, 'printf "%s" "$1" | sha256sum >/etc/of-file; echo "$1"', sh, "{{ from_file }}"]
   - run: true
 `)
-	t.Setenv("E2E_SECRET", value)
+	in := caller{folder, []string{"E2E_SECRET=" + value}}
 	build := func(args ...string) result {
-		return run(t, folder, append([]string{"build", "small", "--no-test", "--format", "raw", "--cache", cache, "--diff"}, args...)...)
+		return in.run(t, append([]string{"build", "small", "--no-test", "--format", "raw", "--cache", cache, "--diff"}, args...)...)
 	}
 	search := func(r result) {
 		t.Helper()
@@ -178,14 +180,14 @@ install: [{playbooks: [use.yml]}]
 	}
 	for path, secret := range map[string]string{"/etc/of-env": value, "/etc/of-file": "WELLENSITTICH-first-line\n" + line, "/etc/of-playbook": "WELLENSITTICH-command"} {
 		want := tool(t, "sh", "-c", `printf %s "$0" | sha256sum`, secret)[:64]
-		if got := good(t, folder, "shell", "small", "--cache", cache, "--", "cat", path).stdout; !strings.HasPrefix(got, want) {
+		if got := in.good(t, "shell", "small", "--cache", cache, "--", "cat", path).stdout; !strings.HasPrefix(got, want) {
 			t.Errorf("%s: %q, want %q", path, got, want)
 		}
 	}
 	if r := build(); !strings.Contains(r.stderr, "unchanged") {
 		t.Errorf("built again with the same secrets:\n%s", r.stderr)
 	}
-	t.Setenv("E2E_SECRET", "WELLENSITTICH-changed")
+	in.env = []string{"E2E_SECRET=WELLENSITTICH-changed"}
 	r = build()
 	search(r)
 	if !strings.Contains(r.stderr, "changed  commands.d/small.yml:2 Command") {
@@ -196,9 +198,7 @@ install: [{playbooks: [use.yml]}]
 		t.Errorf("a command that fails: %d\n%s", r.code, r.stderr)
 	}
 	search(r)
-	if err := os.Unsetenv("E2E_SECRET"); err != nil {
-		t.Fatal(err)
-	}
+	in.env = nil
 	if r = build(); r.code != 2 || !strings.Contains(r.stderr, "E2E_SECRET is not set") {
 		t.Errorf("without the variable: %d\n%s", r.code, r.stderr)
 	}

@@ -62,6 +62,7 @@ func browser(t *testing.T) context.Context {
 
 // TestServeOffersBuildsToClientsAndBrowsers serves the folder that a build left.
 func TestServeOffersBuildsToClientsAndBrowsers(t *testing.T) {
+	t.Parallel()
 	b := debian(t)
 	dir := t.TempDir()
 	if err := os.MkdirAll(filepath.Join(dir, "images"), 0o755); err != nil {

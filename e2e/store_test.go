@@ -24,6 +24,7 @@ func (r result) stages() map[string]string {
 
 // TestABuildDoesWhatHasChanged builds the same definition again and again.
 func TestABuildDoesWhatHasChanged(t *testing.T) {
+	t.Parallel()
 	folder := smallBuild(t)
 	cache := filepath.Join(folder, "cache")
 	build := func(t *testing.T, args ...string) result {
@@ -124,6 +125,7 @@ func TestABuildDoesWhatHasChanged(t *testing.T) {
 
 // TestTwoBuildsShareAStore runs them at the same time.
 func TestTwoBuildsShareAStore(t *testing.T) {
+	t.Parallel()
 	folder := smallBuild(t)
 	write(t, filepath.Join(folder, "install.d/large.yml"), "extends: small\n")
 	write(t, filepath.Join(folder, "commands.d/large.yml"), "commands: [{run: touch /large}]\n")
@@ -148,6 +150,7 @@ func TestTwoBuildsShareAStore(t *testing.T) {
 // TestStoresOfAnyKind has the store where overlays are impossible, where nothing can
 // be written, and where root must not write.
 func TestStoresOfAnyKind(t *testing.T) {
+	t.Parallel()
 	folder := smallBuild(t)
 	mounted := func(t *testing.T, args ...string) string {
 		t.Helper()
@@ -179,6 +182,7 @@ func TestStoresOfAnyKind(t *testing.T) {
 // TestAnInitramfsThatWasBegunTooSoonIsMadeAgain has a command that adds to what was begun
 // while it ran.
 func TestAnInitramfsThatWasBegunTooSoonIsMadeAgain(t *testing.T) {
+	t.Parallel()
 	debian(t)
 	folder := t.TempDir()
 	write(t, filepath.Join(folder, "commands.d/debian/module.yml"), "commands: [{run: echo null_blk >>/etc/initramfs-tools/modules}]\n")

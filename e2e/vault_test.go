@@ -12,6 +12,7 @@ import (
 // TestVaultedContentIsDecrypted builds with each kind of content that ansible-vault encrypts,
 // and searches every byte that the build leaves for the password.
 func TestVaultedContentIsDecrypted(t *testing.T) {
+	t.Parallel()
 	folder := smallBuild(t)
 	cache := filepath.Join(folder, "cache")
 	const password = "WELLENSITTICH-password"
@@ -49,8 +50,9 @@ install:
 - roles: [secretive]
 `)
 	write(t, filepath.Join(folder, "commands.d/small.yml"), "commands: [{run: 'echo \"{{ inline }}\" >/etc/v-command'}]\n")
+	in := caller{dir: folder}
 	build := func(args ...string) result {
-		return run(t, folder, append([]string{"build", "small", "--no-test", "--format", "raw", "--cache", cache}, args...)...)
+		return in.run(t, append([]string{"build", "small", "--no-test", "--format", "raw", "--cache", cache}, args...)...)
 	}
 	search := func(r result) {
 		t.Helper()
@@ -76,7 +78,7 @@ install:
 	if got := good(t, folder, "shell", "small", "--cache", cache, "--", "sh", "-c", "cat /etc/v-*").stdout; got != want {
 		t.Errorf("in the image: %q, want %q", got, want)
 	}
-	t.Setenv("VMCTL_VAULT_PASSWORD_FILE", program)
+	in.env = []string{"VMCTL_VAULT_PASSWORD_FILE=" + program}
 	if r := build(); r.code != 0 || !strings.Contains(r.stderr, "unchanged") {
 		t.Errorf("the same content, and a program for the password: %d\n%s", r.code, r.stderr)
 	}
