@@ -283,7 +283,7 @@ func (b Builder) boot(ctx context.Context, s *stages, h host.Host, plan Plan, fa
 			return all, err // of the host, say; there may be no console
 		}
 		if err != nil {
-			return all, &fail.Error{Kind: fail.Boot, Err: err, Hint: "the consoles are in " + filepath.Join(space.failed, boottest.ConsoleName("FIRMWARE")) + ", and what the screens showed is beside them"}
+			return all, &fail.Error{Kind: fail.Boot, Err: err, Hint: "the consoles are in " + filepath.Join(space.failed, boottest.ConsoleName(boottest.Result{Firmware: "FIRMWARE", CD: m.cd}.Name())) + ", and what the screens showed is beside them"}
 		}
 		switch now, _, err := image.Digest(ctx, path); {
 		case err != nil:

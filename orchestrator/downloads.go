@@ -32,6 +32,7 @@ type fetching struct {
 	w        *workshop
 	folder   string // of apt's method, here and in the tree
 	settings aptmethod.Settings
+	inGuest  string // its folder in a guest, "" for none
 	mounts   scope.Stack
 }
 

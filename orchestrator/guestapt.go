@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strings"
 
 	"github.com/btw-img/btw-img/orchestrator/aptmethod"
 	"github.com/btw-img/btw-img/orchestrator/guest"
@@ -37,6 +38,7 @@ func (f *fetching) furnish(root string) error {
 	if err != nil {
 		return err
 	}
+	f.inGuest = strings.TrimPrefix(at, root) // folders above it may be links
 	s := f.settings
 	s.Socket = guest.KeptSocket
 	return cmp.Or(
@@ -48,10 +50,10 @@ func (f *fetching) furnish(root string) error {
 // gather puts what the method of a guest has downloaded, of no more than some bytes, with its
 // record where that of a tree puts it. Whatever the guest has written there, names are plain.
 func (f *fetching) gather(ctx context.Context, disk guest.Snapshot, most int64) error {
-	if f == nil {
+	if f == nil || f.inGuest == "" {
 		return nil
 	}
-	from, to := aptmethod.NewFolder(guestApt), aptmethod.NewFolder(f.folder)
+	from, to := aptmethod.NewFolder(f.inGuest), aptmethod.NewFolder(f.folder)
 	copied := func(name string) error {
 		size, err := disk.Copy(ctx, path.Join(from, name), filepath.Join(to, name), most)
 		most -= size
@@ -75,16 +77,27 @@ func (f *fetching) gather(ctx context.Context, disk guest.Snapshot, most int64) 
 	return nil
 }
 
-// kept implements guest.Kept with what the store has of archives.
-func (w *workshop) kept(sha256 string, into []byte, offset int64) (int, error) {
-	name, err := w.store.Kept(sha256)
-	if name == "" || err != nil {
-		return 0, cmp.Or(err, os.ErrNotExist)
+// isOwn says whether a name on a guest's disk is of the method, or of what does the work there.
+func (f *fetching) isOwn(name string) bool {
+	return guest.IsOwn(name) || f != nil && f.inGuest != "" && (name == f.inGuest || name == guestAptConfig)
+}
+
+// kept implements guest.Kept, one part after the other, with what the store has of archives.
+func (w *workshop) kept() guest.Kept {
+	names := map[string]string{}
+	return func(sha256 string, into []byte, offset int64) (int, error) {
+		if names[sha256] == "" {
+			name, err := w.store.Kept(sha256)
+			if name == "" || err != nil {
+				return 0, cmp.Or(err, os.ErrNotExist)
+			}
+			names[sha256] = name
+		}
+		file, err := os.Open(filepath.Join(w.store.DownloadsFolder(), names[sha256]))
+		if err != nil {
+			return 0, err
+		}
+		defer file.Close()
+		return file.ReadAt(into, offset)
 	}
-	file, err := os.Open(filepath.Join(w.store.DownloadsFolder(), name))
-	if err != nil {
-		return 0, err
-	}
-	defer file.Close()
-	return file.ReadAt(into, offset)
 }

@@ -48,8 +48,26 @@ func TestAGuestHasTheMethodOnItsDisk(t *testing.T) {
 			t.Errorf("%s: %v, %d bytes without %s", name, err, len(content), want)
 		}
 	}
+	for name, own := range map[string]bool{guestApt: true, guestAptConfig: true, "/etc/systemd/system/vmctl-agent.service": true, "/etc/apt": false} {
+		if f.isOwn(name) != own || (*fetching)(nil).isOwn(guestApt) {
+			t.Errorf("%s is taken for another's, or taken into the image", name)
+		}
+	}
 	if program, err := os.Stat(filepath.Join(tree, guestApt, "vmctl")); err != nil || program.Mode().Perm() != 0o755 {
 		t.Errorf("%v, %v", program, err)
+	}
+}
+
+// The method is found again where the tree has it elsewhere.
+func TestAGuestsMethodBelowALink(t *testing.T) {
+	tree := t.TempDir()
+	f := &fetching{}
+	err := errors.Join(
+		os.MkdirAll(filepath.Join(tree, aptmethod.MethodsFolder), 0o755), os.MkdirAll(filepath.Join(tree, "opt/lib"), 0o755),
+		os.Symlink("/opt", filepath.Join(tree, "usr/local")), f.furnish(tree),
+	)
+	if _, missing := os.Stat(filepath.Join(tree, f.inGuest, "http")); err != nil || missing != nil || f.inGuest != "/opt/lib/vmctl-apt" || !f.isOwn(f.inGuest) {
+		t.Errorf("%q, %v, %v", f.inGuest, err, missing)
 	}
 }
 
@@ -88,7 +106,7 @@ func TestWhatAGuestHasDownloadedIsGathered(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &fetching{folder: filepath.Join(folder, "apt")}
+	f := &fetching{folder: filepath.Join(folder, "apt"), inGuest: guestApt}
 	if err := f.gather(t.Context(), snapshot, 32<<10); err != nil {
 		t.Fatal(err)
 	}
@@ -112,12 +130,12 @@ func TestAGuestReadsWhatTheStoreKeeps(t *testing.T) {
 		t.Fatal(err)
 	}
 	for offset, want := range map[int64]string{0: "ab", 2: "c", 3: "", -1: ""} {
-		if n, _ := w.kept(sum, into, offset); string(into[:n]) != want {
+		if n, _ := w.kept()(sum, into, offset); string(into[:n]) != want {
 			t.Errorf("at %d: %q", offset, into[:n])
 		}
 	}
 	for _, other := range []string{"", "a", digestOf("b"), "../" + sum, sum + "-a.deb"} {
-		if n, err := w.kept(other, into, 0); n > 0 || err == nil {
+		if n, err := w.kept()(other, into, 0); n > 0 || err == nil {
 			t.Errorf("of %q: %d bytes, %v", other, n, err)
 		}
 	}

@@ -189,9 +189,9 @@ func (g *guestRun) take(ctx context.Context, root string) (err error) {
 		return fail.Wrap(fail.Build, g.first, err)
 	}
 	if err := g.fetching.gather(ctx, after, g.diskSize()); err != nil {
-		return err
+		g.notKept(err)
 	}
-	changes := guest.SinceUp(g.pristine, g.isUp, after, func(name string) bool { return name == guestApt || seal.IsVolatile(name) })
+	changes := guest.SinceUp(g.pristine, g.isUp, after, func(name string) bool { return g.fetching.isOwn(name) || seal.IsVolatile(name) })
 	for _, change := range changes {
 		fmt.Fprintf(g.log, "changed in the guest: %s\n", change.Path)
 	}
@@ -309,7 +309,7 @@ func (r *guestRun) up(ctx context.Context) error {
 	}
 	limited, cancel := context.WithTimeout(ctx, time.Duration(r.plan.Definition.Test.Timeout))
 	defer cancel()
-	r.agent = guest.Connect(ctx, port, r.kept)
+	r.agent = guest.Connect(ctx, port, r.kept())
 	type answer struct {
 		guest.State
 		err error
@@ -447,9 +447,13 @@ func (r *guestRun) explain(ctx context.Context, err error) error {
 		return fail.Wrap(fail.Build, r.first, gone)
 	}
 	if problem := r.save(ctx); problem != nil {
-		fmt.Fprintf(r.log, "what the guest has downloaded is not kept: %v\n", problem)
+		r.notKept(problem)
 	}
 	return errors.Join(err, r.end())
+}
+
+func (r *guestRun) notKept(problem error) {
+	fmt.Fprintf(r.log, "what the guest has downloaded is not kept: %v\n", problem)
 }
 
 // save keeps what was downloaded in a guest that is to be ended as it is.
@@ -457,6 +461,8 @@ func (r *guestRun) save(ctx context.Context) (err error) {
 	if r.fetching == nil {
 		return nil
 	}
+	limit := time.AfterFunc(offLimit, r.stop) // which ends the agent's connection
+	defer limit.Stop()
 	if err := r.agent.Freeze(); err != nil {
 		return err
 	}

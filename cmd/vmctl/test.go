@@ -43,8 +43,8 @@ func newTest() *cobra.Command {
 		Use:   "test IMAGE|NAME",
 		Short: "Boot a disk image and say whether it comes up",
 		Long: `Boot a disk image, of any origin, on each firmware, and say whether it comes up.
-A live system (format iso) of a build starts from a CD; that of others does with --cd,
-and as a USB stick without. The image is not changed. One that depends on other files is refused. QEMU is
+A live system (format iso) starts from a CD with --cd, or where the build has no image of its
+disk; an ISO file of no build is a USB stick without it. The image is not changed. One that depends on other files is refused. QEMU is
 confined; it does not run as root. A guest whose systemd is 256 or newer reports on
 itself; for an older one the login prompt on the serial console counts.
 
@@ -59,13 +59,13 @@ itself; for an older one the login prompt on the serial console counts.
 	}
 	flags := cmd.Flags()
 	flags.StringVarP(&o.folder, "output", "o", defaultFolder, "folder with the builds, where a NAME is given")
-	flags.BoolVar(&o.cd, "cd", false, "the image is that of a CD")
+	flags.BoolVar(&o.cd, "cd", false, "boot a CD: that of the build, or an image of one")
 	flags.StringSliceVar(&o.firmware, "firmware", nil, "firmware to boot on: "+strings.Join(choices["firmware"], ", ")+" (default: what the build asks for, else all)")
 	flags.StringVar(&o.accel, "accel", "auto", "accelerator: auto, kvm or tcg")
 	flags.StringVar(&o.memory, "memory", "1G", "memory of the guest")
 	flags.IntVar(&o.cpus, "cpus", 2, "processors of the guest under KVM; emulation has one")
 	flags.DurationVar(&o.timeout, "timeout", 10*time.Minute, "how long the guest may take")
-	flags.StringVar(&o.logs, "logs", "", "folder that gets the consoles as boot-FIRMWARE.log, and what the screens showed (default: a temporary one)")
+	flags.StringVar(&o.logs, "logs", "", "folder that gets the consoles as boot-FIRMWARE.log or boot-cd-FIRMWARE.log, and what the screens showed (default: a temporary one)")
 	return cmd
 }
 
@@ -74,7 +74,7 @@ func runTest(cmd *cobra.Command, o testOptions) error {
 	if err != nil {
 		return err
 	}
-	path, build, err := findMedium(o.target, o.folder)
+	path, build, err := findMedium(o.target, o.folder, o.cd)
 	if err != nil {
 		return err
 	}
@@ -157,7 +157,7 @@ func bootImage(ctx context.Context, stderr io.Writer, o testOptions, accel vm.Ac
 		show.event("", orchestrator.Event{Kind: kind, Stage: "Boot test", Status: status, Text: text})
 	}
 	is := build.Format(filepath.Base(path))
-	if o.cd {
+	if format.Named(is).CD {
 		is = diskformat.Raw
 	}
 	return orchestrator.BootTest(ctx, &host.Local{}, path, is, boottest.Options{
@@ -168,8 +168,8 @@ func bootImage(ctx context.Context, stderr io.Writer, o testOptions, accel vm.Ac
 }
 
 // findMedium is what findImage finds, or a CD of a build: the file that is named, or the first
-// one of a build without an image of its disk.
-func findMedium(target, output string) (path string, build orchestrator.Built, err error) {
+// one, where that is wanted or the build has no image of its disk.
+func findMedium(target, output string, cd bool) (path string, build orchestrator.Built, err error) {
 	isCD := func(file image.File) bool { return format.Named(file.Format).CD }
 	path, build, err = findImage(target, output)
 	if err == nil && build.Name == "" {
@@ -178,7 +178,7 @@ func findMedium(target, output string) (path string, build orchestrator.Built, e
 			build = of
 		}
 	}
-	if i := slices.IndexFunc(build.Outputs, isCD); err != nil && i >= 0 {
+	if i := slices.IndexFunc(build.Outputs, isCD); i >= 0 && path != target && (cd || err != nil) {
 		folder, build, err := findBuild(target, output)
 		return filepath.Join(folder, build.Outputs[i].Name), build, err
 	}

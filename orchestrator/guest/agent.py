@@ -47,6 +47,7 @@ class Agent:
         self.wanting = threading.Lock()
         self.parts = queue.Queue()
         self.child = None
+        self.input = None
 
     def send(self, letter, content=b''):
         frame = letter + struct.pack('>I', len(content)) + content
@@ -73,7 +74,22 @@ class Agent:
         pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         env = dict(os.environ, **order['env'])
         self.child = subprocess.Popen(['/bin/sh', '-c', order['command']], env=env, cwd='/', start_new_session=True, **pipes)
+        # Of parts that wait, since who reads the port must not: the command may want a file first.
+        self.input = queue.Queue(1024)
+        threading.Thread(target=self.feed, args=(self.child, self.input), daemon=True).start()
         threading.Thread(target=self.watch, args=(self.child,), daemon=True).start()
+
+    def feed(self, child, parts):
+        for part in iter(parts.get, None):
+            try:
+                child.stdin.write(part)
+                child.stdin.flush()
+            except (OSError, ValueError):
+                pass  # it has ended, or wants no more
+        try:
+            child.stdin.close()
+        except OSError:
+            pass
 
     def watch(self, child):
         pipes = {child.stdout.fileno(): b'o', child.stderr.fileno(): b'e'}
@@ -94,17 +110,10 @@ class Agent:
         self.send(b'X', str(code).encode())
 
     def on_I(self, part):
-        try:
-            self.child.stdin.write(part)
-            self.child.stdin.flush()
-        except (OSError, ValueError):
-            pass  # it has ended, or wants no more
+        self.input.put(part)
 
     def on_E(self, _):
-        try:
-            self.child.stdin.close()
-        except OSError:
-            pass
+        self.input.put(None)
 
     def on_K(self, _):
         if self.child.returncode is None:

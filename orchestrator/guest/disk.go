@@ -43,6 +43,9 @@ Environment=DEBIAN_FRONTEND=noninteractive PYTHONDONTWRITEBYTECODE=1
 TasksMax=infinity
 `
 
+// IsOwn says whether a name is of what Furnish adds.
+func IsOwn(name string) bool { return name == unitFile || name == programFile }
+
 // Furnish gives a copy of a tree the agent, and makes it a machine that has started before:
 // on a first boot systemd would apply its presets to units that the tree has chosen. id is a
 // machine id (machine-id(5)).

@@ -110,7 +110,9 @@ func (m menuEntry) commandLine() string {
 func inBoot(system *rawdisk.System, names ...string) func() (io.Reader, error) {
 	return func() (io.Reader, error) {
 		var all []io.Reader
+		var size int64
 		for _, name := range names {
+			all = append(all, bytes.NewReader(make([]byte, -size&3))) // archives of an initramfs begin at multiples of 4
 			n, err := firstOf(system, name, path.Join("boot", name))
 			if err != nil {
 				return nil, err
@@ -123,6 +125,7 @@ func inBoot(system *rawdisk.System, names ...string) func() (io.Reader, error) {
 				return nil, err
 			}
 			all = append(all, content)
+			size += n.Size
 		}
 		return io.MultiReader(all...), nil
 	}

@@ -60,7 +60,7 @@ func (w *work) live() error {
 		return err
 	}
 	defer disk.Close()
-	l := &liveMedium{work: w, folder: filepath.Join(w.scratch, "medium"), place: path.Join("live", w.SHA256[:16]), efi: map[string]*rawdisk.Node{}, system: system}
+	l := &liveMedium{work: w, folder: filepath.Join(w.scratch, liveFolder), place: path.Join("live", w.SHA256[:16]), efi: map[string]*rawdisk.Node{}, system: system}
 	if err := l.find(); err != nil {
 		return err
 	}
@@ -98,12 +98,15 @@ func (l *liveMedium) find() error {
 	if err == nil {
 		l.entry, err = bootedFirst(l.system)
 	}
+	if err == nil {
+		err = l.checkEntry()
+	}
 	grub := arch.Target.GRUB
 	if err == nil {
-		l.bios, err = firstOf(l.system, grub.CDImage())
+		l.bios, err = l.loader(grub.CDImage())
 	}
 	if err == nil && l.bios != nil {
-		l.hybrid, err = firstOf(l.system, path.Join("usr/lib/grub", grub.BIOS, "boot_hybrid.img"))
+		l.hybrid, err = l.loader(path.Join("usr/lib/grub", grub.BIOS, "boot_hybrid.img"))
 	}
 	if err == nil {
 		err = l.findEFI()
@@ -114,6 +117,30 @@ func (l *liveMedium) find() error {
 	return err
 }
 
+// checkEntry refuses what would be no entry of GRUB's menu, or none that can start.
+func (l *liveMedium) checkEntry() error {
+	line := strings.Join(l.arguments(), " ")
+	switch {
+	case len(l.entry.initramfs) == 0:
+		return fail.New(fail.Usage, "", "", "GRUB's menu names no initramfs, which a live system needs")
+	case strings.HasSuffix(line, `\`) || strings.Count(line, "'")%2 > 0 || strings.Count(line, `"`)%2 > 0:
+		return fail.New(fail.Usage, "", "", "the kernel's command line is not whole in GRUB's menu: %s", line)
+	}
+	return nil
+}
+
+// largestLoader is more than any boot loader has, in bytes.
+const largestLoader = 32 << 20
+
+// loader is a file that a firmware loads, nil where it is not there.
+func (l *liveMedium) loader(name string) (*rawdisk.Node, error) {
+	n, err := firstOf(l.system, name)
+	if err == nil && n != nil && n.Size > largestLoader {
+		err = fail.New(fail.Usage, "", "", "/%s is no boot loader: it has %d bytes", strings.TrimPrefix(name, "/"), n.Size)
+	}
+	return n, err
+}
+
 // findEFI finds the programs that boot the disk: shim under the name that the firmware looks
 // for, GRUB, and what manages shim's keys.
 func (l *liveMedium) findEFI() error {
@@ -121,22 +148,20 @@ func (l *liveMedium) findEFI() error {
 	first := strings.ToUpper("boot" + suffix)
 	for _, folder := range espFolders {
 		folder = path.Join(folder, removable)
-		if found, err := firstOf(l.system, path.Join(folder, first)); found == nil || err != nil {
-			if err != nil {
-				return err
-			}
-			continue
-		}
+		found := map[string]*rawdisk.Node{}
 		for _, name := range []string{first, "grub" + suffix, "mm" + suffix} {
-			program, err := firstOf(l.system, path.Join(folder, name))
+			program, err := l.loader(path.Join(folder, name))
 			if err != nil {
 				return err
 			}
 			if program != nil {
-				l.efi[name] = program
+				found[name] = program
 			}
 		}
-		return nil
+		if found[first] != nil && found["grub"+suffix] != nil { // else it looks for the disk
+			l.efi = found
+			return nil
+		}
 	}
 	return nil
 }
@@ -153,7 +178,7 @@ func (l *liveMedium) fill() error {
 		put[filepath.Join(l.folder, liveGrubImage)] = contentOf(l.bios)
 	}
 	if l.hybrid != nil {
-		put[l.mbr()] = contentOf(l.hybrid)
+		put[filepath.Join(l.scratch, liveMBR)] = contentOf(l.hybrid)
 	}
 	if len(l.efi) > 0 {
 		put[filepath.Join(l.folder, liveEFIConfig)] = words(l.efiConfig())
@@ -168,7 +193,7 @@ func (l *liveMedium) fill() error {
 		if err := l.written(file, content); err != nil {
 			return err
 		}
-		if err := os.Chtimes(file, time.Time{}, l.Epoch); err != nil {
+		if err := os.Chtimes(file, time.Time{}, l.time()); err != nil {
 			return err
 		}
 	}
@@ -223,8 +248,31 @@ func (l *liveMedium) efiConfig() string {
 	return fmt.Sprintf("search.file /%s/vmlinuz root\nset prefix=($root)/%s\nconfigfile $prefix/%s\n", l.place, path.Dir(grubConfig), path.Base(grubConfig))
 }
 
-func (l *liveMedium) mbr() string { return filepath.Join(l.scratch, "mbr") }
-func (l *liveMedium) esp() string { return filepath.Join(l.scratch, "esp") }
+// Names in the folder for files in passing, where the tools run: they would take some names of
+// folders for what they are not.
+const (
+	liveFolder = "medium"
+	liveMBR    = "mbr"
+	liveESP    = "esp"
+	liveBack   = "back"
+	liveImages = "images"
+)
+
+// tool is a call of a tool, which writes the same times whenever and wherever it runs.
+func (l *liveMedium) tool(name string, args ...string) host.Command {
+	c := host.Cmd(name, args...)
+	c.Dir = l.scratch
+	c.Env = []string{"TZ=UTC", "MTOOLS_SKIP_CHECK=1", fmt.Sprintf("SOURCE_DATE_EPOCH=%d", l.time().Unix())}
+	return c
+}
+
+// time is what FAT can say of when the files were changed.
+func (l *liveMedium) time() time.Time {
+	if first := time.Date(1980, 1, 1, 0, 0, 0, 0, time.UTC); l.Epoch.Before(first) {
+		return first
+	}
+	return l.Epoch
+}
 
 // writeESP makes the EFI system partition, a FAT file system of the kind that mkfs.fat(8)
 // takes for its size.
@@ -232,11 +280,11 @@ func (l *liveMedium) writeESP() error {
 	var programs []string
 	size := int64(2 * mib) // for FAT itself and what does not fill its clusters
 	for name, program := range l.efi {
-		programs = append(programs, filepath.Join(l.scratch, name))
+		programs = append(programs, name)
 		size += program.Size
 	}
 	slices.Sort(programs)
-	file, err := os.OpenFile(l.esp(), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	file, err := os.OpenFile(filepath.Join(l.scratch, liveESP), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
@@ -244,13 +292,12 @@ func (l *liveMedium) writeESP() error {
 		return err
 	}
 	for _, command := range []host.Command{
-		host.Cmd("mkfs.fat", "--invariant", "-i", l.SHA256[:8], l.esp()),
-		host.Cmd("mmd", "-i", l.esp(), "::/EFI", "::/"+removable, "::/"+path.Dir(liveEFIConfig)),
-		host.Cmd("mcopy", slices.Concat([]string{"-Q", "-m", "-i", l.esp()}, programs, []string{"::/" + removable + "/"})...),
-		host.Cmd("mcopy", "-Q", "-m", "-i", l.esp(), filepath.Join(l.folder, liveEFIConfig), "::/"+liveEFIConfig),
-		host.Cmd("fsck.fat", "-n", l.esp()),
+		l.tool("mkfs.fat", "--invariant", "-i", l.SHA256[:8], liveESP),
+		l.tool("mmd", "-i", liveESP, "::/EFI", "::/"+removable, "::/"+path.Dir(liveEFIConfig)),
+		l.tool("mcopy", slices.Concat([]string{"-Q", "-m", "-i", liveESP}, programs, []string{"::/" + removable + "/"})...),
+		l.tool("mcopy", "-Q", "-m", "-i", liveESP, path.Join(liveFolder, liveEFIConfig), "::/"+liveEFIConfig),
+		l.tool("fsck.fat", "-n", liveESP),
 	} {
-		command.Env = l.env()
 		if err := l.host.Run(l.ctx, command); err != nil {
 			return err
 		}
@@ -258,42 +305,34 @@ func (l *liveMedium) writeESP() error {
 	return nil
 }
 
-// env has tools write the same times whenever and wherever they run.
-func (l *liveMedium) env() []string {
-	first := time.Date(1980, 1, 1, 0, 0, 0, 0, time.UTC) // that FAT has
-	return []string{"TZ=UTC", "MTOOLS_SKIP_CHECK=1", fmt.Sprintf("SOURCE_DATE_EPOCH=%d", max(l.Epoch.Unix(), first.Unix()))}
-}
-
 // write makes the medium: as a CD it has boot images by El Torito, as a disk an MBR with
 // boot code and an EFI system partition.
 func (l *liveMedium) write(out string) host.Command {
 	// Files may be of more than 4 GiB; names are as on every Linux, owners are root.
 	args := []string{
-		"-as", "mkisofs", "-quiet", "-o", out, "-V", l.label(), "-iso-level", "3", "-R", "-uid", "0", "-gid", "0", "-dir-mode", "0755", "-file-mode", "0644",
+		"-no_rc", "-as", "mkisofs", "-quiet", "-o", out, "-V", l.label(), "-iso-level", "3", "-R", "-uid", "0", "-gid", "0", "-dir-mode", "0755", "-file-mode", "0644",
 		"--set_all_file_dates", l.Epoch.UTC().Format("20060102150405") + "00", "-partition_offset", "16",
 	}
 	if l.hybrid != nil {
-		args = append(args, "--grub2-mbr", l.mbr())
+		args = append(args, "--grub2-mbr", liveMBR)
 	}
 	if l.bios != nil {
 		args = append(args, "-c", "boot/grub/boot.cat", "-b", liveGrubImage, "-no-emul-boot", "-boot-load-size", "4", "-boot-info-table", "--grub2-boot-info")
 	}
 	if len(l.efi) > 0 {
-		args = append(args, "-append_partition", "2", "0xef", l.esp())
+		args = append(args, "-append_partition", "2", "0xef", liveESP)
 		if l.bios != nil {
 			args = append(args, "-eltorito-alt-boot")
 		}
 		args = append(args, "-e", "--interval:appended_partition_2:all::", "-no-emul-boot")
 	}
-	c := host.Cmd("xorriso", append(args, l.folder)...)
-	c.Env = l.env()
-	return c
+	return l.tool("xorriso", append(args, liveFolder)...)
 }
 
 // check reads the medium back: each file, and the EFI system partition, which is none.
 func (l *liveMedium) check(medium string) error {
-	back, images := filepath.Join(l.scratch, "back"), filepath.Join(l.scratch, "images")
-	err := l.host.Run(l.ctx, host.Cmd("xorriso", "-osirrox", "on", "-indev", medium, "-extract", "/", back, "-extract_boot_images", images))
+	back, images := filepath.Join(l.scratch, liveBack), filepath.Join(l.scratch, liveImages)
+	err := l.host.Run(l.ctx, l.tool("xorriso", "-no_rc", "-osirrox", "on", "-indev", medium, "-extract", "/", liveBack, "-extract_boot_images", liveImages))
 	if err != nil {
 		return err
 	}
@@ -311,7 +350,7 @@ func (l *liveMedium) check(medium string) error {
 		return l.same(filepath.Join(back, name), original)
 	})
 	if err == nil && len(l.efi) > 0 {
-		err = l.same(filepath.Join(images, "mbr_part2_efi.img"), l.esp())
+		err = l.same(filepath.Join(images, "mbr_part2_efi.img"), filepath.Join(l.scratch, liveESP))
 	}
 	return err
 }

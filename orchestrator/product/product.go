@@ -65,6 +65,9 @@ type work struct {
 // lies there after an error is not whole. A disk that lacks what the format needs is wrong
 // usage.
 func Make(ctx context.Context, h host.Host, name string, of Subject, folder string) (made []image.File, err error) {
+	if folder, err = filepath.Abs(folder); err != nil { // tools would take some relative names for options
+		return nil, err
+	}
 	if diskformat.Named(name).Written {
 		file, err := makeDisk(ctx, h, name, of, folder)
 		return []image.File{file}, err
