@@ -9,7 +9,11 @@ const (
 	// Default is what a build writes, and boots, where there is a choice.
 	Default = QCOW2
 	VMDK    = "vmdk"
+	VHDX    = "vhdx"
 )
+
+// VMDKMagic is how a VMDK that is written begins.
+const VMDKMagic = "KDMV"
 
 // Format is all that is known of one.
 type Format struct {
@@ -34,12 +38,12 @@ var table = []Format{
 	},
 	{Name: Raw, Suffixes: []string{"img"}, QEMU: "raw", Written: true},
 	{
-		// VMware; of its kinds the stream-optimized one, which all its products import.
+		// VMware; of its kinds the stream-optimized one, which all its products import. Package
+		// image writes it itself.
 		Name: VMDK, QEMU: "vmdk", Written: true, Backing: true,
-		Options: []string{"-o", "subformat=streamOptimized"},
-		magics:  []magic{{text: "KDMV", check: checkVMDK}}, identify: identifyVMDK,
+		magics: []magic{{text: VMDKMagic, check: checkVMDK}}, identify: identifyVMDK,
 	},
-	{Name: "vhdx", QEMU: "vhdx", Written: true, magics: []magic{{text: "vhdxfile"}}, identify: identifyVHDX},                    // Hyper-V
+	{Name: VHDX, QEMU: "vhdx", Written: true, magics: []magic{{text: "vhdxfile"}}, identify: identifyVHDX},                      // Hyper-V
 	{Name: "vdi", QEMU: "vdi", Written: true, magics: []magic{{text: "\x7f\x10\xda\xbe", offset: 0x40}}, identify: identifyVDI}, // VirtualBox
 	{
 		// Hyper-V of old and Azure, which takes the fixed kind alone, in whole MiB. That

@@ -87,10 +87,9 @@ func identifyVMDK(image ReadWriterAt, id identifier) error {
 
 // Offsets and identifiers of [MS-VHDX].
 const (
-	vhdxHeaderSize   = 4 << 10
-	vhdxRegions      = 192 << 10
-	vhdxRegionsSize  = 64 << 10
-	vhdxMetadataSize = 64 << 10
+	vhdxHeaderSize = 4 << 10
+	vhdxRegions    = 192 << 10
+	vhdxTableSize  = 64 << 10 // of regions, and of metadata
 )
 
 var (
@@ -152,12 +151,12 @@ func identifyVHDX(image ReadWriterAt, id identifier) error {
 	if err := clearPages(image, int64(little.Uint64(headers[valid][72:])), int64(little.Uint32(headers[valid][68:]))); err != nil {
 		return err
 	}
-	metadata, err := vhdxEntry(image, vhdxRegions, vhdxRegionsSize, "regi", vhdxMetadata)
+	metadata, err := vhdxEntry(image, vhdxRegions, "regi", vhdxMetadata)
 	if err != nil {
 		return err
 	}
 	start := int64(little.Uint64(metadata[16:]))
-	page83, err := vhdxEntry(image, start, vhdxMetadataSize, "metadata", vhdxPage83)
+	page83, err := vhdxEntry(image, start, "metadata", vhdxPage83)
 	if err != nil {
 		return err
 	}
@@ -167,8 +166,8 @@ func identifyVHDX(image ReadWriterAt, id identifier) error {
 }
 
 // vhdxEntry is the 32 bytes of a table at an offset that are about what has that name.
-func vhdxEntry(image io.ReaderAt, at, size int64, signature string, name []byte) ([]byte, error) {
-	table := make([]byte, size)
+func vhdxEntry(image io.ReaderAt, at int64, signature string, name []byte) ([]byte, error) {
+	table := make([]byte, vhdxTableSize)
 	if _, err := image.ReadAt(table, at); err != nil {
 		return nil, err
 	}
