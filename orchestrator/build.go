@@ -315,5 +315,8 @@ func BootTest(ctx context.Context, h host.Host, path, format string, o boottest.
 		return nil, err
 	}
 	defer o.Image.Close()
+	if o.CD && o.Format != diskformat.Raw {
+		return nil, fail.New(fail.Usage, path, "", "it is an image of a disk (%s), not of a CD", o.Format)
+	}
 	return boottest.Run(ctx, h, o)
 }

@@ -12,7 +12,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/btw-img/btw-img/orchestrator/diskformat"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/files"
 	"github.com/btw-img/btw-img/orchestrator/host"
@@ -99,9 +98,6 @@ type Earlier struct {
 // error is that of the first firmware that failed; the results are those of all. An
 // image that QEMU does not find whole by itself is refused as wrong usage.
 func Run(ctx context.Context, h host.Host, o Options) ([]Result, error) {
-	if o.CD && o.Format != diskformat.Raw {
-		return nil, fail.New(fail.Usage, o.Image.Name(), "", "it is an image of a disk (%s), not of a CD", o.Format)
-	}
 	uid, gid := files.Caller().IDs()
 	confinement, err := vm.Confine(ctx, uid, gid)
 	if err != nil {
