@@ -234,8 +234,13 @@ func Preflight(n Needs) []Check {
 // checkFormats looks for what some formats alone need.
 func (n Needs) checkFormats() []Check {
 	var checks []Check
+	seen := n.tools()
 	for _, name := range n.Formats {
 		for _, t := range format.Named(name).Tools {
+			if slices.Contains(seen, t) {
+				continue
+			}
+			seen = append(seen, t)
 			check := Check{What: t.Name}
 			if host.Find(t.Name) == "" {
 				check.Package = t.Package

@@ -44,9 +44,10 @@ func newTest() *cobra.Command {
 		Short: "Boot a disk image and say whether it comes up",
 		Long: `Boot a disk image, of any origin, on each firmware, and say whether it comes up.
 A live system (format iso) starts from a CD with --cd, or where the build has no image of its
-disk; an ISO file of no build is a USB stick without it. The image is not changed. One that depends on other files is refused. QEMU is
-confined; it does not run as root. A guest whose systemd is 256 or newer reports on
-itself; for an older one the login prompt on the serial console counts.
+disk; an ISO file of no build is a USB stick without it. The image is not changed. One
+that depends on other files is refused. QEMU is confined; it does not run as root. A
+guest whose systemd is 256 or newer reports on itself; for an older one the login prompt
+on the serial console counts.
 
 ` + exitCodes,
 		Example: `  vmctl test debian
