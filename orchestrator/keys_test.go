@@ -332,6 +332,62 @@ func TestAllThatALookupNames(t *testing.T) {
 	}
 }
 
+func TestFilesThatTasksName(t *testing.T) {
+	for content, want := range map[string]string{
+		"- ansible.builtin.copy: {src: /srv/a, dest: /etc/a}":                                      "/srv/a",
+		"- copy: src=/srv/a dest=/etc/a":                                                           "/srv/a",
+		"- block: [{template: {src: /srv/a b, dest: /x}}]\n  rescue: [{unarchive: {src: /srv/c}}]": "/srv/a b /srv/c",
+		"- copy: {src: /srv/a, dest: /etc/a, remote_src: true}":                                    "",
+		"- copy: {src: /srv/a, dest: /etc/a, remote_src: 'no'}":                                    "/srv/a",
+		"- copy: src=/srv/a remote_src=yes":                                                        "",
+		"- file: {src: /usr/share/a, dest: /etc/a, state: link}":                                   "",
+		"- copy: {src: a, dest: /etc/a}":                                                           "",
+		"- copy: {src: '/srv/{{ x }}', dest: /etc/a}":                                              "",
+		"- script: /srv/run --all":                                                                 "/srv/run",
+		"- include_vars: {file: /srv/a.yml}\n- include_vars: /srv/b.yml":                           "/srv/a.yml /srv/b.yml",
+		"- hosts: all\n  vars_files: [/srv/a.yml, b.yml]\n  tasks: [{import_tasks: /srv/t.yml}]":   "/srv/a.yml /srv/t.yml",
+		"- copy: {src: [": "",
+	} {
+		if got := strings.Join(namedByTasks("/p/roles/r/tasks/main.yml", content), " "); got != want {
+			t.Errorf("%s: %q", content, got)
+		}
+	}
+	if got := namedByTasks("/p/roles/r/defaults/main.yml", "script: /srv/a"); got != nil {
+		t.Errorf("a variable: %q", got)
+	}
+}
+
+// A role that has a file of the builder copied is applied again when that changes, and does not
+// find it below a tools tree.
+func TestAFileThatARoleCopiesCounts(t *testing.T) {
+	outside, role := filepath.Join(t.TempDir(), "outside"), filepath.Join(t.TempDir(), "role")
+	digests := func(source string, overlaid bool) ([]string, error) {
+		t.Helper()
+		tasks := filepath.Join(role, "tasks/main.yml")
+		if err := errors.Join(os.MkdirAll(filepath.Dir(tasks), 0o755), os.WriteFile(tasks, []byte("- copy: {src: "+source+", dest: /etc/a}\n"), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+		r := reading{ctx: t.Context(), plan: Plan{overlaid: overlaid}}
+		if _, err := r.folder(role); err != nil {
+			t.Fatal(err)
+		}
+		return r.outside()
+	}
+	before, err := digests(outside, true)
+	if err != nil || len(before) != 2 {
+		t.Fatal(before, err)
+	}
+	if err := os.WriteFile(outside, []byte("x"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if after, err := digests(outside, true); err != nil || slices.Equal(before, after) {
+		t.Errorf("%q, %v", after, err)
+	}
+	if _, err := digests("/usr/share/x", true); fail.ExitCode(err) != 2 || !strings.Contains(err.Error(), "/usr/share/x") {
+		t.Errorf("error %v", err)
+	}
+}
+
 // Who checks files out decides about their times and, by the umask, their modes.
 func TestWhoBuildsChangesNoKey(t *testing.T) {
 	folder := base.write(t)

@@ -29,6 +29,7 @@ type reading struct {
 	text   strings.Builder // all that Ansible renders or runs
 	opaque bool            // there is more of that than is looked at
 	bare   bool            // some of it reads variables without Jinja's delimiters
+	files  []string        // absolute paths of files that tasks have copied from the builder
 }
 
 // largestText is how much of a file is looked at for what it reads, in bytes. Templates
@@ -152,6 +153,7 @@ func (r *reading) look(path string) (string, error) {
 	r.opaque = r.opaque || len(content) > largestText || bytes.Contains(content, []byte(vaultMark))
 	r.text.WriteString("\n")
 	r.text.Write(content)
+	r.files = append(r.files, namedByTasks(path, string(content))...)
 	return string(content), nil
 }
 
@@ -325,16 +327,17 @@ func outsidePaths(text string) (all []string) {
 	return all
 }
 
-// outside is the digests of the builder's files that lookups name, by themselves or by a pattern.
+// outside is the digests of the builder's files that tasks name, and lookups, by themselves or by
+// a pattern.
 func (r *reading) outside() (digests []string, err error) {
-	for _, named := range outsidePaths(r.text.String()) {
+	for _, named := range append(outsidePaths(r.text.String()), r.files...) {
 		paths, err := filepath.Glob(named)
 		if err != nil || len(paths) == 0 {
 			paths = []string{named}
 		}
 		for _, path := range append([]string{named}, paths...) {
 			if r.plan.overlaid && hiddenByTools(path) {
-				return nil, fail.New(fail.Usage, "--tools", "copy it beside the definition, or use this machine's own programs: --tools host", "a lookup names %s, and the tools tree lies over that", path)
+				return nil, fail.New(fail.Usage, "--tools", "copy it beside the definition, or use this machine's own programs: --tools host", "a lookup or a task names %s, and the tools tree lies over that", path)
 			}
 		}
 		for _, path := range paths {
