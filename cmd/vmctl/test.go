@@ -171,7 +171,6 @@ func bootImage(ctx context.Context, stderr io.Writer, o testOptions, accel vm.Ac
 // findMedium is what findImage finds, or a CD of a build: the file that is named, or the first
 // one, where that is wanted or the build has no image of its disk.
 func findMedium(target, output string, cd bool) (path string, build orchestrator.Built, err error) {
-	isCD := func(file image.File) bool { return format.Named(file.Format).CD }
 	path, build, err = findImage(target, output)
 	if err == nil && build.Name == "" {
 		of, _ := orchestrator.ReadBuilt(filepath.Dir(target))
@@ -185,6 +184,8 @@ func findMedium(target, output string, cd bool) (path string, build orchestrator
 	}
 	return path, build, err
 }
+
+func isCD(file image.File) bool { return format.Named(file.Format).CD }
 
 // findImage is the image of a disk that the target names: a path of it or of a build's folder,
 // or a build in the output folder. What is known of the build comes with it.
@@ -203,7 +204,11 @@ func findImage(target, output string) (path string, build orchestrator.Built, er
 	}
 	bootable, ok := build.Bootable()
 	if !ok {
-		return "", build, fail.New(fail.Usage, "", "build it with --format "+diskformat.Default+" too", "%s was built without an image of its disk", target)
+		hint := "build it with --format " + diskformat.Default + " too"
+		if i := slices.IndexFunc(build.Outputs, isCD); i >= 0 {
+			hint += ", or name its CD, " + filepath.Join(folder, build.Outputs[i].Name)
+		}
+		return "", build, fail.New(fail.Usage, "", hint, "%s was built without an image of its disk", target)
 	}
 	return filepath.Join(folder, bootable.Name), build, nil
 }
