@@ -173,7 +173,10 @@ func (r *installing) render(ctx context.Context) (err error) {
 		r.answers, err = os.ReadFile(at("answers"))
 	}
 	r.cmdline = strings.TrimSpace(string(cmdline))
-	return cmp.Or(err, r.checkCommandLine())
+	if err == nil {
+		err = r.checkCommandLine(ctx)
+	}
+	return err
 }
 
 // mirrorOf is where an archive lies, "" for none.
@@ -186,8 +189,17 @@ func mirrorOf(archives []source.Release) string {
 }
 
 // checkCommandLine refuses what would be seen by all users of the builder, or be cut.
-func (r *installing) checkCommandLine() error {
+func (r *installing) checkCommandLine(ctx context.Context) error {
 	const longest = 2047 // bytes, of the kernel (COMMAND_LINE_SIZE)
+	encrypted, err := r.plan.inventorySecrets(ctx, r.secrets[vaultPassword])
+	if err != nil {
+		return err
+	}
+	for _, v := range encrypted {
+		if len(v.Text) >= shortestHidden && strings.Contains(r.cmdline, v.Text) {
+			return fail.New(fail.Usage, "append", "put it into the answers", "the command line can be seen by all users of the builder, and holds what is encrypted in %s", v.Origin)
+		}
+	}
 	for name, value := range r.secrets {
 		if len(value) >= shortestHidden && strings.Contains(r.cmdline, value) {
 			return fail.New(fail.Usage, "append", "put it into the answers", "the command line can be seen by all users of the builder, and holds the secret %s", name)

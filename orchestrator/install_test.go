@@ -25,14 +25,16 @@ func TestAnInstallersDownloadsArePinned(t *testing.T) {
 }
 
 func TestACommandLineIsPublicAndShort(t *testing.T) {
+	variables := project{"group_vars/all.yml": "token: !vault |\n  " + strings.ReplaceAll(strings.TrimSpace(vaultOfHunter2), "\n", "\n  ") + "\n"}.write(t)
 	for cmdline, want := range map[string]string{
 		"console=ttyS0":           "",
 		"key=a-secret-value":      "holds the secret token",
 		"a\nb":                    "more than a line",
+		"key=content":             "holds what is encrypted in group_vars/all.yml:2",
 		strings.Repeat("a", 2048): "has 2048 bytes",
 	} {
-		r := &installing{workshop: &workshop{secrets: secrets{"token": "a-secret-value", "short": "a"}}, cmdline: cmdline}
-		err := r.checkCommandLine()
+		r := &installing{workshop: &workshop{plan: Plan{Project: variables}, secrets: secrets{"token": "a-secret-value", "short": "a", vaultPassword: "hunter2"}}, cmdline: cmdline}
+		err := r.checkCommandLine(t.Context())
 		if (err == nil) != (want == "") || err != nil && (fail.ExitCode(err) != 2 || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "a-secret-value")) {
 			t.Errorf("%.20q: %v, want %q", cmdline, err, want)
 		}

@@ -3,6 +3,8 @@ package orchestrator
 import (
 	"bytes"
 	"context"
+	"crypto/aes"
+	"crypto/cipher"
 	"crypto/hmac"
 	"crypto/pbkdf2"
 	"crypto/sha256"
@@ -16,6 +18,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"go.yaml.in/yaml/v4"
 
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
@@ -209,29 +213,82 @@ func vaultedIn(path string, whole bool) (all []definition.Vaulted, err error) {
 	return all, nil
 }
 
-// opens says whether a password is that of an encrypted text, of Ansible's formats 1.1 and
-// 1.2: the second of two keys that are derived from it authenticates what the first encrypts.
+// opens says whether a password is that of an encrypted text.
 func opens(password, text string) bool {
+	_, ok := decrypted(password, text)
+	return ok
+}
+
+// decrypted is what a text of Ansible's formats 1.1 and 1.2 holds; false where it has another
+// password. The second of two keys that are derived from that authenticates what the first
+// encrypts.
+func decrypted(password, text string) (plain []byte, ok bool) {
 	const rounds, keyBytes, bothKeysAndIV = 10000, 32, 80
 	_, body, _ := strings.Cut(text, "\n")
 	inner, err := hex.DecodeString(strings.Join(strings.Fields(body), ""))
 	if err != nil {
-		return false
+		return nil, false
 	}
 	parts := bytes.Split(inner, []byte("\n")) // salt, HMAC, ciphertext
 	if len(parts) != 3 {
-		return false
+		return nil, false
 	}
 	for i := range parts {
 		if parts[i], err = hex.DecodeString(string(parts[i])); err != nil {
-			return false
+			return nil, false
 		}
 	}
 	keys, err := pbkdf2.Key(sha256.New, password, parts[0], rounds, bothKeysAndIV)
 	if err != nil {
-		return false
+		return nil, false
 	}
 	mac := hmac.New(sha256.New, keys[keyBytes:2*keyBytes])
 	mac.Write(parts[2])
-	return hmac.Equal(mac.Sum(nil), parts[1])
+	if !hmac.Equal(mac.Sum(nil), parts[1]) {
+		return nil, false
+	}
+	block, err := aes.NewCipher(keys[:keyBytes])
+	if err != nil || len(parts[2]) == 0 {
+		return nil, false
+	}
+	plain = parts[2]
+	cipher.NewCTR(block, keys[2*keyBytes:]).XORKeyStream(plain, plain)
+	padding := int(plain[len(plain)-1]) // PKCS #7
+	return plain[:max(0, len(plain)-padding)], true
+}
+
+// inventorySecrets is the texts that are encrypted in group_vars and host_vars, each with its
+// file and line: a value, or all in a file.
+func (p Plan) inventorySecrets(ctx context.Context, password string) (all []definition.Vaulted, err error) {
+	for _, name := range inventoryFolders {
+		found, err := p.vaultedBelow(ctx, filepath.Join(p.Project, name), false)
+		if err != nil {
+			return nil, err
+		}
+		for _, v := range found {
+			plain, _ := decrypted(password, v.Text)
+			texts := []string{strings.TrimSpace(string(plain))}
+			var document yaml.Node
+			if strings.HasSuffix(v.Origin, ":1") && yaml.Unmarshal(plain, &document) == nil {
+				texts = append(texts, scalarsIn(&document)...)
+			}
+			for _, text := range texts {
+				all = append(all, definition.Vaulted{Origin: v.Origin, Text: text})
+			}
+		}
+	}
+	return all, nil
+}
+
+// scalarsIn is the values in a document of YAML, without the keys of its mappings.
+func scalarsIn(n *yaml.Node) (texts []string) {
+	if n.Kind == yaml.ScalarNode {
+		return []string{n.Value}
+	}
+	for i, child := range n.Content {
+		if n.Kind != yaml.MappingNode || i%2 == 1 {
+			texts = append(texts, scalarsIn(child)...)
+		}
+	}
+	return texts
 }

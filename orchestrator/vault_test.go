@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"go.yaml.in/yaml/v4"
+
 	"github.com/btw-img/btw-img/orchestrator/fail"
 )
 
@@ -39,6 +41,27 @@ func TestEncryptedInputsAreFound(t *testing.T) {
 	}
 	if got := strings.Join(places, " "); err != nil || got != "install.d/x.yml:3 install.d/blob:1 roles/common/vars/main.yml:3" {
 		t.Errorf("%s, %v", got, err)
+	}
+}
+
+func TestWhatAVaultHolds(t *testing.T) {
+	if plain, ok := decrypted("hunter2", vaultOfHunter2); !ok || strings.TrimSpace(string(plain)) != "content" {
+		t.Errorf("%q, %t", plain, ok)
+	}
+	p := planIn(t, vaultProject.write(t), "x")
+	if err := os.WriteFile(filepath.Join(p.Project, "group_vars/all.yml"), []byte(vaultOfHunter2), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	all, err := p.inventorySecrets(t.Context(), "hunter2")
+	if err != nil || len(all) != 2 || all[0].Text != "content" || all[1] != all[0] || all[0].Origin != "group_vars/all.yml:1" {
+		t.Errorf("%+v, %v", all, err)
+	}
+	var document yaml.Node
+	if err := yaml.Unmarshal([]byte("a: [one, {b: two}]\nc: three\n"), &document); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(scalarsIn(&document), " "); got != "one two three" {
+		t.Errorf("%q", got)
 	}
 }
 
