@@ -14,6 +14,7 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/chroot"
 	"github.com/btw-img/btw-img/orchestrator/disk"
 	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/files"
 	"github.com/btw-img/btw-img/orchestrator/host"
 	"github.com/btw-img/btw-img/orchestrator/store"
 	"github.com/btw-img/btw-img/orchestrator/unpack"
@@ -276,7 +277,7 @@ func (e errand) open() (*os.File, error) {
 		return nil, err
 	}
 	defer root.Close()
-	fd, err := unix.Openat2(int(root.Fd()), e.File, &unix.OpenHow{
+	fd, err := files.Openat2(int(root.Fd()), e.File, &unix.OpenHow{
 		Flags: unix.O_RDWR | unix.O_CLOEXEC | unix.O_NONBLOCK, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_SYMLINKS,
 	})
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/btw-img/btw-img/orchestrator/fail"
+	"github.com/btw-img/btw-img/orchestrator/files"
 	"github.com/btw-img/btw-img/orchestrator/rawdisk"
 )
 
@@ -73,7 +74,7 @@ func (t *tree) meet(name string, size int64) error {
 
 // folder opens a folder; one that is not there is made, or else an fs.ErrNotExist.
 func (t *tree) folder(name string, make bool) (int, error) {
-	fd, err := unix.Openat2(t.root, "."+name, &unix.OpenHow{
+	fd, err := files.Openat2(t.root, "."+name, &unix.OpenHow{
 		Flags: unix.O_DIRECTORY | unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
 	})
 	if !make || !errors.Is(err, unix.ENOENT) || name == "/" {
