@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/btw-img/btw-img/orchestrator"
@@ -47,11 +48,14 @@ func TestTheSameInputsGiveTheSameBytes(t *testing.T) {
 		t.Fatal(err)
 	}
 	first := map[string]built{"debian": debian(t)}
-	for _, name := range []string{"webserver", "debian-12"} {
+	build := func(name string) built {
 		good(t, folder, "build", name, "--no-test", "--format", "raw,qcow2", "-o", "first")
 		b := built{folder: filepath.Join(folder, "first", name)}
 		readJSON(t, filepath.Join(b.folder, "build.json"), &b.manifest)
-		first[name] = b
+		return b
+	}
+	for _, name := range []string{"webserver", "debian-12"} {
+		first[name] = build(name)
 	}
 
 	clock := t.TempDir()
@@ -78,6 +82,9 @@ func TestTheSameInputsGiveTheSameBytes(t *testing.T) {
 		readJSON(t, filepath.Join(again, "build.json"), &manifest)
 		if len(manifest.Outputs) != 2 {
 			t.Errorf("%d images", len(manifest.Outputs))
+		}
+		if !slices.Equal(manifest.Archives, b.manifest.Archives) { // they have changed in between
+			b = build(name)
 		}
 		for _, image := range manifest.Outputs {
 			if want := digest(t, b.image(image.Format)); image.SHA256 != want || image.SHA256 != digest(t, filepath.Join(again, image.Name)) {
