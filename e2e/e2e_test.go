@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -195,6 +196,24 @@ func debian(t *testing.T) built {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return b
+}
+
+// debianOf is the shipped build that was made of the same archives as the build in a folder: that
+// of debian, or, where they have changed since, as they do some times a day, one that is made
+// now with these arguments.
+func debianOf(t *testing.T, folder string, args ...string) built {
+	t.Helper()
+	var other orchestrator.Manifest
+	readJSON(t, filepath.Join(folder, "build.json"), &other)
+	b := debian(t)
+	if slices.Equal(b.manifest.Archives, other.Archives) {
+		return b
+	}
+	t.Log("the archives have changed")
+	b = built{folder: filepath.Join(t.TempDir(), "debian")}
+	good(t, t.TempDir(), append([]string{"build", "debian", "-o", filepath.Dir(b.folder)}, args...)...)
+	readJSON(t, filepath.Join(b.folder, "build.json"), &b.manifest)
 	return b
 }
 

@@ -63,9 +63,9 @@ func pushed(t *testing.T, res result) []publish.Pushed {
 // it back with every client. What each client got is the same bytes, and boots.
 func TestPublishToRegistries(t *testing.T) {
 	t.Parallel()
-	b := debian(t)
 	rebuilt := t.TempDir() // at another time, with nothing changed
 	good(t, rebuilt, "build", "debian", "--format", "raw,qcow2,vmdk")
+	b := debianOf(t, filepath.Join(rebuilt, "images/debian"), "--format", "raw,qcow2,vmdk")
 	for name, open := range map[string]func(*testing.T) registry{
 		"olareg, with referrers": olaregInProcess, "docker-registry, without referrers": plainRegistry, "TLS and password": lockedRegistry,
 	} {

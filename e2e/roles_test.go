@@ -124,7 +124,6 @@ func TestRolesForRunningMachines(t *testing.T) {
 	if after := builder(); after != before {
 		t.Errorf("the builder has changed:\n%s\nbefore:\n%s", after, before)
 	}
-	t.Parallel()
 	var m orchestrator.Manifest
 	readJSON(t, filepath.Join(folder, "images/site/build.json"), &m)
 	for _, call := range []string{"systemctl start nginx", "systemctl start worker@one", "systemctl start ask", "reboot", "sysctl -p /etc/sysctl.d/90-hardening.conf", "systemctl start engine", "mount /dev/shm"} {
@@ -148,6 +147,7 @@ func TestRolesForRunningMachines(t *testing.T) {
 			t.Errorf("%s: %d", path, code)
 		}
 	}
+	t.Parallel() // up to here the archives of another hour would matter
 	t.Run("a machine of it", func(t *testing.T) { askedAndProvisionedAgain(t, in, url) })
 
 	t.Run("what acts on the builder is refused", func(t *testing.T) {

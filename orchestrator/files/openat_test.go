@@ -44,7 +44,7 @@ func TestAWayUpIsFoundWhileOthersRename(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(root)
+	defer func() { _ = unix.Close(root) }()
 	var done atomic.Bool
 	renaming := make(chan struct{})
 	go func() {
@@ -62,6 +62,6 @@ func TestAWayUpIsFoundWhileOthersRename(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		unix.Close(fd)
+		_ = unix.Close(fd)
 	}
 }
