@@ -14,10 +14,11 @@ import (
 	"github.com/btw-img/btw-img/orchestrator/store"
 )
 
-// archiveRecord is where the store keeps the state that the archives were in when the
-// source was last made.
-func (w *workshop) archiveRecord() string {
-	return filepath.Join(w.store.Folder(), "archives", w.parts.Source+".json")
+// archiveRecords is where the store keeps the states that the archives were in: when this build
+// was last made, and when its source last was, whatever build that was for.
+func (w *workshop) archiveRecords() []string {
+	folder := filepath.Join(w.store.Folder(), "archives")
+	return []string{filepath.Join(folder, digestOf(w.parts.Source, w.plan.Definition.Name)+".json"), filepath.Join(folder, w.parts.Source+".json")}
 }
 
 // bootstrapped says whether the source is an archive.
@@ -54,13 +55,19 @@ func (w *workshop) knownSource(ctx context.Context) (store.Key, error) {
 	if w.plan.Lock != nil {
 		return w.storedSource(w.plan.Lock.Archives)
 	}
-	archive, err := w.rememberedArchive()
+	remembered, err := w.rememberedArchives()
 	if w.offline && err == nil {
-		return w.storedSource(archive)
+		for _, archive := range remembered {
+			if key, err := w.storedSource(archive); key != "" || err != nil {
+				return key, err
+			}
+		}
+		return "", nil
 	}
-	if err != nil || len(archive) == 0 {
+	if err != nil || len(remembered) == 0 {
 		return "", err
 	}
+	archive := remembered[len(remembered)-1]
 	current, err := source.Current(ctx, w.host, archive, filepath.Join(w.work, "releases"))
 	switch {
 	case ctx.Err() != nil:
@@ -73,7 +80,7 @@ func (w *workshop) knownSource(ctx context.Context) (store.Key, error) {
 	case !current:
 		return "", nil
 	}
-	return w.parts.sourceKey(archive), nil
+	return w.parts.sourceKey(archive), w.rememberArchive(archive)
 }
 
 // missed tells why a layer may have failed that the store does not have.
@@ -101,19 +108,19 @@ func (w *workshop) storedSource(archive []source.Release) (store.Key, error) {
 	return key, found.Release()
 }
 
-// rememberedArchive is what rememberArchive has written last, nil where it has not.
-func (w *workshop) rememberedArchive() (archive []source.Release, err error) {
-	content, err := os.ReadFile(w.archiveRecord())
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+// rememberedArchives is what rememberArchive has written last: for this build, and for any.
+func (w *workshop) rememberedArchives() (all [][]source.Release, err error) {
+	for _, record := range w.archiveRecords() {
+		content, err := os.ReadFile(record)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		var archive []source.Release
+		if json.Unmarshal(content, &archive) == nil && len(archive) > 0 { // else it is written anew
+			all = append(all, archive)
+		}
 	}
-	if err != nil {
-		return nil, err
-	}
-	if json.Unmarshal(content, &archive) != nil {
-		return nil, nil // it is written anew
-	}
-	return archive, nil
+	return all, nil
 }
 
 func (w *workshop) rememberArchive(archive []source.Release) error {
@@ -121,8 +128,10 @@ func (w *workshop) rememberArchive(archive []source.Release) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(w.archiveRecord()), 0o700); err != nil {
-		return err
+	for _, record := range w.archiveRecords() {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(record), 0o700), replaceFile(record, content)); err != nil {
+			return err
+		}
 	}
-	return replaceFile(w.archiveRecord(), content)
+	return nil
 }

@@ -72,6 +72,41 @@ func putSource(t *testing.T, w *workshop, archive []source.Release) *store.Layer
 	return made.top()
 }
 
+// A build is found as it was made, whatever state of the archive another one has begun with since.
+func TestEachBuildRemembersItsArchive(t *testing.T) {
+	def := []source.Release{{URL: abc[0].URL, SHA256: digestOf("def")}}
+	site := sharing(t)
+	site.plan.Definition.Name = "site"
+	putSource(t, site, abc)
+	if err := site.rememberArchive(abc); err != nil {
+		t.Fatal(err)
+	}
+	debian := *site
+	debian.plan.Definition.Name = "debian"
+	putSource(t, &debian, def)
+	if err := debian.rememberArchive(def); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = errors.Join(site.release.Close(), debian.release.Close()) })
+	other := *site
+	other.plan.Definition.Name = "other"
+	for w, want := range map[*workshop][]source.Release{site: abc, &debian: def, &other: def} {
+		w.offline = true
+		if key, err := w.knownSource(t.Context()); err != nil || key != w.parts.sourceKey(want) {
+			t.Errorf("%s: %s, %v", w.plan.Definition.Name, key, err)
+		}
+	}
+	if err := site.rememberArchive([]source.Release{{URL: abc[0].URL, SHA256: digestOf("gone")}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := debian.rememberArchive(def); err != nil {
+		t.Fatal(err)
+	}
+	if key, err := site.knownSource(t.Context()); err != nil || key != site.parts.sourceKey(def) {
+		t.Errorf("what is no longer stored: %s, %v", key, err)
+	}
+}
+
 func TestWhichSourceABuildStartsFrom(t *testing.T) {
 	missing := &fail.Error{Kind: fail.Host, Op: "apt-helper", Err: exec.ErrNotFound}
 	refused := &fail.Error{Kind: fail.Build, Op: "apt-helper", Tail: "E: Failed to fetch http://mirror.example/: no route", Err: errors.New("exit status 100")}

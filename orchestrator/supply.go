@@ -147,8 +147,12 @@ func (s *supplier) resolve(ctx context.Context) (*Pinned, error) {
 	if err != nil {
 		return nil, err
 	}
-	record := s.pinRecord()
-	return &found, errors.Join(os.MkdirAll(filepath.Dir(record), 0o700), replaceFile(record, content))
+	for _, record := range s.pinRecords() {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(record), 0o700), replaceFile(record, content)); err != nil {
+			return nil, err
+		}
+	}
+	return &found, nil
 }
 
 // reference is the container image, by a path that does not depend on the working folder.
@@ -168,13 +172,19 @@ func (s *supplier) shown() string {
 	return s.source.OCI.Image
 }
 
-// pinRecord is where the store remembers what the source was found to be last.
-func (s *supplier) pinRecord() string {
-	return filepath.Join(s.store.Folder(), "archives", "pinned", digestOf(s.source)+".json")
+// pinRecords is where the store remembers what the source was found to be last: for this build,
+// and for any.
+func (s *supplier) pinRecords() []string {
+	folder := filepath.Join(s.store.Folder(), "archives", "pinned")
+	return []string{filepath.Join(folder, digestOf(s.source, s.plan.Definition.Name)+".json"), filepath.Join(folder, digestOf(s.source)+".json")}
 }
 
 func (s *supplier) pinnedBefore() (*Pinned, error) {
-	content, err := os.ReadFile(s.pinRecord())
+	records := s.pinRecords()
+	content, err := os.ReadFile(records[0])
+	if errors.Is(err, fs.ErrNotExist) {
+		content, err = os.ReadFile(records[1])
+	}
 	var before Pinned
 	if err == nil {
 		err = json.Unmarshal(content, &before)

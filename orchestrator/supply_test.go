@@ -168,6 +168,17 @@ func TestATagIsResolvedOncePerBuild(t *testing.T) {
 	if content, err := supplyAll(t, s); content != "onethree" || err != nil || len(registry.asked) != 2 || s.pinned.Digest == before.Digest {
 		t.Errorf("moved: %q, %v, asked %q", content, err, registry.asked)
 	}
+	second := *s
+	second.plan.Definition.Name = "second"
+	registry.layers = []string{"four"}
+	if content, err := supplyAll(t, &second); content != "four" || err != nil {
+		t.Errorf("another build: %q, %v", content, err)
+	}
+	s.offline = true
+	if content, err := supplyAll(t, s); content != "onethree" || err != nil {
+		t.Errorf("as this build was made: %q, %v", content, err)
+	}
+	s.offline = false
 	s.plan.Lock = &Lock{Materials: Materials{Pinned: &before}}
 	if content, err := supplyAll(t, s); content != "onetwo" || err != nil {
 		t.Errorf("locked: %q, %v", content, err)
