@@ -1,6 +1,7 @@
 package orchestrator
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -129,6 +130,9 @@ func (w *workshop) rememberArchive(archive []source.Release) error {
 		return err
 	}
 	for _, record := range w.archiveRecords() {
+		if before, err := os.ReadFile(record); err == nil && bytes.Equal(before, content) {
+			continue
+		}
 		if err := errors.Join(os.MkdirAll(filepath.Dir(record), 0o700), replaceFile(record, content)); err != nil {
 			return err
 		}

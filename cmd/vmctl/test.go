@@ -171,18 +171,22 @@ func bootImage(ctx context.Context, stderr io.Writer, o testOptions, accel vm.Ac
 // findMedium is what findImage finds, or a CD of a build: the file that is named, or the first
 // one, where that is wanted or the build has no image of its disk.
 func findMedium(target, output string, cd bool) (path string, build orchestrator.Built, err error) {
-	path, build, err = findImage(target, output)
-	if err == nil && build.Name == "" {
-		of, _ := orchestrator.ReadBuilt(filepath.Dir(target))
-		if slices.ContainsFunc(of.Outputs, func(file image.File) bool { return isCD(file) && file.Name == filepath.Base(target) }) {
-			build = of
+	if info, err := os.Stat(target); err == nil && info.Mode().IsRegular() {
+		build, err := orchestrator.ReadBuilt(filepath.Dir(target))
+		if err == nil && format.Named(build.Format(filepath.Base(target))).CD {
+			return target, build, nil
 		}
+		return findImage(target, output)
 	}
-	if i := slices.IndexFunc(build.Outputs, isCD); i >= 0 && path != target && (cd || err != nil) {
-		folder, build, err := findBuild(target, output)
-		return filepath.Join(folder, build.Outputs[i].Name), build, err
+	folder, build, err := findBuild(target, output)
+	if err != nil {
+		return "", build, err
 	}
-	return path, build, err
+	_, disk := build.Bootable()
+	if i := slices.IndexFunc(build.Outputs, isCD); i >= 0 && (cd || !disk) {
+		return filepath.Join(folder, build.Outputs[i].Name), build, nil
+	}
+	return findImage(target, output)
 }
 
 func isCD(file image.File) bool { return format.Named(file.Format).CD }

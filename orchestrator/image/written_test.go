@@ -41,9 +41,7 @@ func odd(t *testing.T, size int64) string {
 
 // Every format holds a disk of any size, says another program, and a byte that changes is found.
 func TestWhatIsWrittenIsTheDisk(t *testing.T) {
-	if _, err := exec.LookPath("qemu-img"); err != nil {
-		t.Skip("needs qemu-img; make test installs it")
-	}
+	needQEMU(t)
 	for _, size := range []int64{1 << 20, 70<<20 + 512, 70<<20 + 100} {
 		raw := odd(t, size)
 		for _, format := range diskformat.Written() {
@@ -79,9 +77,7 @@ func (d damaging) Run(ctx context.Context, c host.Command) error {
 }
 
 func TestAVHDXThatIsNotTheDiskIsNoImage(t *testing.T) {
-	if _, err := exec.LookPath("qemu-img"); err != nil {
-		t.Skip("needs qemu-img; make test installs it")
-	}
+	needQEMU(t)
 	raw := odd(t, 70<<20)
 	good := filepath.Join(t.TempDir(), "good.vhdx")
 	if err := image.Write(t.Context(), &host.Local{}, raw, diskformat.VHDX, good); err != nil {
