@@ -9,7 +9,7 @@ here=$(realpath "$(dirname "$0")")
 dir=$(mktemp -d)
 user=vmctl-bench-$$ # an ordinary one
 export XDG_STATE_HOME=$dir/state
-trap '"$vmctl" clean bench >/dev/null 2>&1; userdel "$user" 2>/dev/null; rm -rf "$dir"' EXIT
+trap '"$vmctl" clean bench >/dev/null 2>&1 || true; userdel "$user" 2>/dev/null || true; rm -rf "$dir"' EXIT
 cd "$dir"
 export VMCTL_CACHE=$dir/cache
 

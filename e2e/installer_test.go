@@ -134,7 +134,7 @@ func TestAnInstaller(t *testing.T) {
 	t.Parallel()
 	a := newAccount(t)
 	at := func(name string) string { return filepath.Join(a.home, name) }
-	write(t, at("install.d/box/answers.j2"), `{"server": "{{ server }}", "size": {{ size }}, "name": "{{ build.name }}", "token": "{{ token }}"}`)
+	write(t, at("install.d/box/answers.j2"), `{"server": "{{ server }}", "size": {{ size }}, "name": "{{ build.name }}", "token": "{{ token }}", "swap": {{ swap }}}`)
 	smallInstaller(t, at("install.d/box"))
 	address, size := serveSystem(t)
 	write(t, at("install.d/token"), "a-secret-of-the-test\n")
@@ -146,8 +146,8 @@ func TestAnInstaller(t *testing.T) {
     append: console=ttyS0,115200 answers={{ build.answers_url }} panic=1
     disk: 3G
     timeout: 2m
-disk: {layout: bios}
-vars: {server: '%s', size: %d}
+    keep_disk: true
+vars: {server: '%s', size: %d, swap: 67108864}
 secrets: {token: {file: token}}
 `, address, size))
 	build := []string{"build", "box", "--format", "raw"}
@@ -164,6 +164,10 @@ secrets: {token: {file: token}}
 	if got := d.cat("/etc/hostname"); got != "box\n" {
 		t.Errorf("it is called %q", got)
 	}
+	kept := partitions(t, at("images/box/box-amd64.raw"))
+	if len(kept) != 3 || kept["bios"].Size != 1<<20 || kept["root"].Size != size || kept["swap"].Size != 64<<20 || !strings.Contains(d.cat("/etc/fstab"), " / ext4 noatime,errors=remount-ro 0 1\n") {
+		t.Errorf("not the installer's partitions: %+v\n%s", kept, d.cat("/etc/fstab"))
+	}
 	log := string(must(os.ReadFile(at("images/box/build.log"))))
 	if strings.Contains(log, "a-secret") || !strings.Contains(log, "The token is (secret)") {
 		t.Error("the log has the secret, or not what the installer said")
@@ -174,6 +178,14 @@ secrets: {token: {file: token}}
 	}
 	if r := a.good(t, append(build, "--offline")...); !strings.Contains(r.stderr, "unchanged") {
 		t.Errorf("it was installed again\n%s", r.stderr)
+	}
+	if r := a.good(t, "shell", "box", "--", "cat", "/etc/fstab"); !strings.Contains(r.stdout, " none swap ") {
+		t.Errorf("the tree of the build has %q", r.stdout)
+	}
+	write(t, at("install.d/plain.yml"), "extends: box\nsource: {installer: {keep_disk: false}}\ndisk: {layout: bios}\n")
+	a.good(t, "build", "plain", "--format", "raw", "--no-test")
+	if parted := partitions(t, at("images/plain/plain-amd64.raw")); len(parted) != 2 || parted["root"].Size == size {
+		t.Errorf("the partitions are %+v", parted)
 	}
 	write(t, at("install.d/token"), "another-secret\n")
 	if r := a.run(t, append(build, "--offline")...); r.code != 4 || !strings.Contains(r.stderr, "install.d/box.yml:3: an installer needs the network") {
@@ -191,7 +203,7 @@ func TestInstallersThatFail(t *testing.T) {
 	for name, tc := range map[string]struct{ answers, want string }{
 		"question":   {`{}`, "the installer asks, and nobody answers: Which disk is to be erased? [none]"},
 		"standstill": {`{}`, "standstill: the installer said nothing for 15s after: Waiting for a disk that nobody has"},
-		"download":   {`{"server": "` + address + `/missing", "size": 1048576}`, "the installer has failed: Download failed: 404 Not Found"},
+		"download":   {`{"server": "` + address + `/missing", "size": 1048576, "swap": 1048576}`, "the installer has failed: Download failed: 404 Not Found"},
 		"nothing":    {`this is no JSON`, "the disk that the installer has left: there is no Linux root file system in it"},
 	} {
 		t.Run(name, func(t *testing.T) {

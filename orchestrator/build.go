@@ -85,9 +85,6 @@ func (b Builder) Build(ctx context.Context, plan Plan) (manifest Manifest, log s
 
 // build is the stages of a build, in a workspace of its own.
 func (b Builder) build(ctx context.Context, plan Plan, space *workspace) (manifest Manifest, err error) {
-	if !plan.Boot.Boots() {
-		b.Boot = nil
-	}
 	s := &stages{ctx: ctx, tell: b.Tell}
 	started := time.Now()
 	h := &host.Local{Log: space.log}
@@ -101,6 +98,12 @@ func (b Builder) build(ctx context.Context, plan Plan, space *workspace) (manife
 		return Manifest{}, err
 	}
 	defer func() { err = scope.Join(err, of.release()) }()
+	if err := b.planOnKept(ctx, s, h, &plan, &of, tools, space); err != nil {
+		return Manifest{}, err
+	}
+	if !plan.Boot.Boots() {
+		b.Boot = nil
+	}
 	before := b.before(space)
 	order := job{Plan: plan, Secrets: of.secrets, Parts: of.parts, Work: space.work, Store: b.Store, How: b.How.of(plan), Diff: b.Diff, Before: before.Outcome, Tools: tools.tree}
 	if b.Terminal != nil {

@@ -243,47 +243,48 @@ func (w *workshop) unpackDisk(ctx context.Context, root, name string) (err error
 		return err
 	}
 	defer raw.Close()
-	return w.unpackRaw(ctx, root, raw)
+	_, err = w.unpackRaw(ctx, root, raw)
+	return err
 }
 
-// unpackRaw does so with a raw disk.
-func (w *workshop) unpackRaw(ctx context.Context, root string, raw *os.File) error {
+// unpackRaw does so with a raw disk, and returns the system that is on it.
+func (w *workshop) unpackRaw(ctx context.Context, root string, raw *os.File) (*rawdisk.System, error) {
 	info, err := raw.Stat()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	system, err := rawdisk.OpenSystem(raw, info.Size())
 	if unread, is := errors.AsType[*rawdisk.Unread](err); is {
-		err = w.readByKernel(ctx, root, raw, info.Size(), *unread)
+		system, err = w.readByKernel(ctx, root, raw, info.Size(), *unread)
 	} else if err == nil {
 		err = unpack.Disk(ctx, system, root)
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return host.Tree(root).Remove(ofOtherDisks...)
+	return system, host.Tree(root).Remove(ofOtherDisks...)
 }
 
 // readByKernel gives the tree at root the files of a disk whose root file system only the
 // kernel can read, and those that belong into it.
-func (w *workshop) readByKernel(ctx context.Context, root string, raw *os.File, size int64, of rawdisk.Unread) error {
+func (w *workshop) readByKernel(ctx context.Context, root string, raw *os.File, size int64, of rawdisk.Unread) (*rawdisk.System, error) {
 	name, err := filepath.EvalSymlinks(raw.Name())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	volume := disk.Volume{Filesystem: of.Filesystem, Start: of.Start, Size: of.Size}
 	if err := w.outside.Read(ctx, volume, name, root); err != nil {
-		return err
+		return nil, err
 	}
 	fstab, err := host.Tree(root).Read("/etc/fstab")
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
+		return nil, err
 	}
-	mounts, err := rawdisk.OpenMounts(raw, size, fstab)
+	mounts, err := rawdisk.OpenMounts(raw, size, of.Number, fstab)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return unpack.Mounts(ctx, mounts, root)
+	return mounts, unpack.Mounts(ctx, mounts, root)
 }
 
 // ofOtherDisks is what belongs to the disk that a tree comes from: packages that bring a kernel

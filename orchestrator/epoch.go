@@ -23,6 +23,7 @@ type sourceFacts struct {
 	Epoch    int64            `json:"epoch"` // of the archives, or of the newest file; seconds
 	Archives []source.Release `json:"archives,omitempty"`
 	Pinned   *Pinned          `json:"pinned,omitempty"`
+	Disk     *keptDisk        `json:"disk,omitempty"` // of an installer whose disk is kept
 }
 
 // sourceEpoch is the date of what a source gave, which its tree at root tells.

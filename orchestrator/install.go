@@ -61,7 +61,11 @@ func (w *workshop) install(ctx context.Context, root string, i definition.Instal
 		return err
 	}
 	defer disk.Close()
-	if err := w.unpackRaw(ctx, root, disk); err != nil {
+	system, err := w.unpackRaw(ctx, root, disk)
+	if err == nil && i.KeepDisk {
+		err = w.keepDisk(system, int64(i.Disk))
+	}
+	if err != nil {
 		return &fail.Error{Kind: fail.Build, Op: "the disk that the installer has left", Err: asBuild(err), Tail: r.lastSaid(), Hint: "its console is in build.log"}
 	}
 	return nil
@@ -355,6 +359,9 @@ func (p Plan) installerPart(ctx context.Context, maker string, tools map[string]
 	if i.Suite != "" { // whose kernel and initrd they get
 		makers = of(tools, "mmdebstrap", "apt")
 	}
+	if i.KeepDisk { // what it then lacks follows from its disk
+		part["keep_disk"] = []any{true, p.Definition.Disk.Grow}
+	}
 	return digestOf(maker, "installer", i.Suite, i.Mirror, digests, i.Disk, part, makers, source.Needed(p.sourceOptions(""))), err
 }
 
@@ -402,5 +409,9 @@ func describeInstaller(i definition.Installer) string {
 	if answers != "" {
 		answers = " with " + answers
 	}
-	return fmt.Sprintf("run %s%s in a guest, on an empty disk of %s, with the command line\n%s\nand take the files of its disk", what, answers, i.Disk, commandLine(i))
+	kept := ""
+	if i.KeepDisk {
+		kept = ", and its partitions, which are known then"
+	}
+	return fmt.Sprintf("run %s%s in a guest, on an empty disk of %s, with the command line\n%s\nand take the files of its disk%s", what, answers, i.Disk, commandLine(i), kept)
 }

@@ -183,10 +183,14 @@ func (p Plan) Describe(folder string, accel *vm.Accelerator) Description {
 	if d.Python == definition.PythonTransient {
 		section("Python", "removed, with what came with it, where no package needs it")
 	}
-	section("Boot loader", p.describeBoot())
-	section("/etc/fstab", p.FSTab)
-	section("Partition table (sfdisk)", p.Disk.Script())
-	section("File systems", p.Disk.Describe("DISK", root))
+	if d.KeepsDisk() {
+		section("Disk", "of "+d.Source.Installer.Disk.String()+", with the partitions that the installer makes, and a boot loader for them")
+	} else {
+		section("Boot loader", p.describeBoot())
+		section("/etc/fstab", p.FSTab)
+		section("Partition table (sfdisk)", p.Disk.Script())
+		section("File systems", p.Disk.Describe("DISK", root))
+	}
 	var written strings.Builder
 	for _, name := range d.Outputs {
 		fmt.Fprintln(&written, filepath.Join(folder, d.Name, p.ImageName(name)))

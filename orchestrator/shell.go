@@ -69,6 +69,20 @@ func (s Shell) Open(ctx context.Context, plan Plan) (code int, err error) {
 	if err != nil {
 		return 0, err
 	}
+	if plan.Definition.KeepsDisk() {
+		order := job{Plan: plan, Secrets: secret, Parts: parts, Store: s.Store, How: How{Offline: true}, Source: true}
+		made, err := caller{log: io.Discard, tell: builder.Tell}.jailed(ctx, s.JailVerb, order)
+		if err != nil {
+			return 0, neverBuilt(plan.Definition.Name)
+		}
+		kept, err := builder.keptDisk(made.Tree)
+		if err != nil {
+			return 0, err
+		}
+		if parts, err = plan.adopt(ctx, kept, parts, s.Maker, tools); err != nil {
+			return 0, err
+		}
+	}
 	v := visit{Command: s.Command, Terminal: kind(s.Terminal)}
 	c := caller{log: io.Discard, tell: s.Tell, terminal: s.Terminal}
 	input, err := throughPipe(s.Files[0])

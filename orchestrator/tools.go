@@ -139,12 +139,7 @@ func (b Builder) toolsTree(ctx context.Context, h host.Host, here toolset, work 
 	}
 	inner := b
 	inner.Tools, inner.Vault = nil, PasswordSource{}
-	inner.Tell = func(e Event) { // the one stage that is told of is this one
-		if e.Kind == TaskSeen || e.Kind == Transferred {
-			e.Stage = toolsTitle
-			b.Tell(e)
-		}
-	}
+	inner.Tell = b.within(toolsTitle) // the one stage that is told of
 	of, err := inner.prepare(ctx, &stages{ctx: ctx, tell: inner.Tell}, h, here, &plan, work, log)
 	if err != nil {
 		return nil, false, err

@@ -54,6 +54,7 @@ type workshop struct {
 	diff     bool                                     // tell what entries change in files
 	told     func(status, format string, args ...any) // of what the source does
 	archives []source.Release                         // that an installer has installed from
+	onDisk   *keptDisk                                // of an installer that has run; nil for none
 	fetched  []aptmethod.Fetched                      // by the stage that runs
 	onlyOld  bool                                     // what the store lacks ends the build, as notStored
 	visit    visitAfter                               // of the tree of a stage that fails; nil for none
@@ -290,7 +291,7 @@ func (w *workshop) source(key store.Key) recipe {
 			if err != nil {
 				return err
 			}
-			facts.Epoch = epoch.Unix()
+			facts.Epoch, facts.Disk = epoch.Unix(), w.onDisk
 			if err := w.complete(ctx, root, chosenEpoch(epoch)); err != nil {
 				return err
 			}

@@ -108,15 +108,8 @@ func (d *Definition) applyDefaults() {
 		i.Memory = orDefault(i.Memory, 1*GiB)
 		i.Timeout = orDefault(i.Timeout, Duration(10*time.Minute))
 	}
-	d.Disk.Size = orDefault(d.Disk.Size, 2*GiB)
-	if d.Disk.Layout.IsZero() {
-		d.Disk.Layout.Name = LayoutHybrid
-	}
-	if d.Disk.Grow == nil {
-		d.Disk.Grow = new(growsByItself(d.Disk.Layout.Resolve()))
-	}
-	if len(d.Firmware) == 0 {
-		d.Firmware = bootable(d.Disk.Layout.Resolve())
+	if !d.KeepsDisk() {
+		d.applyDiskDefaults()
 	}
 	d.Hostname = orDefault(d.Hostname, d.Name)
 	d.Boot.Cmdline = orDefault(d.Boot.Cmdline, "console=tty0 console=ttyS0,115200")
@@ -128,6 +121,19 @@ func (d *Definition) applyDefaults() {
 	d.Test.Timeout = orDefault(d.Test.Timeout, Duration(10*time.Minute))
 	if len(d.Outputs) == 0 {
 		d.Outputs = []string{diskformat.Default}
+	}
+}
+
+func (d *Definition) applyDiskDefaults() {
+	d.Disk.Size = orDefault(d.Disk.Size, 2*GiB)
+	if d.Disk.Layout.IsZero() {
+		d.Disk.Layout.Name = LayoutHybrid
+	}
+	if d.Disk.Grow == nil {
+		d.Disk.Grow = new(growsByItself(d.Disk.Layout.Resolve()))
+	}
+	if len(d.Firmware) == 0 {
+		d.Firmware = bootable(d.Disk.Layout.Resolve())
 	}
 }
 

@@ -128,18 +128,19 @@ type CloudImage struct {
 // Installer is a program that installs a system on an empty disk, in a guest which begins with
 // its kernel. It is over when the guest switches itself off, or restarts.
 type Installer struct {
-	Suite   string   `yaml:"suite,omitempty" json:"suite,omitempty" jsonschema_description:"Debian suite whose debian-installer runs, such as trixie; its kernel and initrd are those of the archive's package debian-installer-*-netboot"`
-	Mirror  string   `yaml:"mirror,omitempty" json:"mirror,omitempty" jsonschema_description:"Archive of the suite. Default: Debian's own"`
-	Keyring string   `yaml:"keyring,omitempty" json:"keyring,omitempty" jsonschema_description:"File with the keys that sign the mirror, beside this file. Default: Debian's"`
-	Kernel  *Fetched `yaml:"kernel,omitempty" json:"kernel,omitempty" jsonschema_description:"Kernel of any installer, in place of suite"`
-	Initrd  *Fetched `yaml:"initrd,omitempty" json:"initrd,omitempty" jsonschema_description:"What the kernel begins with"`
-	ISO     *Fetched `yaml:"iso,omitempty" json:"iso,omitempty" jsonschema_description:"What is in the CD drive besides"`
-	Answers string   `yaml:"answers,omitempty" json:"answers,omitempty" jsonschema_description:"Template beside this file of what the installer is told in place of asking (preseed, kickstart and the like); it is served to the guest at {{ build.answers_url }}. Default with suite: a small system on one ext4 file system, without boot loader"`
-	Append  string   `yaml:"append,omitempty" json:"append,omitempty" jsonschema_description:"Command line of the kernel, a template; with suite what is added to it. No secrets: it can be seen on the builder. Default: console=ttyS0,115200"`
-	Disk    Size     `yaml:"disk,omitempty" json:"disk,omitempty" jsonschema_description:"Size of the disk that it installs on; not that of the image. Default: 8G"`
-	Memory  Size     `yaml:"memory,omitempty" json:"memory,omitempty" jsonschema_description:"Memory of its guest. Default: 1G"`
-	Timeout Duration `yaml:"timeout,omitempty" json:"timeout,omitempty" jsonschema_description:"How long it may say nothing on the serial console. Default: 10m"`
-	Origin  string   `yaml:"-" json:"origin,omitempty"` // file and line
+	Suite    string   `yaml:"suite,omitempty" json:"suite,omitempty" jsonschema_description:"Debian suite whose debian-installer runs, such as trixie; its kernel and initrd are those of the archive's package debian-installer-*-netboot"`
+	Mirror   string   `yaml:"mirror,omitempty" json:"mirror,omitempty" jsonschema_description:"Archive of the suite. Default: Debian's own"`
+	Keyring  string   `yaml:"keyring,omitempty" json:"keyring,omitempty" jsonschema_description:"File with the keys that sign the mirror, beside this file. Default: Debian's"`
+	Kernel   *Fetched `yaml:"kernel,omitempty" json:"kernel,omitempty" jsonschema_description:"Kernel of any installer, in place of suite"`
+	Initrd   *Fetched `yaml:"initrd,omitempty" json:"initrd,omitempty" jsonschema_description:"What the kernel begins with"`
+	ISO      *Fetched `yaml:"iso,omitempty" json:"iso,omitempty" jsonschema_description:"What is in the CD drive besides"`
+	Answers  string   `yaml:"answers,omitempty" json:"answers,omitempty" jsonschema_description:"Template beside this file of what the installer is told in place of asking (preseed, kickstart and the like); it is served to the guest at {{ build.answers_url }}. Default with suite: a small system on one ext4 file system, without boot loader"`
+	Append   string   `yaml:"append,omitempty" json:"append,omitempty" jsonschema_description:"Command line of the kernel, a template; with suite what is added to it. No secrets: it can be seen on the builder. Default: console=ttyS0,115200"`
+	Disk     Size     `yaml:"disk,omitempty" json:"disk,omitempty" jsonschema_description:"Size of the disk that it installs on; not that of the image. Default: 8G"`
+	Memory   Size     `yaml:"memory,omitempty" json:"memory,omitempty" jsonschema_description:"Memory of its guest. Default: 1G"`
+	Timeout  Duration `yaml:"timeout,omitempty" json:"timeout,omitempty" jsonschema_description:"How long it may say nothing on the serial console. Default: 10m"`
+	KeepDisk bool     `yaml:"keep_disk,omitempty" json:"keep_disk,omitempty" jsonschema_description:"The image's disk has the size of the installer's, and partitions as the installer has made them, in a GPT. Default: disk says what is on it"`
+	Origin   string   `yaml:"-" json:"origin,omitempty"` // file and line
 }
 
 // Fetched is a file beside the definition, or elsewhere.

@@ -57,7 +57,13 @@ var (
 
 func (ld *loading) validate(d *Definition, merged *yaml.Node) {
 	ld.validateSource(d, merged)
-	ld.validateDisk(d, merged)
+	if d.KeepsDisk() {
+		ld.validateKeptDisk(merged)
+	} else {
+		ld.validateDisk(d, merged)
+		ld.validateTrees(ld.where(merged, "outputs"), d)
+		ld.validateBootless(ld.where(merged, "outputs"), d)
+	}
 	at := func(keys ...string) place { return ld.where(merged, keys...) }
 	if value(merged, "hostname") != nil && (!hostPattern.MatchString(d.Hostname) || len(d.Hostname) > 64) {
 		ld.report(at("hostname"), fmt.Sprintf("hostname: %q is no host name", d.Hostname), "use letters, digits and hyphens, 64 at most")
@@ -67,8 +73,6 @@ func (ld *loading) validate(d *Definition, merged *yaml.Node) {
 	}
 	ld.validateChoice(at("firmware"), "firmware", d.Firmware, arch.Target.FirmwareNames())
 	ld.validateChoice(at("outputs"), "outputs", d.Outputs, format.Names())
-	ld.validateTrees(at("outputs"), d)
-	ld.validateBootless(at("outputs"), d)
 	switch {
 	case d.Python != "" && d.Python != PythonKeep && d.Python != PythonTransient:
 		ld.report(at("python"), fmt.Sprintf("python: unknown %q", d.Python), "known: "+PythonKeep+", "+PythonTransient)

@@ -62,6 +62,9 @@ func treeFormats() []string {
 
 var labelPattern = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
 
+// IsLabel says whether a partition may be called so.
+func IsLabel(label string) bool { return labelPattern.MatchString(label) }
+
 func (ld *loading) validateDisk(d *Definition, merged *yaml.Node) {
 	disk := value(merged, "disk")
 	layout := value(disk, "layout")
@@ -81,15 +84,19 @@ func (ld *loading) validateDisk(d *Definition, merged *yaml.Node) {
 		ld.validatePartition(p, func(keys ...string) place { return partition(i, keys...) })
 	}
 	ld.validateTogether(partitions, partition)
-	if *d.Disk.Grow && !growable(partitions) {
-		ld.report(at("grow"), "disk.grow: only a root file system on the last partition can grow", "write its partition last, or remove grow")
-	}
+	ld.validateGrowth(d, partitions, at("grow"))
 	if ld.unsure("disk") {
 		return // size and layout may be others
 	}
 	ld.validateFit(d.Disk.Size, partitions, at("size"))
 	if !slices.ContainsFunc(partitions, Partition.doubtful) {
 		ld.validateFirmware(d.Firmware, partitions, ld.where(merged, "firmware"))
+	}
+}
+
+func (ld *loading) validateGrowth(d *Definition, partitions []Partition, at place) {
+	if *d.Disk.Grow && !growable(partitions) {
+		ld.report(at, "disk.grow: only a root file system on the last partition can grow", "write its partition last, or remove grow")
 	}
 }
 
@@ -125,7 +132,7 @@ func (ld *loading) validatePartition(p Partition, at func(...string) place) {
 	case !fs.Mountable() && p.Mount != "":
 		ld.report(at("mount"), "disk.layout: swap is not mounted", "remove mount")
 	}
-	if p.Label != "" && !labelPattern.MatchString(p.Label) {
+	if p.Label != "" && !IsLabel(p.Label) {
 		ld.report(at("label"), fmt.Sprintf("disk.layout: %q is no label", p.Label), "use letters, digits, dots, hyphens and underscores")
 	}
 	if limit := 36; len(p.Label) > limit { // UTF-16 units of a GPT name

@@ -82,6 +82,17 @@ var typeGUIDs = map[string]string{
 	definition.TypeLinux: "0FC63DAF-8483-4772-8E79-3D69D8477DE4",
 }
 
+// TypeOf is the type of a partition whose type in a GPT is that GUID, "" for one of no type of
+// its own here.
+func TypeOf(guid string) string {
+	for kind, known := range typeGUIDs {
+		if strings.EqualFold(known, guid) {
+			return kind
+		}
+	}
+	return ""
+}
+
 func (p Partition) typeGUID() string {
 	if p.Mount == "/" {
 		return arch.Target.RootType

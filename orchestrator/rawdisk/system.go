@@ -8,7 +8,6 @@ import (
 	"maps"
 	"path"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/btw-img/btw-img/orchestrator/arch"
@@ -20,6 +19,7 @@ import (
 // disk where /etc/fstab mounts them.
 type System struct {
 	Table  Table
+	Uses   []Use           // of its partitions, in their order
 	mounts map[string]Tree // by path, "" for the root
 }
 
@@ -49,10 +49,8 @@ func OpenSystem(disk io.ReaderAt, size int64) (*System, error) {
 		return nil, noRoot(volumes)
 	}
 	s.mounts[""] = root.tree
-	for line := range strings.Lines(string(fstab)) {
-		if err := s.mount(line, volumes); err != nil {
-			return nil, err
-		}
+	if err := s.mount(volumes, root.Number, fstab); err != nil {
+		return nil, err
 	}
 	return s, s.clean()
 }
@@ -63,7 +61,9 @@ func (s *System) volumes(disk io.ReaderAt) []volume {
 	for i, p := range s.Table.Partitions {
 		v := &volumes[i]
 		v.Partition = p
-		v.tree, v.kind, v.problem = Open(io.NewSectionReader(disk, p.Start, p.Size), p.Size)
+		content := io.NewSectionReader(disk, p.Start, p.Size)
+		v.tree, v.kind, v.problem = Open(content, p.Size)
+		v.uuid, v.label = v.identity(content)
 	}
 	return volumes
 }
@@ -76,7 +76,7 @@ func (v volume) rank() (rank int) {
 	if strings.EqualFold(v.Type, arch.Target.RootType) {
 		rank += 2
 	}
-	if slices.Contains(rootLabels, strings.ToLower(v.Label)) || slices.Contains(rootLabels, strings.ToLower(v.fact("file system label"))) {
+	if slices.Contains(rootLabels, strings.ToLower(v.Label)) || slices.Contains(rootLabels, strings.ToLower(v.label)) {
 		rank++
 	}
 	return rank
@@ -117,19 +117,16 @@ func (v volume) looksLikeRoot() bool {
 	return true
 }
 
-// OpenMounts is what belongs into the root file system of a disk, whose /etc/fstab is given
-// since its files cannot be read here.
-func OpenMounts(disk io.ReaderAt, size int64, fstab []byte) (*System, error) {
+// OpenMounts is what belongs into the root file system of a disk, which is in the partition with
+// that number; its /etc/fstab is given since its files cannot be read here.
+func OpenMounts(disk io.ReaderAt, size int64, root int, fstab []byte) (*System, error) {
 	s := &System{mounts: map[string]Tree{}}
 	var err error
 	if s.Table, err = ReadTable(disk, size); err != nil {
 		return nil, err
 	}
-	volumes := s.volumes(disk)
-	for line := range strings.Lines(string(fstab)) {
-		if err := s.mount(line, volumes); err != nil {
-			return nil, err
-		}
+	if err := s.mount(s.volumes(disk), root, fstab); err != nil {
+		return nil, err
 	}
 	return s, s.clean()
 }
@@ -142,14 +139,6 @@ func (s *System) clean() error {
 		}
 	}
 	return nil
-}
-
-// volume is what is in a partition.
-type volume struct {
-	Partition
-	tree    Tree   // nil where it cannot be read
-	kind    string // "" for unknown
-	problem error
 }
 
 // Unread is the error about a disk whose root file system seems to be of a kind that is known,
@@ -181,81 +170,6 @@ func noRoot(volumes []volume) error {
 		return &fail.Error{Kind: fail.Usage, Hint: hint, Err: unread}
 	}
 	return fail.New(fail.Usage, "", hint, "there is no Linux root file system in it")
-}
-
-// mount obeys a line of /etc/fstab (fstab(5)) that is about this disk.
-func (s *System) mount(line string, volumes []volume) error {
-	fields := strings.Fields(line)
-	if len(fields) < 3 || strings.HasPrefix(fields[0], "#") {
-		return nil
-	}
-	at := strings.TrimPrefix(path.Clean(unescaped(fields[1])), "/")
-	if fs := filesystem.Named(fields[2]); fields[1] == "none" || at == "" || fs != nil && !fs.Mountable() {
-		return nil
-	}
-	for _, v := range volumes {
-		if !v.is(unescaped(fields[0])) {
-			continue
-		}
-		if v.problem != nil {
-			return fail.New(fail.Usage, "", "", "partition %d, of /%s: %w", v.Number, at, v.problem)
-		}
-		if v.tree == nil {
-			return fail.New(fail.Usage, "", "name a disk whose file systems are ext4 and FAT", "vmctl does not read files of %s (partition %d, of /%s)", v.kind, v.Number, at)
-		}
-		s.mounts[at] = v.tree
-		return nil
-	}
-	return nil // of another disk, or of none
-}
-
-// is says whether the first field of a line of fstab means the volume.
-func (v volume) is(source string) bool {
-	tag, value, _ := strings.Cut(source, "=")
-	value = strings.Trim(value, `"`)
-	if value == "" {
-		return false
-	}
-	switch tag {
-	case "UUID":
-		return strings.EqualFold(value, v.fact("UUID"))
-	case "LABEL":
-		return value == v.fact("file system label")
-	case "PARTUUID":
-		return strings.EqualFold(value, v.ID)
-	case "PARTLABEL":
-		return value == v.Label
-	}
-	return false
-}
-
-// fact is what the file system tells of itself, "" where it does not.
-func (v volume) fact(what string) string {
-	if v.tree == nil {
-		return ""
-	}
-	for _, f := range v.tree.Facts() {
-		if f.What == what {
-			return f.Is
-		}
-	}
-	return ""
-}
-
-// unescaped is a field of fstab, in which spaces are octal.
-func unescaped(field string) string {
-	var out strings.Builder
-	for i := 0; i < len(field); i++ {
-		if field[i] == '\\' && i+3 < len(field) {
-			if code, err := strconv.ParseUint(field[i+1:i+4], 8, 8); err == nil {
-				out.WriteByte(byte(code))
-				i += 3
-				continue
-			}
-		}
-		out.WriteByte(field[i])
-	}
-	return out.String()
 }
 
 // Walk visits every file, a folder before what is in it and in the order of their names; of

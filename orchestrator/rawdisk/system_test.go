@@ -2,6 +2,7 @@ package rawdisk
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"io"
 	"os"
@@ -116,7 +117,7 @@ func TestWhatOnlyTheKernelReads(t *testing.T) {
 
 func TestWhatBelongsIntoARootThatIsReadElsewhere(t *testing.T) {
 	disk := made(t, "boot", "grub", "vmlinuz.x")
-	s, err := OpenMounts(bytes.NewReader(disk), int64(len(disk)), []byte("UUID=x / xfs defaults\nLABEL=boot /boot ext4 defaults\nLABEL=gone /srv ext4 defaults\n"))
+	s, err := OpenMounts(bytes.NewReader(disk), int64(len(disk)), 9, []byte("UUID=x / xfs defaults\nLABEL=boot /boot ext4 defaults\nLABEL=gone /srv ext4 defaults\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -185,5 +186,56 @@ func TestDamagedSystems(t *testing.T) {
 		damaged := bytes.Clone(whole)
 		damaged[at] ^= 0xff
 		_, _ = walk(damaged)
+	}
+}
+
+// parted is a disk with an MBR and partitions of 4 MiB with those contents.
+func parted(contents ...[]byte) []byte {
+	const each = 4 << 20
+	disk := make([]byte, each*(len(contents)+1))
+	copy(disk[440:], []byte{0xef, 0xbe, 0xad, 0xde})
+	disk[510], disk[511] = 0x55, 0xaa
+	for i, content := range contents {
+		entry := disk[446+16*i:]
+		entry[4] = 0x83
+		binary.LittleEndian.PutUint32(entry[8:], uint32((i+1)*each/SectorSize))
+		binary.LittleEndian.PutUint32(entry[12:], each/SectorSize)
+		copy(disk[(i+1)*each:], content)
+	}
+	return disk
+}
+
+func TestWhatPartitionsAreFor(t *testing.T) {
+	swap := make([]byte, 8192)
+	copy(swap[1036:], "abcdefghijklmnop")
+	copy(swap[1052:], "sleep")
+	copy(swap[4086:], "SWAPSPACE2")
+	xfs := make([]byte, headSize)
+	copy(xfs, "XFSB")
+	copy(xfs[32:], "qrstuvwxyz012345")
+	const uuidOfSwap, uuidOfXFS = "UUID=61626364-6566-6768-696a-6b6c6d6e6f70", "/dev/disk/by-uuid/71727374-7576-7778-797a-303132333435"
+	disk := parted(made(t, "", "etc", "usr"), swap, xfs, made(t, "", "x.cfg"))
+	open := func(fstab string) ([]Use, error) {
+		s, err := OpenMounts(bytes.NewReader(disk), int64(len(disk)), 1, []byte(fstab))
+		if err != nil {
+			return nil, err
+		}
+		return s.Uses, nil
+	}
+	uses, err := open("/dev/vda1 / ext4 noatime 0 1\n" + uuidOfSwap + " none swap sw,pri=1 0 0\n/dev/vda4 /srv ext4 nodev 0 2\n/dev/sr0 /media/cdrom0 udf,iso9660 user,noauto 0 0\n")
+	if err != nil || len(uses) != 4 {
+		t.Fatalf("%+v, %v", uses, err)
+	}
+	for i, want := range []Use{{Filesystem: "ext4", Mount: "/", Options: "noatime"}, {Filesystem: "swap", FilesystemLabel: "sleep", Options: "sw,pri=1"}, {Filesystem: "xfs"}, {Filesystem: "ext4", Mount: "/srv", Options: "nodev"}} {
+		got := uses[i]
+		if want.Partition = got.Partition; got != want || got.Number != i+1 || got.Size != 4<<20 {
+			t.Errorf("partition %d: %+v, want %+v", i+1, got, want)
+		}
+	}
+	if uses, err := open("PARTUUID=deadbeef-04 /srv ext4 defaults\n/dev/vda4 /home ext4 defaults\n"); err != nil || uses[3].Mount != "/srv" {
+		t.Errorf("%+v, %v", uses, err)
+	}
+	if _, err := open(uuidOfXFS + " /srv xfs defaults\n"); err == nil || !strings.Contains(err.Error(), "vmctl does not read files of xfs (partition 3, of /srv)") {
+		t.Errorf("files that are not read are left out: %v", err)
 	}
 }

@@ -18,7 +18,7 @@ const SectorSize = 512
 type Partition struct {
 	Number     int    `json:"number"`
 	Type       string `json:"type,omitempty"` // GUID, or the number in an MBR
-	ID         string `json:"id,omitempty"`   // GUID
+	ID         string `json:"id,omitempty"`   // GUID; of an MBR as the kernel makes it up
 	Label      string `json:"label,omitempty"`
 	Attributes uint64 `json:"attributes,omitempty"`
 	Start      int64  `json:"start"` // bytes
@@ -136,6 +136,7 @@ func readMBR(disk io.ReaderAt, size int64, head []byte) (Table, error) {
 			extended = p.Start
 			continue
 		}
+		p.ID = t.partitionID(p.Number)
 		t.Partitions = append(t.Partitions, p)
 	}
 	for number, at := 5, extended; at >= 0; number++ {
@@ -148,7 +149,7 @@ func readMBR(disk io.ReaderAt, size int64, head []byte) (Table, error) {
 		if p.Start+p.Size > size {
 			return t, Damaged("partition %d lies outside of the disk", number)
 		}
-		if p.Size > 0 {
+		if p.ID = t.partitionID(number); p.Size > 0 {
 			t.Partitions = append(t.Partitions, p)
 		}
 		if at = -1; next[4] != 0 {
@@ -157,6 +158,10 @@ func readMBR(disk io.ReaderAt, size int64, head []byte) (Table, error) {
 	}
 	return t, nil
 }
+
+// partitionID is what the kernel takes for the UUID of a partition in an MBR
+// (Documentation/admin-guide/kernel-parameters, root=).
+func (t Table) partitionID(number int) string { return fmt.Sprintf("%s-%02x", t.ID, number) }
 
 func little16(b []byte) uint16 { return binary.LittleEndian.Uint16(b) }
 func little32(b []byte) uint32 { return binary.LittleEndian.Uint32(b) }

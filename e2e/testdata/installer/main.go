@@ -33,6 +33,7 @@ type answers struct {
 	Size   int64  `json:"size"`   // bytes of it
 	Name   string `json:"name"`
 	Token  string `json:"token"`
+	Swap   int64  `json:"swap"` // bytes of a logical partition behind it
 }
 
 func install() error {
@@ -142,11 +143,14 @@ func copySystem(a answers) error {
 		return err
 	}
 	const start = 1 << 20
-	table := make([]byte, 512) // one partition of Linux's (MS-DOS partition table)
-	table[446+4], table[510], table[511] = 0x83, 0x55, 0xaa
-	binary.LittleEndian.PutUint32(table[446+8:], start/512)
-	binary.LittleEndian.PutUint32(table[446+12:], uint32(a.Size/512))
-	if _, err := disk.WriteAt(table, 0); err != nil {
+	extended := int64(start) + a.Size
+	tables := map[int64][]entry{0: {{linux, start, a.Size}, {logical, extended, a.Swap + start}}, extended: {{swap, start, a.Swap}}}
+	for at, entries := range tables {
+		if _, err := disk.WriteAt(table(entries), at); err != nil {
+			return err
+		}
+	}
+	if _, err := disk.WriteAt(swapHead(a.Swap), extended+start); err != nil {
 		return err
 	}
 	content, err := get(a.Server + "/root")
@@ -176,5 +180,44 @@ func copySystem(a answers) error {
 		return err
 	}
 	err = os.WriteFile("/mnt/etc/installed", []byte(a.Name+" "+a.Token+"\n"), 0o644)
+	fstab := fmt.Sprintf("/dev/vda1 / ext4 noatime,errors=remount-ro 0 1\nUUID=%s none swap sw 0 0\n", swapUUID)
+	err = errors.Join(err, os.WriteFile("/mnt/etc/fstab", []byte(fstab), 0o644))
 	return errors.Join(err, unix.Unmount("/mnt", 0))
+}
+
+// Types of an MS-DOS partition table.
+const (
+	logical = 0x05 // others are in it
+	swap    = 0x82
+	linux   = 0x83
+)
+
+// entry is a partition; its place is that from the table on. All are bytes.
+type entry struct {
+	kind        byte
+	start, size int64
+}
+
+func table(entries []entry) []byte {
+	t := make([]byte, 512)
+	t[510], t[511] = 0x55, 0xaa
+	for i, e := range entries {
+		raw := t[446+16*i:]
+		raw[4] = e.kind
+		binary.LittleEndian.PutUint32(raw[8:], uint32(e.start/512))
+		binary.LittleEndian.PutUint32(raw[12:], uint32(e.size/512))
+	}
+	return t
+}
+
+const swapUUID = "61626364-6566-6768-696a-6b6c6d6e6f70"
+
+// swapHead is the first page of a swap area, as mkswap(8) writes it.
+func swapHead(size int64) []byte {
+	page := make([]byte, 4096)
+	binary.LittleEndian.PutUint32(page[1024:], 1)
+	binary.LittleEndian.PutUint32(page[1028:], uint32(size/int64(len(page))-1))
+	copy(page[1036:], "abcdefghijklmnop")
+	copy(page[4086:], "SWAPSPACE2")
+	return page
 }
