@@ -86,7 +86,8 @@ func TestImagesOfADiskAreTheSameBytes(t *testing.T) {
 	}
 }
 
-// An image is the same under every name, although some formats hold the name of the file.
+// An image is the same under every name, although QEMU writes that of the file into some; a VMDK
+// has its own, under which programs such as libvmdk look for its content.
 func TestAnImageIsTheSameUnderEveryName(t *testing.T) {
 	needQEMU(t)
 	raw := filepath.Join(t.TempDir(), "disk.raw")
@@ -94,16 +95,24 @@ func TestAnImageIsTheSameUnderEveryName(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, format := range diskformat.Written() {
-		var sums []string
-		for _, name := range []string{"a", "another name"} {
-			made, err := image.Make(t.Context(), &host.Local{}, raw, "a disk", format, filepath.Join(t.TempDir(), name+"."+format))
+		var contents [][]byte
+		for _, name := range []string{"a", "another name", "\"odd\""} {
+			path := filepath.Join(t.TempDir(), name+"."+format)
+			_, err := image.Make(t.Context(), &host.Local{}, raw, "a disk", format, path)
 			if err != nil {
 				t.Fatal(err)
 			}
-			sums = append(sums, made.SHA256)
+			content, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := strings.ReplaceAll(name+".vmdk", `"odd"`, "disk"); format == diskformat.VMDK && !bytes.Contains(content, []byte(`SPARSE "`+want+"\"\n")) {
+				t.Errorf("a VMDK is not called %s", want)
+			}
+			contents = append(contents, content)
 		}
-		if sums[0] != sums[1] {
-			t.Errorf("%s: %v", format, sums)
+		if same := bytes.Equal(contents[0], contents[1]); same != (format != diskformat.VMDK) {
+			t.Errorf("%s: the same under two names: %t", format, same)
 		}
 	}
 }

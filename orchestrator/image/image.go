@@ -41,10 +41,10 @@ func Compare(raw, format, out string) host.Command {
 }
 
 // Make writes the raw disk with that SHA-256 as an image of the format, and compares them.
-// The image is the same under every name: some formats hold that of the file that QEMU writes.
+// The image is the same under every name, but for a VMDK, which holds its own.
 func Make(ctx context.Context, h host.Host, raw, content, format, out string) (File, error) {
 	written := filepath.Join(filepath.Dir(out), ".image."+format)
-	if err := Write(ctx, h, raw, format, written); err != nil {
+	if err := write(ctx, h, raw, format, written, filepath.Base(out)); err != nil {
 		return File{}, err
 	}
 	if err := Identify(written, format, content); err != nil {
@@ -69,9 +69,14 @@ func sameSize(one, other string) (size int64, same bool) {
 }
 
 // Write makes out an image of the format from raw and checks it.
-func Write(ctx context.Context, h host.Host, raw, format, out string) (err error) {
+func Write(ctx context.Context, h host.Host, raw, format, out string) error {
+	return write(ctx, h, raw, format, out, filepath.Base(out))
+}
+
+// write writes an image that will be called name.
+func write(ctx context.Context, h host.Host, raw, format, out, name string) (err error) {
 	if format == diskformat.VMDK {
-		err = writeVMDK(ctx, raw, out)
+		err = writeVMDK(ctx, raw, out, name)
 	} else {
 		err = h.Run(ctx, Convert(raw, format, out))
 	}

@@ -9,7 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
+	"strings"
 	"sync"
 
 	"github.com/klauspost/compress/zlib"
@@ -85,10 +85,21 @@ ddb.adapterType = "ide"
 ddb.toolsVersion = "2147483647"
 `
 
+// extentName is the name as a descriptor, in which nothing can be escaped, may have it.
+func extentName(name string) string {
+	const longest = 255 // bytes
+	odd := func(r rune) bool { return r < ' ' || r == '"' || r >= 0x7f }
+	if len(name) > longest || strings.ContainsFunc(name, odd) {
+		return "disk." + diskformat.VMDK
+	}
+	return name
+}
+
 // writeVMDK writes the raw disk as a stream-optimized VMDK. qemu-img, which does this on one
 // processor, takes three times as long. The same disk gives the same bytes: each grain is
-// compressed by itself, and they are written in their order.
-func writeVMDK(ctx context.Context, raw, out string) (err error) {
+// compressed by itself, and they are written in their order. Some programs look for the content
+// under the name that the image says it has.
+func writeVMDK(ctx context.Context, raw, out, name string) (err error) {
 	from, err := os.Open(raw)
 	if err != nil {
 		return err
@@ -119,7 +130,7 @@ func writeVMDK(ctx context.Context, raw, out string) (err error) {
 		Magic: [4]byte([]byte(diskformat.VMDKMagic)), Version: 3, Flags: 1<<0 | 1<<1 | 1<<16 | 1<<17, // newlines, two directories; compressed, markers
 		vmdkLayout: layout, Newlines: [4]byte([]byte("\n \r\n")), Compression: 1, // deflate
 	})
-	put(descriptorStart, fmt.Appendf(nil, vmdkDescriptor, capacity, filepath.Base(out), min(capacity/(16*63), 1<<16-1)))
+	put(descriptorStart, fmt.Appendf(nil, vmdkDescriptor, capacity, extentName(name), min(capacity/(16*63), 1<<16-1)))
 	for _, at := range []uint64{layout.RedundantDirectory, layout.Directory} {
 		starts := make([]uint32, tables)
 		for i := range starts {
