@@ -36,6 +36,7 @@ install:
 		"commands.d/small.yml": `commands:
   - run: test "$TOKEN" != "{{ scalar }}{{ list[0] }}{{ map }}" # CANARY-run
     environment: {TOKEN: CANARY-environment}
+  - run: cat /proc/$$/cmdline >/srv/seen-by-all # CANARY-shown
   - argv: [test, CANARY-argv, "!=", "{{ scalar }}"]
   - run: echo "$TOKEN" CANARY-hidden; echo CANARY-stderr >&2
     environment: {TOKEN: CANARY-environment}

@@ -282,6 +282,7 @@ func (p Plan) entryPart(ctx context.Context, ansible string, number, entry int) 
 	if err != nil {
 		return entryPart{}, fail.Wrap(fail.Build, origin, err)
 	}
+	facts = facts || alone // actions such as service ask for some without naming them
 	return entryPart{
 		Digest: digestOf(ansible, part), Alone: alone, Facts: facts, Reads: named, Secrets: strings.Join(names, " "), Python: read.python(layer, vars),
 	}, nil

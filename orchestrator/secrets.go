@@ -2,6 +2,7 @@ package orchestrator
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -15,6 +16,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode/utf16"
+	"unicode/utf8"
 
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/fail"
@@ -114,26 +117,55 @@ const (
 	shortestHidden = 4
 )
 
-// hider replaces the values, and each of their lines, in what is printed.
+// hider replaces the values, and each of their lines, in what is printed, however that quotes
+// them.
 func (s secrets) hider() *strings.Replacer {
 	var values []string
 	for _, value := range s {
-		values = append(values, value, asJSON(value))
-		values = append(values, strings.Split(value, "\n")...)
+		for _, text := range append(strings.Split(value, "\n"), value) {
+			values = append(values, quotings(text)...)
+		}
 	}
 	values = slices.DeleteFunc(values, func(value string) bool { return len(value) < shortestHidden })
-	slices.SortFunc(values, func(a, b string) int { return len(b) - len(a) }) // the longest first
+	slices.SortFunc(values, func(a, b string) int { return cmp.Or(len(b)-len(a), strings.Compare(a, b)) }) // the longest first
 	var pairs []string
-	for _, value := range values {
+	for _, value := range slices.Compact(values) {
 		pairs = append(pairs, value, hiddenSecret)
 	}
 	return strings.NewReplacer(pairs...)
 }
 
-// asJSON is a text as JSON has it, without the quotes.
-func asJSON(text string) string {
-	encoded, _ := json.Marshal(text) // strings always encode
-	return string(encoded[1 : len(encoded)-1])
+// quotings is a text as it is, and between the quotes of JSON and Python: with and without
+// escapes of what is not ASCII, and of what means something in HTML.
+func quotings(text string) []string {
+	var plain strings.Builder
+	encoder := json.NewEncoder(&plain)
+	encoder.SetEscapeHTML(false)
+	_ = encoder.Encode(text) // strings always encode
+	html, _ := json.Marshal(text)
+	all := []string{text}
+	for _, quoted := range []string{strings.TrimSuffix(plain.String(), "\n"), string(html)} {
+		inside := quoted[1 : len(quoted)-1]
+		all = append(all, inside, asciiOnly(inside))
+	}
+	python := strings.NewReplacer(`\`, `\\`, "\n", `\n`, "\t", `\t`, "\r", `\r`)
+	repr := python.Replace(text)
+	return append(all, repr, strings.ReplaceAll(repr, "'", `\'`))
+}
+
+// asciiOnly has all else as escapes of UTF-16, as json.dumps of Python writes it.
+func asciiOnly(text string) string {
+	var out strings.Builder
+	for _, r := range text {
+		if r < utf8.RuneSelf {
+			out.WriteRune(r)
+			continue
+		}
+		for _, unit := range utf16.AppendRune(nil, r) {
+			fmt.Fprintf(&out, `\u%04x`, unit)
+		}
+	}
+	return out.String()
 }
 
 // hidingWriter hides values in lines.

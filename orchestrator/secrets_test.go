@@ -69,3 +69,20 @@ func TestSecretsAreHiddenInWhatIsPrinted(t *testing.T) {
 		t.Errorf("%q, want %q", out.String(), want)
 	}
 }
+
+// The second text of each is what json.dumps, repr and Go's encoding/json make of the first.
+func TestSecretsAreHiddenHoweverTheyAreQuoted(t *testing.T) {
+	for value, quoted := range map[string][]string{
+		"Grüße12345":     {"Grüße12345", `Gr\u00fc\u00dfe12345`},
+		"x\"y&z12345":    {`x\"y&z12345`, `x\"y\u0026z12345`, `x"y&z12345`},
+		"it's \\ \"😀\"":  {`it\'s \\ "😀"`, `it's \\ \"\ud83d\ude00\"`, `it's \\ \"😀\"`},
+		"one <é>\nother": {`one <\u00e9>\nother`, `one \u003cé\u003e\nother`, `one <é>`},
+	} {
+		hide := secrets{"a": value}.hider()
+		for _, text := range quoted {
+			if got := hide.Replace("{" + text + "}"); got != "{(secret)}" {
+				t.Errorf("%s: %s", text, got)
+			}
+		}
+	}
+}

@@ -1,9 +1,11 @@
 package orchestrator
 
 import (
-	"bytes"
+	"cmp"
 	"errors"
+	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -13,17 +15,19 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/btw-img/btw-img/orchestrator/definition"
+	"github.com/btw-img/btw-img/orchestrator/fail"
 )
 
 // SplitOnBoot has tasks of roles and playbooks that are tagged boot applied in a guest, and all
 // others in the tree.
 func (p *Plan) SplitOnBoot() error {
 	return p.Definition.SplitOnBoot(func(e definition.InstallEntry) (bool, error) {
+		found := taskFiles{}
 		folders := p.taskFolders(e)
 		for i := 0; i < len(folders); i++ {
-			tagged, others, err := tasksOnBoot(folders[i])
-			if tagged || err != nil {
-				return tagged, err
+			others, err := found.add(folders[i])
+			if err != nil {
+				return false, err
 			}
 			if others { // which ones may be rendered
 				for _, all := range p.rolesPaths() {
@@ -36,7 +40,11 @@ func (p *Plan) SplitOnBoot() error {
 				}
 			}
 		}
-		return false, nil
+		tagged := slices.ContainsFunc(slices.Collect(maps.Values(found)), func(f *taskFile) bool { return f.tagged })
+		if !tagged {
+			return false, nil
+		}
+		return true, fail.Wrap(fail.Usage, e.Origin, found.checkIncludes(p.Project))
 	})
 }
 
@@ -62,9 +70,25 @@ func (p *Plan) taskFolders(e definition.InstallEntry) (folders []string) {
 // appliesRoles is what has other roles applied than those that an entry names.
 var appliesRoles = regexp.MustCompile(`\b(?:include_role|import_role|roles|dependencies)\b`)
 
-// tasksOnBoot says whether a task below a folder is tagged boot, and whether any file names
-// roles.
-func tasksOnBoot(folder string) (tagged, others bool, err error) {
+// taskFile is what a file of tasks, or of plays, tells before anything is rendered.
+type taskFile struct {
+	tagged bool // something in it is tagged boot
+	refers []reference
+}
+
+// reference is a task that has other tasks applied.
+type reference struct {
+	line  int
+	role  string // "" for a file
+	file  string // "" for all of the role
+	apart bool   // it is a task of its own, which the tags of a run may leave out
+}
+
+// taskFiles is files by their paths.
+type taskFiles map[string]*taskFile
+
+// add adds the files below a folder, and says whether any of them names roles.
+func (all taskFiles) add(folder string) (others bool, err error) {
 	if real, err := filepath.EvalSymlinks(folder); err == nil {
 		folder = real
 	}
@@ -76,7 +100,7 @@ func tasksOnBoot(folder string) (tagged, others bool, err error) {
 			return err
 		case entry.IsDir() && (entry.Name() == "files" || entry.Name() == "templates"):
 			return fs.SkipDir
-		case tagged || entry.IsDir() || filepath.Ext(path) != ".yml" && filepath.Ext(path) != ".yaml":
+		case entry.IsDir() || filepath.Ext(path) != ".yml" && filepath.Ext(path) != ".yaml":
 			return nil
 		}
 		content, err := os.ReadFile(path)
@@ -84,30 +108,119 @@ func tasksOnBoot(folder string) (tagged, others bool, err error) {
 			return err
 		}
 		others = others || appliesRoles.Match(content)
+		file := &taskFile{}
 		var document yaml.Node
-		if bytes.Contains(content, []byte(definition.OnBoot)) && yaml.Unmarshal(content, &document) == nil { // else Ansible says what is wrong
-			tagged = taggedOnBoot(&document)
+		if yaml.Unmarshal(content, &document) == nil { // else Ansible says what is wrong
+			file.read(&document, false)
 		}
+		all[path] = file
 		return nil
 	})
-	return tagged, others, err
+	return others, err
 }
 
-// taggedOnBoot says whether anything in a document has that tag.
-func taggedOnBoot(n *yaml.Node) bool {
+// read takes in what is in a part of the file; reached says whether the tags of what is around it
+// have a run for boot come here.
+func (f *taskFile) read(n *yaml.Node, reached bool) {
+	for i := 0; n.Kind == yaml.MappingNode && i+1 < len(n.Content); i += 2 {
+		if n.Content[i].Value == "tags" {
+			f.tagged = f.tagged || hasTag(n.Content[i+1], definition.OnBoot)
+			reached = reached || hasTag(n.Content[i+1], definition.OnBoot, "always")
+		}
+	}
 	for i, child := range n.Content {
-		if n.Kind == yaml.MappingNode && i%2 == 0 && child.Value == "tags" && namesBoot(n.Content[i+1]) || taggedOnBoot(child) {
+		if n.Kind == yaml.MappingNode && i%2 == 0 {
+			f.refer(child, n.Content[i+1], reached)
+		}
+		f.read(child, reached)
+	}
+}
+
+// refer takes in a task of that module.
+func (f *taskFile) refer(module, arguments *yaml.Node, reached bool) {
+	argument := func(name string) string {
+		for i := 0; i+1 < len(arguments.Content); i += 2 {
+			if arguments.Content[i].Value == name {
+				return arguments.Content[i+1].Value
+			}
+		}
+		return ""
+	}
+	name := module.Value[strings.LastIndexByte(module.Value, '.')+1:]
+	r := reference{line: module.Line, apart: strings.HasPrefix(name, "include") && !reached}
+	switch name {
+	case "include_tasks", "import_tasks", "include":
+		r.file = cmp.Or(arguments.Value, argument("file"))
+	case "include_role", "import_role":
+		r.role, r.file = argument("name"), argument("tasks_from")
+	}
+	if r.file != "" || r.role != "" {
+		f.refers = append(f.refers, r)
+	}
+}
+
+// checkIncludes refuses an include that a run for the tag boot would pass over although it leads
+// to tasks with that tag: nobody would ever apply them, and Ansible says nothing.
+func (all taskFiles) checkIncludes(project string) error {
+	for _, path := range slices.Sorted(maps.Keys(all)) {
+		for _, r := range all[path].refers {
+			if r.apart && all.leads(path, r, map[string]bool{}) {
+				shown, err := filepath.Rel(project, path)
+				if err != nil || strings.HasPrefix(shown, "..") {
+					shown = path
+				}
+				return fail.New(fail.Usage, fmt.Sprintf("%s:%d", shown, r.line), "tag the include itself: 'tags: always'", "tasks tagged boot are included here, and Ansible would pass over the include: it has no such tag")
+			}
+		}
+	}
+	return nil
+}
+
+// leads says whether a reference in a file leads to something tagged boot.
+func (all taskFiles) leads(from string, r reference, seen map[string]bool) bool {
+	for path, file := range all {
+		if seen[path] || !r.means(from, path) {
+			continue
+		}
+		seen[path] = true
+		if file.tagged || slices.ContainsFunc(file.refers, func(next reference) bool { return all.leads(path, next, seen) }) {
 			return true
 		}
 	}
 	return false
 }
 
-// namesBoot says whether boot is among tags: a list, or words with commas between them.
-func namesBoot(tags *yaml.Node) bool {
+// means says whether a reference in a file may mean the one at path.
+func (r reference) means(from, path string) bool {
+	rendered := func(name string) bool { return strings.Contains(name, "{{") }
+	tasks := filepath.Base(filepath.Dir(path)) == "tasks"
+	named := rendered(r.file) || strings.HasSuffix(strings.TrimSuffix(path, filepath.Ext(path)), "/"+strings.TrimSuffix(filepath.Clean(r.file), filepath.Ext(r.file)))
+	if r.role == "" {
+		return named && path != from && roleOf(path) == roleOf(from)
+	}
+	role := r.role[strings.LastIndexByte(r.role, '.')+1:]
+	if r.file == "" {
+		r.file = "main"
+		named = strings.TrimSuffix(filepath.Base(path), filepath.Ext(path)) == r.file
+	}
+	return tasks && named && (rendered(r.role) || filepath.Base(roleOf(path)) == role)
+}
+
+// roleOf is the folder of the role that a file of tasks is of, else of the file.
+func roleOf(path string) string {
+	for folder := filepath.Dir(path); folder != filepath.Dir(folder); folder = filepath.Dir(folder) {
+		if base := filepath.Base(folder); base == "tasks" || base == "handlers" {
+			return filepath.Dir(folder)
+		}
+	}
+	return filepath.Dir(path)
+}
+
+// hasTag says whether one of some is among tags: a list, or words with commas between them.
+func hasTag(tags *yaml.Node, some ...string) bool {
 	words := strings.Split(tags.Value, ",")
 	for _, tag := range tags.Content {
 		words = append(words, tag.Value)
 	}
-	return slices.ContainsFunc(words, func(word string) bool { return strings.TrimSpace(word) == definition.OnBoot })
+	return slices.ContainsFunc(words, func(word string) bool { return slices.Contains(some, strings.TrimSpace(word)) })
 }

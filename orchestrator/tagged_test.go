@@ -1,6 +1,7 @@
 package orchestrator
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -8,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/btw-img/btw-img/orchestrator/definition"
+	"github.com/btw-img/btw-img/orchestrator/fail"
 )
 
 // An entry is parted where a task of its roles and playbooks, or of what those apply, is tagged
@@ -18,7 +20,7 @@ func TestEntriesArePartedByTheTagBoot(t *testing.T) {
 		"roles/plain/tasks/main.yml":                                 "- {name: boot, debug: {msg: tags boot}, tags: [reboot, boots]}\n",
 		"roles/listed/tasks/main.yml":                                "- block:\n  - {debug: {}, tags: [install, boot]}\n",
 		"roles/worded/tasks/more.yaml":                               "- debug:\n  tags: install, boot\n",
-		"roles/including/tasks/main.yml":                             "- include_role: {name: listed}\n",
+		"roles/including/tasks/main.yml":                             "- {include_role: {name: listed}, tags: always}\n",
 		"roles/depending/meta/main.yml":                              "dependencies: [worded]\n",
 		"roles/template/templates/x.yml":                             "tags: boot\n",
 		"roles/broken/tasks/main.yml":                                "- {tags: boot\n",
@@ -76,6 +78,45 @@ func TestEntriesArePartedByTheTagBoot(t *testing.T) {
 		}
 		if strings.Join(got, "\n") != strings.Join(want, "\n") {
 			t.Errorf("%s:\n%s\nwant\n%s", name, strings.Join(got, "\n"), strings.Join(want, "\n"))
+		}
+	}
+}
+
+// A task tagged boot that Ansible would never apply is refused, with the include that hides it.
+func TestIncludesThatHideTasksOnBoot(t *testing.T) {
+	const late = "- {debug: {}, tags: boot}\n- debug:\n"
+	for name, tc := range map[string]struct {
+		files map[string]string
+		want  string // "" for nothing that is wrong
+	}{
+		"by its name":        {map[string]string{"a/tasks/main.yml": "- debug:\n- include_tasks: late.yml\n", "a/tasks/late.yml": late}, "roles/a/tasks/main.yml:2"},
+		"with a long name":   {map[string]string{"a/tasks/main.yml": "- ansible.builtin.include_tasks:\n    file: sub/late.yml\n", "a/tasks/sub/late.yml": late}, "roles/a/tasks/main.yml:1"},
+		"rendered":           {map[string]string{"a/tasks/main.yml": "- include_tasks: '{{ x }}.yml'\n", "a/tasks/late.yml": late}, "roles/a/tasks/main.yml:1"},
+		"by others":          {map[string]string{"a/tasks/main.yml": "- include_tasks: b.yml\n", "a/tasks/b.yml": "- import_tasks: late.yml\n", "a/tasks/late.yml": late}, "roles/a/tasks/main.yml:1"},
+		"a role":             {map[string]string{"a/tasks/main.yml": "- include_role: {name: b}\n", "b/tasks/main.yml": late}, "roles/a/tasks/main.yml:1"},
+		"tasks of a role":    {map[string]string{"a/tasks/main.yml": "- include_role: {name: b, tasks_from: late}\n", "b/tasks/late.yml": late}, "roles/a/tasks/main.yml:1"},
+		"a collection's":     {map[string]string{"a/tasks/main.yml": "- include_role: {name: x.y.b}\n", "b/tasks/main.yml": late}, "roles/a/tasks/main.yml:1"},
+		"static":             {map[string]string{"a/tasks/main.yml": "- import_tasks: late.yml\n", "a/tasks/late.yml": late}, ""},
+		"always":             {map[string]string{"a/tasks/main.yml": "- {include_tasks: late.yml, tags: [x, always]}\n", "a/tasks/late.yml": late}, ""},
+		"tagged":             {map[string]string{"a/tasks/main.yml": "- {include_tasks: late.yml, tags: boot}\n", "a/tasks/late.yml": late}, ""},
+		"in a block":         {map[string]string{"a/tasks/main.yml": "- block:\n  - include_tasks: late.yml\n  tags: always\n", "a/tasks/late.yml": late}, ""},
+		"leads elsewhere":    {map[string]string{"a/tasks/main.yml": "- include_tasks: early.yml\n- import_tasks: late.yml\n", "a/tasks/early.yml": "- debug:\n", "a/tasks/late.yml": late}, ""},
+		"of another role":    {map[string]string{"a/tasks/main.yml": "- include_tasks: late.yml\n- import_role: {name: b}\n", "a/tasks/late.yml": "- debug:\n", "b/tasks/main.yml": late, "b/tasks/late.yml": late}, ""},
+		"in a circle":        {map[string]string{"a/tasks/main.yml": "- include_tasks: b.yml\n- {debug: {}, tags: boot}\n", "a/tasks/b.yml": "- include_tasks: b.yml\n"}, ""},
+		"nothing is on boot": {map[string]string{"a/tasks/main.yml": "- include_tasks: late.yml\n", "a/tasks/late.yml": "- debug:\n"}, ""},
+	} {
+		project := t.TempDir()
+		for path, content := range tc.files {
+			path = filepath.Join(project, "roles", path)
+			if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(content), 0o644)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		entry := definition.InstallEntry{Origin: "install.d/x.yml:1", Roles: []definition.Role{{Name: "a"}}}
+		plan := Plan{Project: project, Definition: definition.Definition{Layers: []definition.Layer{{Install: []definition.InstallEntry{entry}}}}}
+		err := plan.SplitOnBoot()
+		if (err == nil) != (tc.want == "") || err != nil && (fail.ExitCode(err) != 2 || !strings.HasPrefix(err.Error(), "install.d/x.yml:1: "+tc.want+": ")) {
+			t.Errorf("%s: %v, want %q", name, err, tc.want)
 		}
 	}
 }

@@ -132,10 +132,11 @@ def number(name, kind, lookup):
 
 # Programs.
 
-def run(*argv, environment=os.environ, text=''):
-    """Runs a program of the tree's: its result, and what the module command tells of it."""
+def run(*argv, environment=os.environ, text='', keep=()):
+    """Runs a program of the tree's, with some descriptors besides its own three: its result, and what the module command tells of it."""
     pipes = [os.pipe() for _ in range(3)]
     actions = [(os.POSIX_SPAWN_DUP2, pipes[0][0], 0), (os.POSIX_SPAWN_DUP2, pipes[1][1], 1), (os.POSIX_SPAWN_DUP2, pipes[2][1], 2)]
+    actions += [(os.POSIX_SPAWN_DUP2, descriptor, number) for number, descriptor in enumerate(keep, 3)]
     child = os.posix_spawnp(argv[0], argv, environment, file_actions=actions, setsigdef=[signal.SIGPIPE, signal.SIGXFSZ])
     for end in (pipes[0][0], pipes[1][1], pipes[2][1]):
         os.close(end)
@@ -182,9 +183,21 @@ def command(item):
         import glob
         if glob.glob(item['creates']):
             return {'changed': False, 'rc': 0, 'stdout': 'skipped, since %s exists' % item['creates']}
-    done = run('/bin/sh', '-c', item['script'], environment=dict(os.environ, **item['environment']))
+    done = shell(item['script'], dict(os.environ, **item['environment']))
     if done['rc']:
         raise Failed('non-zero return code', **done)
+    return done
+
+
+def shell(script, environment):
+    """Runs a script, of which no command line tells: it may hold secrets."""
+    memory, name = os.memfd_create('script'), '/proc/self/fd/3'
+    try:
+        os.write(memory, script.encode())
+        done = run('/bin/sh', name, environment=environment, keep=[memory])
+    finally:
+        os.close(memory)
+    done['stderr'] = done['stderr'].replace(name + ': ', '/bin/sh: ')
     return done
 
 

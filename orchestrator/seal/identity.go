@@ -32,7 +32,7 @@ func Begin(root string) error {
 	tree := host.Tree(root)
 	var resolver error
 	if tree.Readlink(resolvConf) == "" {
-		resolver = tree.Write(resolvConf, nil, 0o644)
+		resolver = tree.Symlink(noResolver, resolvConf)
 	}
 	return errors.Join(
 		resolver,

@@ -90,8 +90,8 @@ func TestTheBuildersNameServersDoNotCount(t *testing.T) {
 	if err := Begin(string(tree)); err != nil {
 		t.Fatal(err)
 	}
-	if info, err := tree.Lstat(resolvConf); err != nil || info.Size() != 0 || info.Mode() != 0o644 {
-		t.Errorf("%v, %v", info, err)
+	if target := tree.Readlink(resolvConf); target != noResolver {
+		t.Errorf("it leads to %q", target)
 	}
 	if err := tree.Symlink(stubResolv, resolvConf); err != nil {
 		t.Fatal(err)

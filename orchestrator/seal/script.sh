@@ -51,13 +51,12 @@ fi
 
 # What an image must not carry.
 @REMOVE@
-for entry in "$root"/var/log/*; do
-	if [ -d "$entry" ] && [ ! -L "$entry" ]; then
-		find "$entry" -xdev -mindepth 1 -delete
-	else
-		rm -f -- "$entry"
-	fi
-done
+if [ -d "$root"/var/log ]; then
+	rm -rf -- "$root"/var/log/installer
+	find "$root"/var/log -ignore_readdir_race -xdev ! -type d ! \( -type f ! -user 0 -links 1 \) -delete
+	find "$root"/var/log -ignore_readdir_race -xdev -type f \( -name '*.[0-9]' -o -name '*.[0-9].*' -o -name '*.gz' -o -name '*.xz' -o -name '*.zst' -o -name '*.old' \) -delete
+	find "$root"/var/log -ignore_readdir_race -xdev -type f -exec truncate --size=0 {} +
+fi
 find "$root/" -xdev -type d -name __pycache__ -prune -exec rm -rf {} +
 echo uninitialized >"$root@MACHINE_ID@"
 touch "$root/etc/.updated" "$root/var/.updated"

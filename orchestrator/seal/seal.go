@@ -11,8 +11,10 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/btw-img/btw-img/orchestrator/host"
 )
@@ -42,7 +44,7 @@ var volatile = []string{
 // IsVolatile says whether a name in a tree is of what a machine writes by itself while it
 // runs, or of what is removed from every image.
 func IsVolatile(name string) bool {
-	return slices.ContainsFunc(slices.Concat(removed, packageCaches, volatile), func(pattern string) bool {
+	return name == resolvConf || slices.ContainsFunc(slices.Concat(removed, packageCaches, volatile), func(pattern string) bool {
 		match, err := path.Match(pattern, name)
 		return match && err == nil
 	})
@@ -177,37 +179,60 @@ func preset(listing string) string {
 	return b.String()
 }
 
-// emptyLogs removes what the build logged and keeps the folders, whose owners
-// the packages chose. A link goes, and what it leads to stays.
+// logsOfOthers is folders of logs of which nothing stays.
+var logsOfOthers = []string{"/var/log/journal/*", "/var/log/installer"}
+
+// rotated is a log that no program writes to any more.
+var rotated = regexp.MustCompile(`\.(\d+(\.\w+)?|gz|xz|zst|old)$`)
+
+// emptyLogs removes what the build logged. Folders stay, and files of others than root, without
+// what is in them: their owners may write there, and could not make them.
 func emptyLogs(tree host.Tree) error {
-	names, err := tree.Glob("/var/log/*")
+	if err := tree.Remove(logsOfOthers...); err != nil {
+		return err
+	}
+	logs, err := tree.Path("/var/log")
 	if err != nil {
 		return err
 	}
-	for _, name := range names {
-		info, err := tree.Lstat(name)
+	return filepath.WalkDir(logs, func(path string, entry fs.DirEntry, err error) error {
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return nil
+		case err != nil || entry.IsDir():
+			return err
+		}
+		info, err := entry.Info()
 		if err != nil {
 			return err
 		}
-		if !info.IsDir() {
-			err = tree.RemoveAll(name)
-		} else {
-			err = tree.Empty(name)
+		if info.Mode().IsRegular() && isOthers(info) && !rotated.MatchString(entry.Name()) {
+			return os.Truncate(path, 0)
 		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+		return os.Remove(path)
+	})
 }
 
-// sealResolver leaves no name server of the builder behind: a link to
-// systemd-resolved where the image has it, else an empty file.
+// isOthers says whether a file has another owner than root, and no other name.
+func isOthers(info fs.FileInfo) bool {
+	stat, known := info.Sys().(*syscall.Stat_t)
+	return known && stat.Uid != 0 && stat.Nlink == 1
+}
+
+// noResolver is where /etc/resolv.conf leads in trees that have none of their own: while they
+// are entered, the builder's name servers are there.
+const noResolver = "../run/vmctl-resolv.conf"
+
+// sealResolver leaves no name server of the builder behind: a link to systemd-resolved where the
+// image has it, else an empty file. What a layer has written is its own.
 func sealResolver(tree host.Tree) error {
-	if tree.Readlink(resolvConf) != "" {
+	if content, err := tree.Read(resolvConf); err == nil && len(content) > 0 {
 		return nil
 	}
-	if tree.Exists("/usr/lib/systemd/systemd-resolved") {
+	switch target := tree.Readlink(resolvConf); {
+	case target != "" && target != noResolver:
+		return nil
+	case tree.Exists("/usr/lib/systemd/systemd-resolved"):
 		return tree.Symlink(stubResolv, resolvConf)
 	}
 	return tree.Write(resolvConf, nil, 0o644)

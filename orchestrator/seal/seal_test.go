@@ -1,24 +1,33 @@
 package seal
 
 import (
+	"cmp"
 	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/btw-img/btw-img/orchestrator/host"
 )
 
+// bySealScript seals a folder as a machine seals itself.
+func bySealScript(t *testing.T) func(root string) error {
+	return func(root string) error {
+		cmd := exec.CommandContext(t.Context(), "sh", "-s", root)
+		cmd.Stdin, cmd.Stderr = strings.NewReader(Script("AAAAkey")), os.Stderr
+		return cmd.Run()
+	}
+}
+
 func TestNothingOfTheBuilderIsLeft(t *testing.T) {
 	for name, seals := range map[string]func(root string) error{
-		"a tree": Apply,
-		"a machine": func(root string) error {
-			cmd := exec.CommandContext(t.Context(), "sh", "-s", root)
-			cmd.Stdin, cmd.Stderr = strings.NewReader(Script("AAAAkey")), os.Stderr
-			return cmd.Run()
+		"a tree": func(root string) error {
+			return cmp.Or(host.Tree(root).Symlink(noResolver, resolvConf), Apply(root))
 		},
+		"a machine": bySealScript(t),
 	} {
 		t.Run(name, func(t *testing.T) { leavesNothing(t, seals) })
 	}
@@ -45,7 +54,7 @@ func leavesNothing(t *testing.T, seals func(root string) error) {
 	if err := tree.Write("/etc/resolv.conf", []byte("nameserver 10.0.0.1\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(tree.MkdirAll("/srv/spool"), tree.Write("/srv/spool/kept", []byte("keep"), 0o644), tree.Symlink("/srv/spool", "/var/log/linked")); err != nil {
+	if err := errors.Join(tree.MkdirAll("/var/log/app/vhost"), tree.MkdirAll("/srv/spool"), tree.Write("/srv/spool/kept", []byte("keep"), 0o644), tree.Symlink("/srv/spool", "/var/log/linked")); err != nil {
 		t.Fatal(err)
 	}
 	if err := seals(string(tree)); err != nil {
@@ -74,8 +83,58 @@ func leavesNothing(t *testing.T, seals func(root string) error) {
 	if target := tree.Readlink("/etc/resolv.conf"); target != stubResolv {
 		t.Errorf("resolv.conf points to %q", target)
 	}
+	if logs, err := tree.Glob("/var/log/*/*"); err != nil || !slices.Equal(logs, []string{"/var/log/app/vhost"}) {
+		t.Errorf("in folders of logs are %q, %v", logs, err)
+	}
 	if info, err := os.Stat(filepath.Join(string(tree), "var/log/apt")); err != nil || !info.IsDir() {
 		t.Errorf("the log folder of a package is gone: %v", err)
+	}
+}
+
+// What others than root log into stays, without what was logged.
+func TestLogsOfOthersStay(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Log("as another user than root, for whom all files are of others")
+	}
+	for name, seals := range map[string]func(root string) error{"tree": Clean, "script": bySealScript(t)} {
+		tree := host.Tree(t.TempDir())
+		for _, log := range []string{"/var/log/app.log", "/var/log/app/access.log", "/var/log/app/access.log.1", "/var/log/app/access.log.2.gz", "/var/log/installer/syslog"} {
+			if err := tree.Write(log, []byte("secret"), 0o640); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Chown(filepath.Join(string(tree), log), cmp.Or(os.Getuid(), 65534), -1); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := cmp.Or(tree.MkdirAll("/etc"), seals(string(tree))); err != nil {
+			t.Fatal(err)
+		}
+		for log, there := range map[string]bool{"app.log": true, "app/access.log": true, "app/access.log.1": false, "app/access.log.2.gz": false, "installer": false} {
+			info, err := tree.Lstat("/var/log/" + log)
+			if (err == nil) != there || there && info.Size() != 0 || there && info.Mode().Perm() != 0o640 {
+				t.Errorf("%s, %s: %v, %v", name, log, info, err)
+			}
+		}
+	}
+}
+
+// What a layer has made of it is its own, a link of the build's goes.
+func TestNameServersOfALayerStay(t *testing.T) {
+	for content, want := range map[string]string{"nameserver 192.0.2.1\n": "nameserver 192.0.2.1\n", "": ""} {
+		tree := host.Tree(t.TempDir())
+		if err := cmp.Or(Begin(string(tree)), tree.Write(resolvConf, []byte(content), 0o644), Apply(string(tree))); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := tree.Read(resolvConf); err != nil || string(got) != want || tree.Readlink(resolvConf) != "" {
+			t.Errorf("%q, %v", got, err)
+		}
+	}
+	tree := host.Tree(t.TempDir())
+	if err := cmp.Or(Begin(string(tree)), Apply(string(tree))); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := tree.Lstat(resolvConf); err != nil || !info.Mode().IsRegular() || info.Size() != 0 {
+		t.Errorf("%v, %v", info, err)
 	}
 }
 
