@@ -15,7 +15,7 @@ import (
 )
 
 // TestLaunch has the life of a test machine: it comes up, is logged in to, keeps what is
-// copied to it over a restart, survives a QEMU that is killed, and leaves nothing.
+// copied to it over a restart, is what it was when a snapshot was taken, survives a QEMU that is killed, and leaves nothing.
 func TestLaunch(t *testing.T) {
 	t.Parallel()
 	b := debian(t)
@@ -51,6 +51,16 @@ func TestLaunch(t *testing.T) {
 	if content, err := os.ReadFile(filepath.Join(folder, "screen.png")); err != nil || !bytes.HasPrefix(content, []byte("\x89PNG")) {
 		t.Errorf("the screenshot begins with %q, %v", content[:min(len(content), 8)], err)
 	}
+	in.good(t, "snapshot", "trial", "before")
+	in.good(t, "ssh", "trial", "--", "touch /root/after")
+	if told := in.good(t, "snapshot", "trial").stdout; !strings.Contains(told, "before") {
+		t.Errorf("snapshots: %q", told)
+	}
+	in.good(t, "snapshot", "trial", "before", "--restore")
+	if told := in.good(t, "ssh", "trial", "--", "ls /root").stdout; told != "kept\n" {
+		t.Errorf("what was restored has %q", told)
+	}
+	in.good(t, "snapshot", "trial", "before", "--delete")
 	if r := in.run(t, "launch", image, "--name", "trial"); r.code != 2 {
 		t.Errorf("launched twice: %d %s", r.code, r.stderr)
 	}
