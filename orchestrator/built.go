@@ -2,14 +2,21 @@ package orchestrator
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/btw-img/btw-img/orchestrator/boottest"
 	"github.com/btw-img/btw-img/orchestrator/debian"
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/diskformat"
+	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/files"
 	"github.com/btw-img/btw-img/orchestrator/format"
 	"github.com/btw-img/btw-img/orchestrator/image"
@@ -45,6 +52,45 @@ func ReadBuilt(folder string) (Built, error) {
 	}
 	return b, nil
 }
+
+// RefuseForeign refuses, as wrong usage, the results of a build, or what one that failed has kept, where what is
+// there was not made by a build of this version or an older one. Nothing, and an empty folder, is nobody's.
+func RefuseForeign(path, hint string) error {
+	names, err := fileNames(path)
+	switch {
+	case err == nil && (len(names) == 0 || isRecord(filepath.Join(path, ManifestName)) || areLogs(path, names)):
+		return nil
+	case errors.Is(err, fs.ErrNotExist):
+		if _, err := os.Lstat(path); err != nil { // else it is a link that leads nowhere
+			return nil
+		}
+	case err != nil && !errors.Is(err, unix.ENOTDIR):
+		return err
+	}
+	return fail.New(fail.Usage, "", hint, "%s is there already, and no build has made it", path)
+}
+
+// isRecord says whether a file is the record of a build: what each version has written.
+func isRecord(path string) bool {
+	var record struct {
+		Name       string         `json:"name"`
+		Definition map[string]any `json:"definition"`
+	}
+	return readJSON(path, &record) == nil && record.Name != "" && record.Definition != nil
+}
+
+// areLogs says whether the files of a folder are what is kept of a build that has failed.
+func areLogs(folder string, names []string) bool {
+	for _, name := range names {
+		if info, err := os.Lstat(filepath.Join(folder, name)); err != nil || !info.Mode().IsRegular() || !isKept(name) {
+			return false
+		}
+	}
+	return slices.Contains(names, LogName)
+}
+
+// isKept says whether a file of the results is kept of a build that has failed.
+func isKept(name string) bool { return filepath.Ext(name) == ".log" || boottest.IsScreen(name) }
 
 // CheckNames refuses a record whose names cannot be used in paths.
 func (m Manifest) CheckNames() error {

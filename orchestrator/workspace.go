@@ -14,7 +14,6 @@ import (
 	"github.com/gofrs/flock"
 	"golang.org/x/sys/unix"
 
-	"github.com/btw-img/btw-img/orchestrator/boottest"
 	"github.com/btw-img/btw-img/orchestrator/definition"
 	"github.com/btw-img/btw-img/orchestrator/diskformat"
 	"github.com/btw-img/btw-img/orchestrator/fail"
@@ -70,6 +69,9 @@ func newWorkspace(folder, name string, erase func(folder string) error) (*worksp
 		work: filepath.Join(folder, "."+name+".work"), lock: openLock(filepath.Join(folder, "."+name+".lock")),
 	}
 	w.out = filepath.Join(w.work, "out")
+	if err := w.refuseForeign(); err != nil {
+		return nil, err
+	}
 	if err := files.Prepare(folder, w.owner); err != nil {
 		return nil, err
 	}
@@ -84,6 +86,15 @@ func newWorkspace(folder, name string, erase func(folder string) error) (*worksp
 		return nil, errors.Join(err, w.lock.Unlock())
 	}
 	return w, nil
+}
+
+// refuseForeign refuses to replace what no build has made.
+func (w *workspace) refuseForeign() error {
+	const hint = "choose another folder with -o, or move it away"
+	if err := RefuseForeign(w.final, hint); err != nil {
+		return err
+	}
+	return RefuseForeign(w.failed, hint)
 }
 
 // openLock is a lock on a file that is made where there is none; a link is not
@@ -125,6 +136,9 @@ func (w *workspace) deliver(ctx context.Context, m Manifest, facts DiskFacts) er
 	if err := errors.Join(os.Chmod(w.out, 0o755), w.owner.GiveFolder(w.out)); err != nil {
 		return err
 	}
+	if err := w.refuseForeign(); err != nil { // what has come while the build ran
+		return err
+	}
 	err := unix.Renameat2(unix.AT_FDCWD, w.out, unix.AT_FDCWD, w.final, unix.RENAME_EXCHANGE)
 	if errors.Is(err, unix.ENOENT) {
 		err = os.Rename(w.out, w.final)
@@ -158,12 +172,15 @@ func (w *workspace) close(failure error) error {
 // disk may be full.
 func (w *workspace) keepLogs(failure error) error {
 	fmt.Fprintln(w.log, failure)
+	if err := RefuseForeign(w.failed, "move it away"); err != nil {
+		return err
+	}
 	names, err := fileNames(w.out)
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
-		if filepath.Ext(name) == ".log" || boottest.IsScreen(name) {
+		if isKept(name) {
 			continue
 		}
 		if err := os.RemoveAll(filepath.Join(w.out, name)); err != nil {

@@ -93,6 +93,71 @@ func TestAFailedBuildKeepsTheGoodOneAndItsOwnLogs(t *testing.T) {
 	}
 }
 
+func TestWhatNoBuildHasMadeIsNotReplaced(t *testing.T) {
+	const old = `{"id": "1", "name": "debian", "outputs": [], "definition": {"disk": {}}}` // of the first version
+	for name, tc := range map[string]struct {
+		files map[string]string
+		mine  bool // no build's
+	}{
+		"nothing":            {nil, false},
+		"an empty folder":    {map[string]string{"debian/": ""}, false},
+		"an older build":     {map[string]string{"debian/build.json": old, "debian/debian.qcow2": "old"}, false},
+		"a failed one":       {map[string]string{"debian.failed/build.log": "", "debian.failed/boot-bios.log": "", "debian.failed/boot-bios-screen.png": ""}, false},
+		"a source package":   {map[string]string{"debian/control": "Source: a", "debian/rules": ""}, true},
+		"a log of another":   {map[string]string{"debian/build.log": "", "debian/Makefile": ""}, true},
+		"another build.json": {map[string]string{"debian/build.json": `{"name": "site", "scripts": {}}`}, true},
+		"no JSON":            {map[string]string{"debian/build.json": "name: debian"}, true},
+		"a file":             {map[string]string{"debian": "mine"}, true},
+		"failures of others": {map[string]string{"debian.failed/notes": "mine"}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			folder := t.TempDir()
+			write := func() {
+				for path, content := range tc.files {
+					path := folder + "/" + path
+					err := os.MkdirAll(filepath.Dir(path), 0o755)
+					if !strings.HasSuffix(path, "/") {
+						err = errors.Join(err, os.WriteFile(path, []byte(content), 0o644))
+					}
+					if err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			left := func(when string) {
+				for path, content := range tc.files {
+					if got, err := os.ReadFile(filepath.Join(folder, path)); err != nil || string(got) != content {
+						t.Errorf("%s: %s is %q, %v", when, path, got, err)
+					}
+				}
+			}
+			write()
+			w, err := openWorkspace(folder, "debian", os.RemoveAll)
+			if tc.mine {
+				if fail.ExitCode(err) != 2 || fail.Hint(err) == "" {
+					t.Errorf("error %v, hint %q", err, fail.Hint(err))
+				}
+				left("before the work")
+				folder = t.TempDir()
+				w = open(t, folder)
+				write()
+			} else if err != nil {
+				t.Fatal(err)
+			}
+			err = w.deliver(t.Context(), Manifest{Name: "debian"}, DiskFacts{})
+			if (err != nil) != tc.mine {
+				t.Errorf("delivered: %v", err)
+			}
+			if err := w.close(err); (err != nil) != (name == "failures of others") {
+				t.Error(err)
+			}
+			if tc.mine {
+				left("after it")
+			}
+		})
+	}
+}
+
 func TestASecondBuildIsToldOfTheFirst(t *testing.T) {
 	folder := t.TempDir()
 	first := open(t, folder)

@@ -80,6 +80,11 @@ func (o cleanOptions) run(args []string) (removed []string, err error) {
 		}
 	}
 	purging := len(args) > 1
+	if purging {
+		if err := o.refuseForeign(args[0]); err != nil {
+			return nil, err
+		}
+	}
 	var failures []error
 	for _, name := range names {
 		m, err := folder.Open(name)
@@ -101,6 +106,19 @@ func (o cleanOptions) run(args []string) (removed []string, err error) {
 		return append(removed, more...), err
 	}
 	return removed, joined(failures)
+}
+
+// refuseForeign refuses to purge what no build has made.
+func (o cleanOptions) refuseForeign(name string) error {
+	final, err := orchestrator.ResultsFolder(o.folder, name)
+	if err != nil {
+		return err
+	}
+	const hint = "name the folder with the builds with -o; 'vmctl clean' without purge removes the machine alone"
+	if err := orchestrator.RefuseForeign(final, hint); err != nil {
+		return err
+	}
+	return orchestrator.RefuseForeign(final+definition.FailedSuffix, hint)
 }
 
 // purge removes what a build has left.
