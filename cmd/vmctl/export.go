@@ -25,7 +25,6 @@ import (
 
 type exportOptions struct {
 	defs   *definitions
-	builds string
 	folder string
 	name   string
 	sshKey string
@@ -51,7 +50,7 @@ build's boot test. Two commands that use it are printed. The folder must not be 
 	}
 	flags := cmd.Flags()
 	flags.StringVarP(&o.folder, "output", "o", "", "folder to make (default: NAME-KIND)")
-	flags.StringVar(&o.builds, "images", defaultFolder, "folder with the builds, where a NAME is given")
+	flags.String("images", defaultFolder, "folder with the builds, where a NAME is given")
 	flags.StringVar(&o.name, "name", "", "name of the machine (default: that of its image)")
 	flags.StringVar(&o.sshKey, "ssh-key", "", "file with a public key that root may log in with, by systemd credentials")
 	return cmd
@@ -80,7 +79,7 @@ func runExport(cmd *cobra.Command, o exportOptions, name, target string) error {
 	if err := orchestrator.Refusal(orchestrator.Preflight(orchestrator.Needs{Formats: []string{kind.Format}})); err != nil {
 		return err
 	}
-	from, err := findOrigin(o.defs, o.builds, target)
+	from, err := findOrigin(o.defs, buildsFlag(cmd, "images"), target)
 	if err != nil {
 		return err
 	}

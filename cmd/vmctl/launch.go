@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -94,7 +95,7 @@ type origin struct {
 }
 
 func runLaunch(cmd *cobra.Command, o launchOptions, target string) error {
-	from, err := findOrigin(o.defs, o.folder, target)
+	from, err := findOrigin(o.defs, buildsFlag(cmd, "output"), target)
 	if err != nil {
 		return err
 	}
@@ -210,8 +211,22 @@ func guestOf(b orchestrator.Built) machine.Guest {
 	return machine.Guest{Known: true, Systemd: b.Systemd(), CloudInit: b.Has("cloud-init"), Seeded: len(b.Definition.SeedParts()) > 0, SSH: b.Has("openssh-server")}
 }
 
-// findOrigin is what the target names: an image file, a build, or what is published.
-func findOrigin(defs *definitions, builds, target string) (origin, error) {
+// buildsFolder is the folder with the builds.
+type buildsFolder struct {
+	path   string
+	chosen bool // by who calls, and no default
+}
+
+// buildsFlag is the folder that the flag of that name says.
+func buildsFlag(cmd *cobra.Command, name string) buildsFolder {
+	flag := cmd.Flag(name)
+	return buildsFolder{flag.Value.String(), flag.Changed}
+}
+
+// findOrigin is what the target names: an image file, a build, or what is published. The disk that
+// a build's file in conf.d names counts before that in the folder with the builds, unless somebody chose
+// the folder, or a build wrote the file and that disk is gone.
+func findOrigin(defs *definitions, builds buildsFolder, target string) (origin, error) {
 	from := origin{conf: machine.Conf{Settings: machine.Defaults()}}
 	info, err := os.Stat(target)
 	if err != nil && strings.ContainsAny(target, "/:") {
@@ -219,23 +234,25 @@ func findOrigin(defs *definitions, builds, target string) (origin, error) {
 		return from, nil
 	}
 	if err == nil && (info.Mode().IsRegular() || isBuild(target)) {
-		from.path, from.build, err = findImage(target, builds)
+		from.path, from.build, err = findImage(target, builds.path)
 		from.asBuilt()
 		return from, err
 	}
 	if err := definition.CheckName(target); err != nil {
 		return from, &fail.Error{Kind: fail.Usage, Err: err, Hint: "name a build, an image file, or a reference such as HOST/REPOSITORY:TAG"}
 	}
-	from.path, from.build, err = findImage(target, builds)
+	from.path, from.build, err = findImage(target, builds.path)
 	from.asBuilt()
 	from.conf.Disk = from.path
 	if reading := from.conf.ReadConf(defs.dir, target); reading != nil {
 		return from, reading
 	}
-	if from.conf.Disk == "" || from.conf.Disk == from.path {
+	_, there := os.Stat(from.conf.Disk)
+	stale := from.conf.Unedited && err == nil && errors.Is(there, fs.ErrNotExist)
+	if builds.chosen || stale || from.conf.Disk == "" || from.conf.Disk == from.path {
 		return from, err
 	}
-	from.path, from.build, err = findImage(from.conf.Disk, builds)
+	from.path, from.build, err = findImage(from.conf.Disk, builds.path)
 	if err != nil {
 		err = fail.Wrap(fail.Usage, machine.ConfPath(defs.dir, target), err)
 	}

@@ -42,7 +42,6 @@ const (
 type provisionOptions struct {
 	via       string
 	folder    string
-	builds    string
 	name      string
 	memory    string
 	cpus      int
@@ -79,7 +78,7 @@ the image. Unlike a build, the result depends on the day, and is no input of ano
 	flags.StringVar(&o.via, "via", viaSSH, "way in: ssh or console")
 	flags.StringVarP(&o.folder, "output", "o", ".", "folder that gets the image")
 	flags.StringVar(&o.name, "name", "", "name of the image, without suffix (default: that of the original with -provisioned)")
-	flags.StringVar(&o.builds, "images", defaultFolder, "folder with the builds, where a NAME is given")
+	flags.String("images", defaultFolder, "folder with the builds, where a NAME is given")
 	flags.StringVar(&o.memory, "memory", "", "memory of the machine (default 1G)")
 	flags.IntVar(&o.cpus, "cpus", 0, "processors under KVM; emulation has one (default 2)")
 	flags.StringSliceVar(&o.firmware, "firmware", nil, "firmware to boot on, the first for the script: "+strings.Join(choices["firmware"], ", ")+" (default: what the build asks for, else all)")
@@ -137,7 +136,7 @@ func (p *provisioning) prepare(defs *definitions, target string) (err error) {
 	if p.playbook && p.via == viaConsole {
 		return misused(p.cmd, "leave --via out", "a playbook needs ssh")
 	}
-	if p.from, err = findOrigin(defs, p.builds, target); err != nil {
+	if p.from, err = findOrigin(defs, buildsFlag(p.cmd, "images"), target); err != nil {
 		return err
 	}
 	if p.from.path == "" {

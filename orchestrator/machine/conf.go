@@ -23,6 +23,8 @@ const ConfFolder = "conf.d"
 // Conf is conf.d/NAME.conf: the machine that a build is tried out on.
 type Conf struct {
 	Disk string // path of the image; in the file, from the folder that holds conf.d
+	// Unedited says that the file is as a build has left it.
+	Unedited bool
 	Settings
 }
 
@@ -135,6 +137,7 @@ func (c *Conf) ReadConf(definitions, name string) error {
 			*relative = filepath.Join(definitions, *relative)
 		}
 	}
+	found.Unedited = !edited(string(content))
 	found.Disk, found.Share = cmp.Or(found.Disk, c.Disk), cmp.Or(found.Share, c.Share)
 	*c = found
 	return nil
