@@ -3,6 +3,7 @@ package vm
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -168,12 +169,103 @@ func TestAMonitorThatNeverEnds(t *testing.T) {
 	}
 }
 
+// jobsOfQEMU is QEMU as far as it has jobs, which end at once.
+type jobsOfQEMU struct {
+	left    []job
+	problem string // that a job ends with
+	began   func() // called before QEMU says that one has begun; nil for nothing
+}
+
+// answer is what QEMU says to a question.
+func (q *jobsOfQEMU) answer(command string, arguments map[string]any) (any, error) {
+	id, _ := arguments["job-id"].(string)
+	at := func(id any) int { return slices.IndexFunc(q.left, func(j job) bool { return j.ID == id }) }
+	switch command {
+	case "query-named-block-nodes":
+		return []map[string]string{{"node-name": "disk"}, {"node-name": "vars"}}, nil
+	case "query-jobs":
+		return append([]job{}, q.left...), nil
+	case "job-dismiss":
+		i := at(arguments["id"])
+		if i < 0 || q.left[i].Status != concluded {
+			return nil, errors.New("no job that can be dismissed")
+		}
+		q.left = slices.Delete(q.left, i, i+1)
+		return struct{}{}, nil
+	}
+	if at(id) >= 0 {
+		return nil, errors.New("Job ID '" + id + "' already in use")
+	}
+	q.left = append(q.left, job{id, concluded, q.problem})
+	if q.began != nil {
+		q.began()
+	}
+	return struct{}{}, nil
+}
+
+// monitor is that of the QEMU.
+func (q *jobsOfQEMU) monitor(t *testing.T) *Monitor {
+	t.Helper()
+	ours, theirs, err := socketPair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		defer theirs.Close()
+		for questions := json.NewDecoder(theirs); ; {
+			var question struct {
+				Execute   string         `json:"execute"`
+				Arguments map[string]any `json:"arguments"`
+				ID        int            `json:"id"`
+			}
+			if questions.Decode(&question) != nil {
+				return
+			}
+			answer := map[string]any{"id": question.ID}
+			if result, err := q.answer(question.Execute, question.Arguments); err != nil {
+				answer["error"] = map[string]string{"desc": err.Error()}
+			} else {
+				answer["return"] = result
+			}
+			if json.NewEncoder(theirs).Encode(answer) != nil {
+				return
+			}
+		}
+	}()
+	m := converse(ours, func(message) {})
+	t.Cleanup(func() { _ = m.Close() })
+	return m
+}
+
 func TestASnapshotIsAJobThatEnds(t *testing.T) {
-	m := fakeMonitor(t, `{"return": [{"node-name": "disk"}, {"node-name": "vars"}]}`, `{"return": {}}`,
-		`{"return": [{"id": "snapshot-save", "status": "running"}]}`,
-		`{"return": [{"id": "snapshot-save", "status": "concluded", "error": "no room"}]}`, `{"return": {}}`)
+	q := &jobsOfQEMU{problem: "no room"}
+	m := q.monitor(t)
 	if err := m.Snapshot(t.Context(), SaveSnapshot, "a"); err == nil || err.Error() != "no room" {
 		t.Errorf("%v", err)
+	}
+	if all, err := m.jobs(t.Context()); err != nil || len(all) > 0 {
+		t.Errorf("left: %v, %v", all, err)
+	}
+}
+
+func TestASnapshotThatWasInterruptedBlocksNoOther(t *testing.T) {
+	ctx, interrupt := context.WithCancel(t.Context())
+	q := &jobsOfQEMU{left: []job{{ID: SaveSnapshot, Status: concluded}, {ID: "other", Status: "running"}}}
+	m := q.monitor(t)
+	q.began = func() { interrupt(); time.Sleep(10 * time.Millisecond) }
+	if err := m.Snapshot(ctx, SaveSnapshot, "a"); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
+	}
+	all, err := m.jobs(t.Context())
+	if err != nil || !slices.Equal(all, []job{{ID: "other", Status: "running"}}) {
+		t.Errorf("left: %v, %v", all, err)
+	}
+	// What an older vmctl has left, or one that was killed, neither.
+	for range 2 {
+		q.began = func() { q.left = append(q.left, job{ID: SaveSnapshot, Status: concluded}); q.began = nil }
+		if err := m.Snapshot(t.Context(), SaveSnapshot, "b"); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

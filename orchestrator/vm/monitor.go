@@ -2,6 +2,7 @@ package vm
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -238,10 +239,36 @@ func (m *Monitor) Snapshots(ctx context.Context) ([]Snapshot, error) {
 	return all, nil
 }
 
-const jobPoll = 50 * time.Millisecond
+const (
+	jobPoll = 50 * time.Millisecond
+	// dismissLimit is how long QEMU may take to forget a job that nobody waits for any more. It
+	// may be at that one still: what is left, the next snapshot dismisses.
+	dismissLimit = 5 * time.Second
+)
+
+// job is one of QEMU's.
+type job struct {
+	ID     string `json:"id"`
+	Status string `json:"status"`
+	Error  string `json:"error"`
+}
+
+const concluded = "concluded"
+
+func (m *Monitor) jobs(ctx context.Context) (all []job, err error) {
+	err = m.Execute(ctx, "query-jobs", nil, &all)
+	return all, err
+}
+
+func (m *Monitor) dismiss(ctx context.Context, id string) error {
+	return m.Execute(ctx, "job-dismiss", map[string]any{"id": id}, nil)
+}
 
 // Snapshot does something with the snapshot of that name: SaveSnapshot and its kin.
-func (m *Monitor) Snapshot(ctx context.Context, job, name string) (err error) {
+func (m *Monitor) Snapshot(ctx context.Context, what, name string) (err error) {
+	if err := m.dismissConcluded(ctx); err != nil {
+		return err
+	}
 	devices := []string{"disk"}
 	var nodes []struct {
 		Name string `json:"node-name"`
@@ -254,28 +281,40 @@ func (m *Monitor) Snapshot(ctx context.Context, job, name string) (err error) {
 			devices = append(devices, n.Name)
 		}
 	}
-	arguments := map[string]any{"job-id": job, "tag": name, "devices": devices}
-	if job != DeleteSnapshot {
+	id := "vmctl-" + rand.Text()
+	arguments := map[string]any{"job-id": id, "tag": name, "devices": devices}
+	if what != DeleteSnapshot {
 		arguments["vmstate"] = "disk"
 	}
-	if err := m.Execute(ctx, job, arguments, nil); err != nil {
-		return err
+	started := m.Execute(ctx, what, arguments, nil)
+	if started != nil && ctx.Err() == nil {
+		return started
 	}
-	defer func() { err = errors.Join(err, m.Execute(ctx, "job-dismiss", map[string]any{"id": job}, nil)) }()
-	for {
-		var jobs []struct {
-			ID     string `json:"id"`
-			Status string `json:"status"`
-			Error  string `json:"error"`
+	defer func() {
+		after, cancel := context.WithTimeout(context.WithoutCancel(ctx), dismissLimit)
+		defer cancel()
+		if dismissing := m.dismiss(after, id); ctx.Err() == nil {
+			err = errors.Join(err, dismissing)
 		}
-		if err := m.Execute(ctx, "query-jobs", nil, &jobs); err != nil {
+	}()
+	if started != nil {
+		return started
+	}
+	return m.awaitJob(ctx, id)
+}
+
+// awaitJob waits until the job has ended.
+func (m *Monitor) awaitJob(ctx context.Context, id string) error {
+	for {
+		all, err := m.jobs(ctx)
+		if err != nil {
 			return err
 		}
-		for _, j := range jobs {
+		for _, j := range all {
 			switch {
-			case j.ID == job && j.Error != "":
+			case j.ID == id && j.Error != "":
 				return errors.New(j.Error)
-			case j.ID == job && j.Status == "concluded":
+			case j.ID == id && j.Status == concluded:
 				return nil
 			}
 		}
@@ -285,6 +324,23 @@ func (m *Monitor) Snapshot(ctx context.Context, job, name string) (err error) {
 		case <-time.After(jobPoll):
 		}
 	}
+}
+
+// dismissConcluded has QEMU forget the jobs whose vmctl was interrupted.
+func (m *Monitor) dismissConcluded(ctx context.Context) error {
+	all, err := m.jobs(ctx)
+	if err != nil {
+		return err
+	}
+	for _, j := range all {
+		if j.Status != concluded {
+			continue
+		}
+		if err := m.dismiss(ctx, j.ID); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Ending is an error of a talk with a QEMU that has ended meanwhile.
