@@ -68,10 +68,35 @@ type Image struct {
 // Run is what is known of a machine since it was started.
 type Run struct {
 	PID      int          `json:"pid"`
+	Numbered              // what gave that number
 	Started  time.Time    `json:"started"`
 	Accel    string       `json:"accel"`
 	Forwards []vm.Forward `json:"forwards"` // with the ports that the kernel chose
 	Console  int64        `json:"console"`  // bytes of its log that are from before
+}
+
+// Numbered is where a number means one process: a PID namespace, in one run of a kernel. It is
+// empty for a machine that an older vmctl has started.
+type Numbered struct {
+	Boot      string `json:"boot,omitempty"`          // random(4), boot_id
+	Namespace string `json:"pid_namespace,omitempty"` // namespaces(7)
+}
+
+// numberedHere is where numbers of processes are those that vmctl sees.
+func numberedHere() (Numbered, error) {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return Numbered{}, err
+	}
+	namespace, err := os.Readlink("/proc/self/ns/pid")
+	return Numbered{Boot: strings.TrimSpace(string(boot)), Namespace: namespace}, err
+}
+
+// elsewhere says whether the machine's process has another number here: it was started in
+// another container, or on another host that has the folder, too.
+func (r Run) elsewhere() bool {
+	here, err := numberedHere()
+	return r.Numbered != Numbered{} && (err != nil || r.Numbered != here)
 }
 
 // SSHPort is the port of the host's loopback address that leads to the guest's ssh, 0

@@ -2,6 +2,7 @@ package machine
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -315,8 +316,8 @@ func TestAMachineThatWasKilledIsStopped(t *testing.T) {
 	if err := errors.Join(writeJSON(filepath.Join(m.dir, runName), run), m.kill(run.PID), m.Kill(), m.Remove()); err != nil {
 		t.Error(err)
 	}
-	if err := other.Process.Signal(unix.Signal(0)); err != nil {
-		t.Errorf("another process was killed: %v", err)
+	if !lives(other) {
+		t.Error("another process was killed")
 	}
 }
 
@@ -328,6 +329,75 @@ func TestAMachineIsRemovedWhileItRuns(t *testing.T) {
 	}
 	if err := m.Remove(); err != nil || m.Exists() {
 		t.Errorf("%v", err)
+	}
+}
+
+// lives says whether a child has not ended. One that has takes signals until somebody waits for it.
+func lives(child *exec.Cmd) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", child.Process.Pid)) // proc_pid_stat(5)
+	return err == nil && !strings.Contains(string(stat), ") Z ")
+}
+
+// obeying is a QEMU that takes talks at descriptor 3 until it is told to quit.
+const obeying = `exec python3 -c '
+import json, socket
+s = socket.socket(fileno=3)
+while True:
+    c, _ = s.accept()
+    c.sendall(b"{\"QMP\": {}}")
+    for line in c.makefile():
+        question = json.loads(line)
+        if question["execute"] == "quit":
+            raise SystemExit
+        answer = {"id": question["id"], "return": {}}
+        if question["execute"] == "human-monitor-command":
+            answer["return"] = ""
+        c.sendall(json.dumps(answer).encode())'`
+
+// What a container numbers 7 may be anybody's for the host, or for another one.
+func TestANumberOfElsewhereIsNobodys(t *testing.T) {
+	other := exec.Command("sleep", "60")
+	if err := other.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = other.Process.Kill(); _ = other.Wait() }()
+	here, err := numberedHere()
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := testHost(t, obeying)
+	for name, at := range map[string]Numbered{"another container": {here.Boot, "pid:[1]"}, "another host": {"other", here.Namespace}} {
+		t.Run(name, func(t *testing.T) {
+			m := made(t, testFolder(t), "web")
+			run, err := m.Start(t.Context(), h)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if run.Numbered != here || run.elsewhere() {
+				t.Errorf("started %+v, here %+v", run.Numbered, here)
+			}
+			pid := run.PID
+			run.PID, run.Numbered = other.Process.Pid, at
+			if err := errors.Join(writeJSON(filepath.Join(m.dir, runName), run), m.Kill()); err != nil {
+				t.Error(err, unix.Kill(pid, unix.SIGKILL))
+			}
+			if !lives(other) || m.Running() {
+				t.Errorf("another process lives: %t; QEMU runs: %t", lives(other), m.Running())
+			}
+		})
+	}
+}
+
+func TestAnOlderVmctlsMachineIsKilledByItsNumber(t *testing.T) {
+	h := testHost(t, answering) // which talks no more
+	m := made(t, testFolder(t), "web")
+	run, err := m.Start(t.Context(), h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	run.Numbered = Numbered{}
+	if err := errors.Join(writeJSON(filepath.Join(m.dir, runName), run), m.Kill()); err != nil || m.Running() {
+		t.Errorf("%v; it runs: %t", err, m.Running())
 	}
 }
 

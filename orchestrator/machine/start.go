@@ -141,12 +141,16 @@ func (m Machine) start(ctx context.Context, h Host, lock *os.File) (Run, error) 
 	if err != nil {
 		return Run{}, err
 	}
+	here, err := numberedHere()
+	if err != nil {
+		return Run{}, err
+	}
 	pid, ended, err := h.Confinement.Detach(setup)
 	if err != nil {
 		return Run{}, err
 	}
 	closeFiles()
-	run := Run{PID: pid, Started: time.Now().UTC(), Accel: setup.Accel, Console: log.Size()}
+	run := Run{PID: pid, Numbered: here, Started: time.Now().UTC(), Accel: setup.Accel, Console: log.Size()}
 	limited, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
 	run.Forwards, err = askForwards(limited, folder)

@@ -62,15 +62,18 @@ func (m Machine) Kill() error {
 	}
 	run, err := m.run()
 	if errors.Is(err, fs.ErrNotExist) { // of a vmctl that was killed while it started QEMU
-		return m.quit()
+		return m.quit(startingHint)
 	}
 	if err != nil {
 		return err
 	}
+	if run.elsewhere() {
+		return m.quit("it was started in another container or on another host: stop it there")
+	}
 	return m.kill(run.PID)
 }
 
-// kill ends the QEMU of that number, and waits for it. While the lock is held the number
+// kill ends the QEMU of that number here, and waits for it. While the lock is held the number
 // is QEMU's, so a process that was opened before that is QEMU.
 func (m Machine) kill(pid int) error {
 	process, err := vm.OpenProcess(pid)
@@ -83,25 +86,28 @@ func (m Machine) kill(pid int) error {
 	if err != nil && !errors.Is(err, unix.ESRCH) {
 		return err
 	}
-	return m.ended()
+	return m.ended(startingHint)
 }
 
-// quit ends a QEMU of which nothing is known.
-func (m Machine) quit() error {
+// startingHint is for a machine that lives on.
+const startingHint = "another vmctl may be starting it: try again"
+
+// quit ends a QEMU whose number is not known here.
+func (m Machine) quit(hint string) error {
 	err := m.command(context.Background(), monitorLimit, func(ctx context.Context, q *vm.Monitor) error {
 		return q.Execute(ctx, "quit", nil, nil)
 	})
 	if err != nil && !vm.Ending(err) {
 		return err
 	}
-	return m.ended()
+	return m.ended(hint)
 }
 
-func (m Machine) ended() error {
+func (m Machine) ended(hint string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), killLimit)
 	defer cancel()
 	if m.awaitEnd(ctx) != nil {
-		return fail.New(fail.Host, "", "another vmctl may be starting it: try again", "the machine %s does not end", m.Name)
+		return fail.New(fail.Host, "", hint, "the machine %s does not end", m.Name)
 	}
 	return nil
 }
