@@ -4,13 +4,17 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/btw-img/btw-img/orchestrator/arch"
+	"github.com/btw-img/btw-img/orchestrator/diskformat"
+	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/host"
 	"github.com/btw-img/btw-img/publish"
+	"github.com/btw-img/btw-img/publish/registry"
 )
 
 // pullFlags is for verbs that use an image that may be a published one.
@@ -44,10 +48,32 @@ func (f *pullFlags) find(cmd *cobra.Command, arg, builds string) (path, format s
 }
 
 // isReference says whether an argument is the reference of a published image: it is neither a
-// file nor a build's folder or name.
+// file nor a build's folder or name, nor the path of what is not there.
 func isReference(arg string) bool {
 	info, err := os.Stat(arg)
-	return (err != nil || info.IsDir() && !isBuild(arg)) && strings.ContainsAny(arg, "/:")
+	return (err != nil || info.IsDir() && !isBuild(arg)) && strings.ContainsAny(arg, "/:") && !isPath(arg)
+}
+
+// isPath says whether an argument can be no reference: it begins as paths do, or in a folder that
+// is there, or it has no tag and ends as names of images do.
+func isPath(arg string) bool {
+	if registry.NamesLocal(arg) {
+		return false
+	}
+	first, _, deep := strings.Cut(arg, "/")
+	if info, err := os.Stat(first); deep && (first == "" || first == "." || first == ".." || err == nil && info.IsDir()) {
+		return true
+	}
+	last := filepath.Base(arg)
+	return !strings.Contains(last, ":") && slices.Contains(diskformat.Suffixes(), filepath.Ext(last))
+}
+
+// absent is the error for a path that leads nowhere; nil for one that does.
+func absent(path string) error {
+	if _, err := os.Stat(path); err != nil {
+		return &fail.Error{Kind: fail.Usage, Err: err, Hint: "name a build or an image file; what is published is HOST/REPOSITORY:TAG"}
+	}
+	return nil
 }
 
 // verified fetches a published image once all that is attached to it was found to

@@ -228,12 +228,12 @@ func buildsFlag(cmd *cobra.Command, name string) buildsFolder {
 // the folder, or a build wrote the file and that disk is gone.
 func findOrigin(defs *definitions, builds buildsFolder, target string) (origin, error) {
 	from := origin{conf: machine.Conf{Settings: machine.Defaults()}}
-	info, err := os.Stat(target)
-	if err != nil && strings.ContainsAny(target, "/:") {
+	if isReference(target) {
 		from.ref = target
 		return from, nil
 	}
-	if err == nil && (info.Mode().IsRegular() || isBuild(target)) {
+	info, err := os.Stat(target)
+	if strings.ContainsRune(target, '/') || err == nil && info.Mode().IsRegular() {
 		from.path, from.build, err = findImage(target, builds.path)
 		from.asBuilt()
 		return from, err

@@ -67,3 +67,26 @@ func TestWhichDiskOfABuildCounts(t *testing.T) {
 		})
 	}
 }
+
+func TestWhatIsMistypedIsNoReference(t *testing.T) {
+	t.Chdir(t.TempDir())
+	for _, folder := range []string{"images/empty", "oci:images"} {
+		if err := os.MkdirAll(folder, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, path := range []string{"images/missing.qcow2", "images/missing", "images/empty", "./missing", "../a/b:13", "/missing/a", "missing/disk.img", "registry.example/lab/debian.qcow2", "missing.raw", "missing"} {
+		from, err := findOrigin(&definitions{dir: "."}, buildsFolder{path: "images"}, path)
+		if isReference(path) || from.ref != "" || fail.ExitCode(err) != 2 || fail.Hint(err) == "" {
+			t.Errorf("%s: reference %q, %v", path, from.ref, err)
+		}
+		if _, _, err := findImage(path, "images"); fail.ExitCode(err) != 2 || fail.Hint(err) == "" {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	for _, ref := range []string{"registry.example/lab/debian", "registry.example/lab/debian:13.raw", "localhost:5000/debian:13", "oci:images/debian:13", "oci-archive:./debian.img", "image/debian:13"} {
+		if from, err := findOrigin(&definitions{dir: "."}, buildsFolder{path: "images"}, ref); !isReference(ref) || from.ref != ref || err != nil {
+			t.Errorf("%s: reference %q, %v", ref, from.ref, err)
+		}
+	}
+}

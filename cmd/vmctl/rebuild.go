@@ -188,6 +188,9 @@ func recordOf(cmd *cobra.Command, o rebuildOptions, arg string) (orchestrator.Ma
 		}
 		return built.Manifest, nil
 	}
+	if isPath(arg) {
+		return orchestrator.Manifest{}, absent(arg)
+	}
 	ref, src, err := o.registry.place(cmd, arg)
 	if err != nil {
 		return orchestrator.Manifest{}, err

@@ -221,8 +221,13 @@ func findImage(target, output string) (path string, build orchestrator.Built, er
 // output folder.
 func findBuild(target, output string) (folder string, build orchestrator.Built, err error) {
 	if folder = target; !isBuild(target) {
+		if strings.ContainsRune(target, '/') {
+			if err := absent(target); err != nil {
+				return "", build, err
+			}
+		}
 		if folder, err = orchestrator.ResultsFolder(output, target); err != nil {
-			return "", build, &fail.Error{Kind: fail.Usage, Err: err, Hint: "name a build or an image file; there is no file of that name"}
+			return "", build, &fail.Error{Kind: fail.Usage, Err: err, Hint: "name an image file, a build, or the folder that one has left"}
 		}
 	}
 	if build, err = orchestrator.ReadBuilt(folder); err != nil {

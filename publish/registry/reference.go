@@ -35,10 +35,20 @@ const howToRefer = "write HOST/REPOSITORY[:TAG], oci:DIR[:TAG] or oci-archive:FI
 
 func malformed(s, problem string) error { return fail.New(fail.Usage, s, howToRefer, "%s", problem) }
 
+// NamesLocal says whether a reference is one to a layout or archive by how it begins.
+func NamesLocal(s string) bool {
+	kind, _, ok := strings.Cut(s, ":")
+	return ok && (kind == inLayout || kind == inArchive)
+}
+
 // ParseReference reads a reference that a user wrote. What is none is a fail.Usage error.
 func ParseReference(s string) (Reference, error) {
-	if kind, rest, ok := strings.Cut(s, ":"); ok && (kind == inLayout || kind == inArchive) {
+	if NamesLocal(s) {
+		kind, rest, _ := strings.Cut(s, ":")
 		return parseLocal(s, kind, rest)
+	}
+	if host, _, ok := strings.Cut(s, "/"); ok && (host == "" || host == "." || host == "..") {
+		return Reference{}, malformed(s, "a path is no reference")
 	}
 	if _, rest, ok := strings.Cut(s, "://"); ok {
 		return Reference{}, malformed(s, "a reference has no scheme; write "+strings.TrimPrefix(rest, "//"))

@@ -48,6 +48,9 @@ func TestLocalReferences(t *testing.T) {
 		"https://registry.example/a":  "no scheme",
 		"user@registry.example/a":     "no user",
 		"registry.example/a@sha256:1": "invalid",
+		"./debian.qcow2":              "a path is no reference",
+		"../debian/a:13":              "a path is no reference",
+		"/srv/debian.qcow2":           "a path is no reference",
 	} {
 		if got, err := ParseReference(s); fail.ExitCode(err) != 2 || !strings.Contains(err.Error(), want) || strings.ContainsAny(err.Error(), "\n\x1b") {
 			t.Errorf("%q: %+v, %v", s, got, err)
