@@ -384,6 +384,14 @@ func TestProblemsAreFoundByType(t *testing.T) {
 	}
 }
 
+func TestAScaffoldExtendsWhatLooksLikeANumber(t *testing.T) {
+	for extends, want := range map[string]string{"debian": "extends: debian\n", "null": "extends: \"null\"\n", "42": "extends: \"42\"\n"} {
+		if got := definition.InstallScaffold("mine", extends); !strings.Contains(got, want) {
+			t.Errorf("%s: %s", extends, got)
+		}
+	}
+}
+
 func TestScaffoldsAreValid(t *testing.T) {
 	if _, err := library(map[string]string{
 		"install.d/mine.yml": definition.InstallScaffold("mine", "debian"), "commands.d/mine.yml": definition.CommandsScaffold(),

@@ -5,6 +5,8 @@ import (
 	"regexp"
 	"strings"
 
+	"go.yaml.in/yaml/v4"
+
 	"github.com/btw-img/btw-img/orchestrator/fail"
 )
 
@@ -35,7 +37,7 @@ func CheckName(name string) error {
 // InstallScaffold is a valid install.d file to start from.
 func InstallScaffold(name, extends string) string {
 	return fmt.Sprintf(`description: %[1]s, based on %[2]s
-extends: %[2]s
+extends: %[3]s
 
 # What gets installed, in order. An entry may hold packages, repositories,
 # debconf, files, templates, users, services, roles and playbooks. One with
@@ -44,7 +46,16 @@ extends: %[2]s
 install:
   - name: Tools
     packages: [less]
-`, name, extends)
+`, name, extends, scalar(extends))
+}
+
+// scalar is a text as YAML, quoted where it looks like something else.
+func scalar(s string) string {
+	content, err := yaml.Marshal(s)
+	if err != nil {
+		return s
+	}
+	return strings.TrimSpace(string(content))
 }
 
 // CommandsScaffold is a valid commands.d file to start from.

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"go.yaml.in/yaml/v4"
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
 
@@ -589,11 +590,32 @@ func TestSeeds(t *testing.T) {
 func TestAPassingMachineNamesNothing(t *testing.T) {
 	s := testSeed
 	s.passing = true
-	if meta := s.metaData("x"); meta != "instance-id: x\n" {
+	if meta := s.metaData("x"); meta != "instance-id: \"x\"\n" {
 		t.Errorf("meta-data %q", meta)
 	}
 	if !strings.Contains(s.userData(), "\nusers: []\n") || strings.Contains(testSeed.userData(), "users:") {
 		t.Error("cloud-init makes its users in what an image is made of")
+	}
+}
+
+// oddNames is names of machines that YAML takes for something else.
+var oddNames = []string{"42", "true", "null", "1e3", "0x10", "1.5", "no", "2026-01-02"}
+
+func TestNamesAreNoNumbers(t *testing.T) {
+	for _, name := range oddNames {
+		s := testSeed
+		s.name = name
+		for _, content := range []string{s.metaData(name), s.userData()} {
+			var settings map[string]any
+			if err := yaml.Unmarshal([]byte(content), &settings); err != nil {
+				t.Fatal(err)
+			}
+			for _, key := range []string{"instance-id", "local-hostname"} {
+				if settings["ssh_keys"] == nil && settings[key] != name {
+					t.Errorf("%s: %s is %#v", name, key, settings[key])
+				}
+			}
+		}
 	}
 }
 
@@ -641,7 +663,7 @@ func TestTheSeedDiskIsMade(t *testing.T) {
 	if info, err := os.Stat(disk); err != nil || info.Mode() != 0o600 {
 		t.Errorf("the host key is for all to read: %v, %v", info, err)
 	}
-	if content, err := os.ReadFile(disk); err != nil || !strings.Contains(string(content), "local-hostname: web\n") || !strings.Contains(string(content), "disable_root: false\n") {
+	if content, err := os.ReadFile(disk); err != nil || !strings.Contains(string(content), "local-hostname: \"web\"\n") || !strings.Contains(string(content), "disable_root: false\n") {
 		t.Errorf("it holds no seed: %v", err)
 	}
 	if known, err := os.ReadFile(filepath.Join(dir, knownHostsName)); err != nil || len(known) > 0 {

@@ -120,12 +120,12 @@ func smbios(name, content string) string {
 // userData is the seed for cloud-init.
 func (s told) userData() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "#cloud-config\ndisable_root: false\nssh_authorized_keys:\n  - %s", s.login)
+	fmt.Fprintf(&b, "#cloud-config\ndisable_root: false\nssh_authorized_keys:\n  - %q\n", strings.TrimSpace(s.login))
 	b.WriteString("ssh_keys:\n  ed25519_private: |\n")
 	for line := range strings.Lines(s.host.private) {
 		b.WriteString("    " + line)
 	}
-	fmt.Fprintf(&b, "  ed25519_public: %s", s.host.public)
+	fmt.Fprintf(&b, "  ed25519_public: %q\n", strings.TrimSpace(s.host.public))
 	if s.passing {
 		b.WriteString("users: []\n")
 	}
@@ -135,12 +135,13 @@ func (s told) userData() string {
 	return b.String()
 }
 
-// metaData names the instance, for cloud-init to know a first boot by.
+// metaData names the instance, for cloud-init to know a first boot by. Names may look like numbers
+// of YAML, which cloud-init takes for no names.
 func (s told) metaData(id string) string {
 	if s.passing {
-		return fmt.Sprintf("instance-id: %s\n", id)
+		return fmt.Sprintf("instance-id: %q\n", id)
 	}
-	return fmt.Sprintf("instance-id: %s\nlocal-hostname: %s\n", id, s.name)
+	return fmt.Sprintf("instance-id: %q\nlocal-hostname: %q\n", id, s.name)
 }
 
 // write makes the keys and the seed in the folder of a machine.

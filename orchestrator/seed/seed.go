@@ -71,9 +71,9 @@ func (s Seed) Complete(name string) (Seed, error) {
 			}
 		}
 		sum.Write([]byte(name))
-		meta := "instance-id: iid-" + hex.EncodeToString(sum.Sum(nil)[:8]) + "\n"
+		meta := fmt.Sprintf("instance-id: %q\n", "iid-"+hex.EncodeToString(sum.Sum(nil)[:8]))
 		if name != "" {
-			meta += "local-hostname: " + name + "\n"
+			meta += fmt.Sprintf("local-hostname: %q\n", name) // it may look like a number
 		}
 		whole[MetaData] = []byte(meta)
 	} else if name != "" {
@@ -123,6 +123,11 @@ func Check(name string, content []byte) *Mistake {
 	}
 	if name == NetworkConfig && settings["version"] == nil && settings["network"] == nil {
 		return mistake(1, "add a line 'version: 2'", "it does not say of which version it is")
+	}
+	if host := settings["local-hostname"]; name == MetaData && host != nil {
+		if _, text := host.(string); !text {
+			return mistake(0, "quote it", "local-hostname is a text, and not %v", host)
+		}
 	}
 	return nil
 }

@@ -15,7 +15,7 @@ func TestASeedIsCompleted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if meta := string(one[seed.MetaData]); !strings.HasPrefix(meta, "instance-id: iid-") || !strings.HasSuffix(meta, "\nlocal-hostname: web-1\n") {
+	if meta := string(one[seed.MetaData]); !strings.HasPrefix(meta, "instance-id: \"iid-") || !strings.HasSuffix(meta, "\nlocal-hostname: \"web-1\"\n") {
 		t.Errorf("meta-data %q", meta)
 	}
 	again, _ := given.Complete("web-1")
@@ -44,6 +44,9 @@ func TestWhatCloudInitWouldPassOver(t *testing.T) {
 		"two names":             {seed.MetaData, "instance-id: x\n", "host", "host name"},
 		"network":               {seed.NetworkConfig, "version: 2\nethernets: {}\n", "", ""},
 		"network of no version": {seed.NetworkConfig, "ethernets: {}\n", "", "version"},
+		"a number":              {seed.UserData, "#!/bin/sh\n", "42", ""},
+		"null":                  {seed.UserData, "#!/bin/sh\n", "null", ""},
+		"their number":          {seed.MetaData, "instance-id: x\nlocal-hostname: 42\n", "", "local-hostname"},
 		"no host name":          {seed.UserData, "#!/bin/sh\n", "a b\nc", "no host name"},
 	} {
 		t.Run(name, func(t *testing.T) {
