@@ -172,6 +172,9 @@ func (o seedOptions) read() (seed.Seed, error) {
 
 // writeSeed writes the seed beside its place until it is whole, reads it back and measures it.
 func writeSeed(ctx context.Context, whole seed.Seed, target string) (sum string, size int64, err error) {
+	if err := files.Trusted(filepath.Dir(target)); err != nil {
+		return "", 0, err
+	}
 	file, err := os.CreateTemp(filepath.Dir(target), ".vmctl-seed-")
 	if err != nil {
 		return "", 0, err
