@@ -127,7 +127,9 @@ var escapes = template.FuncMap{
 		err := xml.EscapeText(&b, []byte(s))
 		return b.String(), err
 	},
-	"comment": func(s string) string { return strings.ReplaceAll(oneLine(s), "--", "- -") },
+	"comment": func(s string) string { // in which no hyphen may follow another (XML 1.0, 2.5)
+		return strings.ReplaceAll(strings.ReplaceAll(oneLine(s), "--", "- -"), "--", "- -")
+	},
 	"hcl":     func(s string) string { return `"` + hcl(s) + `"` },
 	"hclpart": hcl,
 	"ruby":    func(s string) string { return "'" + strings.NewReplacer(`\`, `\\`, "'", `\'`).Replace(s) + "'" },

@@ -1,6 +1,7 @@
 package export
 
 import (
+	"encoding/xml"
 	"strings"
 	"testing"
 
@@ -30,6 +31,19 @@ func TestDescriptions(t *testing.T) {
 		}
 		if commands := k.Commands("web"); len(commands) != 2 || strings.Contains(strings.Join(commands, " "), "FILE") {
 			t.Errorf("%s: %q", k.Name, commands)
+		}
+	}
+}
+
+func TestNoDescriptionEndsAComment(t *testing.T) {
+	for hyphens := range 9 {
+		m := Machine{Name: "web", Description: "a" + strings.Repeat("-", hyphens) + "> b", Folder: "/srv/web", File: "web.img", Memory: 1 << 30, CPUs: 1, Firmware: "bios"}
+		got, err := Named("libvirt").Describe(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := xml.Unmarshal(got, new(struct{})); err != nil {
+			t.Errorf("%d: %v", hyphens, err)
 		}
 	}
 }
