@@ -13,7 +13,7 @@ import (
 
 // TestProvision makes an image of another one, by a script that is typed at the console, without
 // a network, and boots it: it has what the script made, and nothing of the machine in which it
-// ran. A playbook over ssh, whose last task fails, leaves nothing.
+// ran. A playbook over ssh, whose last task fails, leaves nothing, however long $TMPDIR is.
 func TestProvision(t *testing.T) {
 	t.Parallel()
 	b := debian(t)
@@ -58,7 +58,11 @@ echo made >/srv/made
 
 	write(t, filepath.Join(folder, "roles/motd/tasks/main.yml"), "- ansible.builtin.lineinfile: {path: /etc/motd, line: \"of {{ ansible_distribution }}\", create: true}\n")
 	write(t, filepath.Join(folder, "site.yml"), "- hosts: all\n  roles: [motd]\n  tasks: [{ansible.builtin.shell: \"echo FAILING >&2; exit 3\"}]\n")
-	r = run(t, folder, "provision", original, "site.yml", "--name", "failed", "--firmware", "bios")
+	long := filepath.Join(t.TempDir(), strings.Repeat("long", 20)) // ssh makes no socket below it
+	if err := os.Mkdir(long, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	r = caller{folder, []string{"TMPDIR=" + long}}.run(t, "provision", original, "site.yml", "--name", "failed", "--firmware", "bios")
 	if r.code != 4 || !strings.Contains(r.stderr, "changed: [image]") || !strings.Contains(r.stderr, "FAILING") {
 		t.Errorf("exit code %d\n%s", r.code, r.stderr)
 	}

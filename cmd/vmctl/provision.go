@@ -366,11 +366,25 @@ func (p *provisioning) runPlaybook(ctx context.Context, m machine.Machine, out i
 		return err
 	}
 	c := host.Cmd("ansible-playbook", "--inventory", hosts, p.work)
-	c.Env, c.Output = []string{"ANSIBLE_LOCAL_TEMP=" + folder, "ANSIBLE_SSH_CONTROL_PATH_DIR=" + folder, "ANSIBLE_NOCOLOR=1", "ANSIBLE_SSH_RETRIES=2"}, out
+	c.Env, c.Output = append(sharing(folder), "ANSIBLE_LOCAL_TEMP="+folder, "ANSIBLE_NOCOLOR=1", "ANSIBLE_SSH_RETRIES=2"), out
 	if home, err := os.UserHomeDir(); err == nil { // which has the caller's roles and collections
 		c.Env = append(c.Env, "HOME="+home)
 	}
 	return (&host.Local{}).Run(ctx, c)
+}
+
+// longestShared is how long the name of a folder may be in which Ansible's ssh keeps its sockets: an
+// address has 107 bytes (unix(7)), of which 28 are a slash, Ansible's digest of the host and what ssh
+// puts behind it while it connects.
+const longestShared = 107 - 28
+
+// sharing is the environment by which Ansible's tasks share one connection, whose socket is in the
+// folder, or have one each where its name is too long.
+func sharing(folder string) []string {
+	if len(folder) > longestShared {
+		return []string{"ANSIBLE_SSH_ARGS=-C"}
+	}
+	return []string{"ANSIBLE_SSH_CONTROL_PATH_DIR=" + folder}
 }
 
 // test boots the result as 'vmctl test' does.
