@@ -411,6 +411,43 @@ func TestAQEMUThatDoesNotStartTellsWhy(t *testing.T) {
 	}
 }
 
+func TestWhatQEMUsUserMayNotIsTold(t *testing.T) {
+	const user, group = 54321, 54322 // nobody's
+	open := t.TempDir()
+	for dir := open; dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	closed := filepath.Join(open, "closed")
+	if err := errors.Join(os.MkdirAll(filepath.Join(closed, "site"), 0o755), os.Chmod(closed, 0o700), os.Symlink("closed/site", filepath.Join(open, "link"))); err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct {
+		ports  []vm.Forward
+		share  string
+		uid    int
+		groups []int
+		want   string
+	}{
+		"nothing":                  {[]vm.Forward{{Host: 61000, Guest: 80}}, open, user, nil, ""},
+		"a port":                   {[]vm.Forward{{Host: 61000, Guest: 80}, {Host: privilegedPorts() - 1, Guest: 80}}, "", user, nil, "listen on port"},
+		"a folder below":           {nil, filepath.Join(closed, "site"), user, nil, "enter " + closed},
+		"a folder behind a link":   {nil, filepath.Join(open, "link"), user, nil, "enter " + closed},
+		"its owner's":              {nil, filepath.Join(closed, "site"), os.Getuid(), nil, ""},
+		"not its group's":          {nil, filepath.Join(closed, "site"), user, []int{os.Getgid()}, "enter " + closed},
+		"another group's, not all": {nil, filepath.Join(closed, "site"), user, []int{group}, "enter " + closed},
+		"root's":                   {[]vm.Forward{{Host: 80, Guest: 80}}, filepath.Join(closed, "site"), 0, nil, ""},
+	} {
+		m := Machine{dir: t.TempDir()}
+		m.Ports, m.Share = tc.ports, tc.share
+		err := m.refused(nil, tc.uid, tc.groups)
+		if hint := fail.Hint(err); fail.ExitCode(err) != 3 || (hint == "") != (tc.want == "") || !strings.Contains(hint, tc.want) {
+			t.Errorf("%s: hint %q, want %q", name, hint, tc.want)
+		}
+	}
+}
+
 func TestAPortThatIsTakenIsTold(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -8,7 +8,10 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
+	"syscall"
 	"time"
 
 	"github.com/btw-img/btw-img/orchestrator/arch"
@@ -155,7 +158,7 @@ func (m Machine) start(ctx context.Context, h Host, lock *os.File) (Run, error) 
 	defer cancel()
 	run.Forwards, err = askForwards(limited, folder)
 	if vm.Ending(err) {
-		return Run{}, m.refused(<-ended)
+		return Run{}, m.refused(<-ended, h.Confinement.UID(setup.Accel), h.Confinement.Groups(setup.Accel))
 	}
 	if err == nil {
 		err = writeJSON(filepath.Join(m.dir, runName), run)
@@ -167,13 +170,73 @@ func (m Machine) start(ctx context.Context, h Host, lock *os.File) (Run, error) 
 	return run, nil
 }
 
-// refused is the error for a QEMU that has ended at once.
-func (m Machine) refused(ending error) error {
+// refused is the error for a QEMU of that user that has ended at once.
+func (m Machine) refused(ending error, uid int, groups []int) error {
 	said, _ := os.ReadFile(filepath.Join(m.dir, complaintsName))
 	if ending == nil {
 		ending = errors.New("it ended at once")
 	}
-	return &fail.Error{Kind: fail.Host, Op: "start " + m.Name + ": QEMU", Err: ending, Tail: lastLines(said, tailLines)}
+	hint := ""
+	if may := m.forbidden(uid, groups); may != "" {
+		hint = fmt.Sprintf("QEMU runs as user %d, who may not %s", uid, may)
+	}
+	return &fail.Error{Kind: fail.Host, Op: "start " + m.Name + ": QEMU", Err: ending, Tail: lastLines(said, tailLines), Hint: hint}
+}
+
+// forbidden is what the machine needs and a user of these groups may not do, as far as rights of
+// files tell; "" for nothing.
+func (m Machine) forbidden(uid int, groups []int) string {
+	if uid == 0 {
+		return ""
+	}
+	for _, f := range m.Ports {
+		if f.Host < privilegedPorts() {
+			return fmt.Sprintf("listen on port %d: give one from %d on", f.Host, privilegedPorts())
+		}
+	}
+	if m.Share == "" {
+		return ""
+	}
+	share, err := filepath.EvalSymlinks(m.Share)
+	if err != nil {
+		return ""
+	}
+	for folder := share; ; folder = filepath.Dir(folder) {
+		if info, err := os.Stat(folder); err == nil && !mayEnter(info, uid, groups) {
+			return "enter " + folder + ": share another folder, or let others enter that one"
+		}
+		if folder == filepath.Dir(folder) {
+			return ""
+		}
+	}
+}
+
+// privilegedPorts is the first port that everybody may listen on (ip(7)).
+func privilegedPorts() int {
+	content, err := os.ReadFile("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+	if err != nil {
+		return 1024
+	}
+	first, err := strconv.Atoi(strings.TrimSpace(string(content)))
+	if err != nil {
+		return 1024
+	}
+	return first
+}
+
+// mayEnter says whether the rights of a folder let a user of these groups enter it (path_resolution(7)).
+func mayEnter(folder fs.FileInfo, uid int, groups []int) bool {
+	owner, ok := folder.Sys().(*syscall.Stat_t)
+	shift := 0
+	switch {
+	case !ok:
+		return true
+	case int(owner.Uid) == uid:
+		shift = 6
+	case slices.Contains(groups, int(owner.Gid)):
+		shift = 3
+	}
+	return folder.Mode().Perm()>>shift&1 != 0
 }
 
 const tailLines = 20

@@ -75,6 +75,20 @@ func (c Confinement) UID(accel string) int {
 	return os.Geteuid()
 }
 
+// Groups is the groups of that user, whose rights QEMU has besides.
+func (c Confinement) Groups(accel string) []int {
+	as := c.as(accel)
+	if as == nil {
+		groups, _ := os.Getgroups()
+		return append(groups, os.Getegid())
+	}
+	groups := []int{int(as.Gid)}
+	for _, group := range as.Groups {
+		groups = append(groups, int(group))
+	}
+	return groups
+}
+
 // try starts QEMU with no machine, to print a list after the sandbox is there.
 func (c Confinement) try(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, confineLimit)
