@@ -10,6 +10,7 @@ const (
 	Default = QCOW2
 	VMDK    = "vmdk"
 	VHDX    = "vhdx"
+	VHD     = "vhd"
 )
 
 // VMDKMagic is how a VMDK that is written begins.
@@ -22,6 +23,7 @@ type Format struct {
 	QEMU     string   // QEMU's name
 	Written  bool     // builds can write it
 	Options  []string // of 'qemu-img convert'
+	Whole    int64    // of so many bytes the disk in an image that is written is a multiple; 0 for any number
 	Backing  bool     // an image may name another one that lies below it
 	magics   []magic
 	identify func(ReadWriterAt, identifier) error // where qemu-img writes identifiers by chance
@@ -48,8 +50,8 @@ var table = []Format{
 	{
 		// Hyper-V of old and Azure, which takes the fixed kind alone, in whole MiB. That
 		// kind is a raw disk with a footer; the others begin with a copy of it.
-		Name: "vhd", QEMU: "vpc", Written: true, Options: []string{"-o", "subformat=fixed,force_size=on"},
-		magics: []magic{{text: vhdCookie}}, identify: identifyVHD,
+		Name: VHD, QEMU: "vpc", Written: true, Whole: 1 << 20, Options: []string{"-o", "subformat=fixed,force_size=on"},
+		magics: []magic{{text: vhdCookie, check: checkVHD}}, identify: identifyVHD,
 	},
 }
 

@@ -42,7 +42,7 @@ func TestEachRowIsWhole(t *testing.T) {
 func TestTheRefusedKindsAreNoFormats(t *testing.T) {
 	for _, kind := range refused {
 		head := strings.Repeat("\x00", kind.magic.offset) + kind.magic.text + strings.Repeat("\x00", 512)
-		if format, err := Identify(strings.NewReader(head)); err == nil || !strings.Contains(err.Error(), "("+kind.name+")") {
+		if format, err := Identify(strings.NewReader(head), int64(len(head))); err == nil || !strings.Contains(err.Error(), "("+kind.name+")") {
 			t.Errorf("%s: %s, %v", kind.name, format, err)
 		}
 	}

@@ -60,13 +60,14 @@ var noDisks = []struct {
 // what it depends on further behind.
 const headSize = 1 << 20
 
-// Identify is the format that the first bytes of an image tell; what tells of none
-// is a raw disk. QEMU must be given the format and never guess it, since the guest
-// of a raw disk decides what its first bytes are. An ISO 9660 is a raw disk where it has a
-// partition table, too, with which it boots from a USB stick. An image that depends on
-// another file is refused as wrong usage, since it could make QEMU open any file of
-// the host; so is one of a format that vmctl does not know.
-func Identify(r io.ReaderAt) (format string, err error) {
+// Identify is the format that the first bytes of an image of so many bytes tell, or the last
+// ones of a fixed VHD; what tells of none is a raw disk. QEMU must be given the format and
+// never guess it, since the guest of a raw disk decides what its bytes are. An ISO 9660 is a
+// raw disk where it has a partition table, too, with which it boots from a USB stick. An image
+// that depends on another file is refused as wrong usage, since it could make QEMU open any
+// file of the host; so is one of a format that vmctl does not know, and one that QEMU would
+// read as another disk.
+func Identify(r io.ReaderAt, size int64) (format string, err error) {
 	head := make([]byte, headSize)
 	n, err := r.ReadAt(head, 0)
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -82,6 +83,9 @@ func Identify(r io.ReaderAt) (format string, err error) {
 				return f.Name, nil
 			}
 		}
+	}
+	if fixed, err := isFixedVHD(r, size); fixed || err != nil {
+		return VHD, err
 	}
 	for _, kind := range refused {
 		if kind.magic.matches(head) {

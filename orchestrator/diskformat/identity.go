@@ -196,38 +196,3 @@ func clearPages(image ReadWriterAt, start, length int64) error {
 	}
 	return nil
 }
-
-// The footer of a VHD, the last sector, from "Virtual Hard Disk Image Format Specification".
-const (
-	vhdCookie = "conectix"
-	vhdFooter = 512
-	vhdTime   = 24 // seconds since 2000
-	vhdSum    = 64
-	vhdID     = 68
-)
-
-// identifyVHD sets the identifier and the time of the one footer.
-func identifyVHD(image ReadWriterAt, id identifier) error {
-	at, err := image.Seek(-vhdFooter, io.SeekEnd)
-	if err != nil {
-		return err
-	}
-	footer := make([]byte, vhdFooter)
-	if _, err := image.ReadAt(footer, at); err != nil {
-		return err
-	}
-	if !bytes.HasPrefix(footer, []byte(vhdCookie)) {
-		return errors.New("it has no footer")
-	}
-	own := id("image")
-	copy(footer[vhdID:], own[:])
-	clear(footer[vhdTime : vhdTime+4])
-	clear(footer[vhdSum : vhdSum+4])
-	var sum uint32
-	for _, b := range footer {
-		sum += uint32(b)
-	}
-	binary.BigEndian.PutUint32(footer[vhdSum:], ^sum)
-	_, err = image.WriteAt(footer, at)
-	return err
-}

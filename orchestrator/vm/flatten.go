@@ -15,7 +15,8 @@ import (
 // holes. Both are open, and neither is asked what lies below it. A guest that has taken over
 // its QEMU may have named other files in the overlay: such a one is an error.
 func Flatten(image *os.File, format string, overlay *os.File, out string) (host.Command, error) {
-	if format, err := diskformat.Identify(overlay); err != nil || format != diskformat.QCOW2 {
+	const untold = 0 // size: a qcow2 tells by its start
+	if format, err := diskformat.Identify(overlay, untold); err != nil || format != diskformat.QCOW2 {
 		return host.Command{}, cmp.Or(err, errors.New("the machine's disk is not what it was made as"))
 	}
 	is := diskformat.Named(format)
