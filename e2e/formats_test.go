@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/btw-img/btw-img/orchestrator/arch"
+	"github.com/btw-img/btw-img/orchestrator/diskformat"
 	"github.com/btw-img/btw-img/orchestrator/format"
 )
 
@@ -131,6 +132,10 @@ func TestFormatsOfMachines(t *testing.T) {
 			}
 		}
 		tool(t, "qemu-img", "compare", "-f", "raw", "-F", "vmdk", raw, filepath.Join(out, filepath.Base(base)+"-disk1.vmdk"))
+	})
+	t.Run("vhd", func(t *testing.T) {
+		_, files := converted(t, diskformat.VHD)
+		good(t, t.TempDir(), "diff", raw, files[0])
 	})
 	t.Run("box", func(t *testing.T) {
 		_, files := converted(t, format.Box)

@@ -2,6 +2,7 @@ package product
 
 import (
 	"bytes"
+	"context"
 	_ "embed"
 	"encoding/json"
 	"encoding/xml"
@@ -118,7 +119,7 @@ func (w *work) box() error {
 // disk.raw. Where the disk grows, so does its partition table.
 func (w *work) gce() error {
 	path, size := filepath.Join(w.scratch, "disk.raw"), (w.Size+gib-1)/gib*gib
-	if err := w.grown(path, size); err != nil {
+	if err := w.grown(w.ctx, w.host, path, size); err != nil {
 		return err
 	}
 	if err := w.pack(w.own(), []member{{name: "disk.raw", file: path}}, gzipped); err != nil {
@@ -128,13 +129,13 @@ func (w *work) gce() error {
 }
 
 // grown copies the disk to one of another size; the second table of a GPT moves to its end.
-func (w *work) grown(path string, size int64) error {
-	from, err := os.Open(w.Disk)
+func (s Subject) grown(ctx context.Context, h host.Host, path string, size int64) error {
+	from, err := os.Open(s.Disk)
 	if err != nil {
 		return err
 	}
 	defer from.Close()
-	table, err := rawdisk.ReadTable(from, w.Size)
+	table, err := rawdisk.ReadTable(from, s.Size)
 	if err != nil {
 		return err
 	}
@@ -146,13 +147,13 @@ func (w *work) grown(path string, size int64) error {
 	if err := to.Truncate(size); err != nil {
 		return err
 	}
-	if err := files.CopySparse(w.ctx, to, 0, from, 0, w.Size); err != nil {
+	if err := files.CopySparse(ctx, to, 0, from, 0, s.Size); err != nil {
 		return err
 	}
-	if table.Kind != rawdisk.GPT || size == w.Size {
+	if table.Kind != rawdisk.GPT || size == s.Size {
 		return nil
 	}
-	return w.host.Run(w.ctx, MoveBackupTable(path))
+	return h.Run(ctx, MoveBackupTable(path))
 }
 
 // MoveBackupTable is the command that puts the second table of a GPT to the end of its disk.

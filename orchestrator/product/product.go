@@ -83,8 +83,16 @@ func Make(ctx context.Context, h host.Host, name string, of Subject, folder stri
 	return w.made, nil
 }
 
-func makeDisk(ctx context.Context, h host.Host, name string, of Subject, folder string) (image.File, error) {
+func makeDisk(ctx context.Context, h host.Host, name string, of Subject, folder string) (made image.File, err error) {
 	out := filepath.Join(folder, of.Base+"."+format.Named(name).Suffix)
+	if whole := diskformat.Named(name).Whole; whole > 0 && of.Size%whole != 0 {
+		grown := filepath.Join(folder, ".grown")
+		defer func() { err = errors.Join(err, os.Remove(grown)) }()
+		if err := of.grown(ctx, h, grown, (of.Size+whole-1)/whole*whole); err != nil {
+			return made, err
+		}
+		of.Disk = grown
+	}
 	return image.Make(ctx, h, of.Disk, of.SHA256, name, out)
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/btw-img/btw-img/orchestrator/diskformat"
 	"github.com/btw-img/btw-img/orchestrator/format"
 	"github.com/btw-img/btw-img/orchestrator/host"
 	"github.com/btw-img/btw-img/orchestrator/image"
@@ -294,6 +295,45 @@ func TestDiskForGCE(t *testing.T) {
 		run(t, "", "dd", "if="+path, "of="+filepath.Join(out, fmt.Sprint(len(path))), "bs=1M", "skip=1", "count=88", "status=none")
 	}
 	run(t, "", "cmp", filepath.Join(out, fmt.Sprint(len(of.Disk))), filepath.Join(out, fmt.Sprint(len(grown))))
+}
+
+// Azure takes whole MiB alone. The disk grows to them, and its second table with it.
+func TestVHDIsOfWholeMiB(t *testing.T) {
+	dir := t.TempDir()
+	of := product.Subject{Disk: filepath.Join(dir, "disk.raw"), Base: "disk"}
+	content := make([]byte, 10*mib+1536)
+	copy(content[2*mib:], "partition")
+	if err := os.WriteFile(of.Disk, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "label: gpt\nstart=4096, size=8192, type=linux\n", "sfdisk", "-q", of.Disk)
+	var err error
+	if of.SHA256, of.Size, err = image.Digest(t.Context(), of.Disk); err != nil {
+		t.Fatal(err)
+	}
+	folder, files := made(t, diskformat.VHD, of)
+	if _, again := made(t, diskformat.VHD, of); !slices.Equal(files, again) {
+		t.Errorf("%+v\n%+v", files, again)
+	}
+	if files[0].VirtualSize != 11*mib || files[0].Size != 11*mib+512 {
+		t.Errorf("%+v", files[0])
+	}
+	opened, is, err := image.Open(filepath.Join(folder, files[0].Name), "")
+	if err != nil || is != diskformat.VHD {
+		t.Fatal(is, err)
+	}
+	defer opened.Close()
+	back := filepath.Join(dir, "back")
+	if err := (&host.Local{}).Run(t.Context(), image.Unpack(opened, is, back)); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(back); err != nil || info.Size() != 11*mib {
+		t.Errorf("%v, %v", info, err)
+	}
+	run(t, "", "cmp", "--ignore-initial=1048576", fmt.Sprintf("--bytes=%d", 8*mib), of.Disk, back)
+	if told := run(t, "", "sfdisk", "--verify", back); strings.Contains(told, "backup GPT") {
+		t.Error(told)
+	}
 }
 
 func TestKernelOfADisk(t *testing.T) {
