@@ -12,7 +12,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 )
 
 // TestWriteADisk writes a build with cloud-init onto a disk that is larger and full of other
@@ -51,6 +50,8 @@ cloudinit:
 		tool(t, "truncate", "-s", "100M", filepath.Join(folder, "small"))
 		small := strings.TrimSpace(tool(t, "losetup", "--find", "--show", filepath.Join(folder, "small")))
 		defer func() { tool(t, "losetup", "--detach", small) }()
+		large := strings.TrimSpace(tool(t, "losetup", "--find", "--show", "--sector-size", "4096", backing))
+		defer func() { tool(t, "losetup", "--detach", large) }()
 		for name, tc := range map[string]struct {
 			args []string
 			want string
@@ -59,6 +60,7 @@ cloudinit:
 			"a file":          {[]string{image, backing, "--yes"}, "it is no disk"},
 			"nothing":         {[]string{image, "/dev/none", "--yes"}, "no such file"},
 			"too small":       {[]string{image, small, "--yes"}, "are needed"},
+			"sectors of 4096": {[]string{image, large, "--yes"}, "its sectors have 4096 bytes"},
 			"no seed":         {[]string{image, device, "--yes", "--seed", image}, "it is no seed"},
 			"no image":        {[]string{"none", device, "--yes"}, "neither an image nor a build"},
 		} {
@@ -87,26 +89,29 @@ cloudinit:
 		}
 	})
 
-	t.Run("interrupted", func(t *testing.T) {
-		cmd := command(folder, "write", image, device, "--yes")
-		stderr, err := cmd.StderrPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		for lines := bufio.NewScanner(stderr); lines.Scan() && lines.Text() != "writing"; {
-		}
-		time.Sleep(50 * time.Millisecond)
-		_ = cmd.Process.Signal(syscall.SIGINT)
-		_, _ = io.Copy(io.Discard, stderr)
-		_ = cmd.Wait()
-		if code := cmd.ProcessState.ExitCode(); code != 130 {
-			t.Errorf("exit code %d", code)
-		}
-		tool(t, "cmp", "--bytes=1048576", backing, "/dev/zero")
-	})
+	for signal, code := range map[syscall.Signal]int{syscall.SIGINT: 130, syscall.SIGKILL: -1} {
+		t.Run("ended by "+signal.String(), func(t *testing.T) {
+			cmd := command(folder, "write", image, device, "--yes")
+			stderr, err := cmd.StderrPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			for lines := bufio.NewScanner(stderr); lines.Scan() && lines.Text() != "reading back"; {
+			}
+			_ = cmd.Process.Signal(signal)
+			_, _ = io.Copy(io.Discard, stderr)
+			_ = cmd.Wait()
+			if got := cmd.ProcessState.ExitCode(); got != code {
+				t.Errorf("exit code %d", got)
+			}
+			for _, from := range []string{"0", "3071M"} {
+				tool(t, "cmp", "--ignore-initial="+from+":0", "--bytes=1M", backing, "/dev/zero")
+			}
+		})
+	}
 
 	r := good(t, folder, "write", image, device, "--yes", "--seed", "seed.iso")
 	if !strings.Contains(r.stderr, "onto "+device+", 3.0 GiB") {

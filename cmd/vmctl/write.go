@@ -35,13 +35,15 @@ func newWrite() *cobra.Command {
 		Short: "Write an image onto a disk of this machine",
 		Long: `Write the disk in an image onto a whole disk of this machine, such as a USB stick or the
 disk of a server that was started from one, and read it back. What is published is pulled
-and verified first. A disk of which anything is mounted or in use is refused; what is on
-it is shown, and you are asked, unless --yes is given.
+and verified first. A disk of which anything is mounted or in use is refused, and so is one
+whose sectors do not have 512 bytes; what is on it is shown, and you are asked, unless --yes
+is given.
 
 The copy of the partition table goes to the end of the disk; the root file system takes the
 rest of it when the machine starts, where the build has not turned that off (disk.grow).
 With --seed, a partition at the end of the disk tells cloud-init what this one machine is:
-'vmctl seed' makes it. What fails or is interrupted leaves a disk that nothing starts from.
+'vmctl seed' makes it. What fails or is interrupted, be it by a loss of power, leaves a disk
+that nothing starts from.
 ` + registryHelp + exitCodes,
 		Example: `  sudo vmctl write debian /dev/sdb
   sudo vmctl write registry.example/lab/debian:13 /dev/disk/by-id/ata-… --yes --seed web-1.iso`,

@@ -30,8 +30,8 @@ type Device struct {
 	file *os.File
 }
 
-// Open opens the disk at path for writing. Partitions, disks that are read-only, and such
-// of which anything is mounted or in use, are refused.
+// Open opens the disk at path for writing. Partitions, disks that are read-only or whose sectors
+// do not have 512 bytes, and such of which anything is mounted or in use, are refused.
 func Open(ctx context.Context, h host.Host, path string) (*Device, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -86,13 +86,14 @@ type node struct {
 	Label       string
 	PartLabel   string
 	RO          bool
+	LogSec      int64 `json:"log-sec"` // bytes of a logical sector
 	MountPoints []string
 	Children    []node
 }
 
 // describe asks lsblk what the disk is and what is on it.
 func (d *Device) describe(ctx context.Context, h host.Host) error {
-	out, err := h.Output(ctx, host.Cmd("lsblk", "--json", "--bytes", "--output", "NAME,PATH,TYPE,SIZE,MODEL,SERIAL,FSTYPE,LABEL,PARTLABEL,RO,MOUNTPOINTS", d.Path))
+	out, err := h.Output(ctx, host.Cmd("lsblk", "--json", "--bytes", "--output", "NAME,PATH,TYPE,SIZE,MODEL,SERIAL,FSTYPE,LABEL,PARTLABEL,RO,LOG-SEC,MOUNTPOINTS", d.Path))
 	if err != nil {
 		return fail.Wrap(fail.Host, "look at the disk", err)
 	}
@@ -106,6 +107,9 @@ func (d *Device) describe(ctx context.Context, h host.Host) error {
 		return fail.New(fail.Usage, d.Path, "name the whole disk", "it is a partition")
 	case disk.RO:
 		return fail.New(fail.Usage, d.Path, "unlock it, or name another disk", "it is read-only")
+	case disk.LogSec != sectorSize: // the table of an image, and the boot code, count sectors
+		return fail.New(fail.Usage, d.Path, "name another disk, or have this one show sectors of 512 bytes, as 'nvme format' and 'hdparm --set-sector-size' can",
+			"its sectors have %d bytes: no machine would start from it, since images are of disks whose sectors have %d", disk.LogSec, sectorSize)
 	}
 	if used := disk.mounted(); len(used) > 0 {
 		return fail.New(fail.Usage, d.Path, "unmount it, or name another disk", "it is in use: %s", strings.Join(used, ", "))

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"strings"
 
@@ -33,8 +34,9 @@ type Job struct {
 }
 
 // Write writes the image, reads it back, and fits the partition table to the disk: its
-// copy is at the end then, and before it the seed. What fails or is interrupted leaves a disk
-// that no machine starts from.
+// copy is at the end then, and before it the seed. What machines start from comes onto the
+// disk when all else is there: what fails or is interrupted, be it by a loss of power, leaves
+// a disk that nothing starts from.
 func (d *Device) Write(ctx context.Context, h host.Host, j Job) (err error) {
 	if err := d.fits(j); err != nil {
 		return err
@@ -47,35 +49,37 @@ func (d *Device) Write(ctx context.Context, h host.Host, j Job) (err error) {
 	if err := d.invalidate(); err != nil {
 		return err
 	}
-	disk := image.Name(d.file)
-	j.Tell("writing")
-	write := host.Cmd("qemu-img", "convert", "-n", "-t", "none", "-f", diskformat.Named(j.Format).QEMU, "-O", diskformat.Raw, image.Name(j.Image), disk)
-	if err := h.Run(ctx, write); err != nil {
+	if err := d.writeMiddle(ctx, h, j); err != nil {
 		return err
-	}
-	j.Tell("reading back")
-	compare := host.Cmd("qemu-img", "compare", "-q", "-T", "none", "--image-opts",
-		fmt.Sprintf("driver=%s,file.driver=file,file.filename=%s", diskformat.Named(j.Format).QEMU, image.Name(j.Image)),
-		fmt.Sprintf("driver=raw,size=%d,file.driver=host_device,file.filename=%s", j.Size, disk))
-	if err := h.Run(ctx, compare); err != nil {
-		return fail.Wrap(fail.Build, "the disk does not hold what was written: it may be damaged, or smaller than it says", err)
 	}
 	j.Tell("fitting the partition table")
-	if err := d.fit(ctx, h, j, disk); err != nil {
+	ends, err := d.ends(ctx, h, j)
+	if err != nil {
 		return err
 	}
-	return d.file.Sync()
+	defer ends.Close()
+	seedAt, err := fit(ctx, h, j, ends, d.Size)
+	if err == nil && j.Seed != nil {
+		_, err = io.Copy(io.NewOffsetWriter(d.file, seedAt), io.NewSectionReader(j.Seed, 0, math.MaxInt64))
+	}
+	if err = errors.Join(err, ctx.Err()); err != nil {
+		return err
+	}
+	if err := settle(d.file, ends, d.Size); err != nil {
+		return err
+	}
+	return d.check(j, ends, seedAt)
 }
 
 // fits says whether image and seed have room on the disk.
 func (d *Device) fits(j Job) error {
-	need := j.Size
+	need := max(j.Size, 2*mib) // its ends
 	if j.Seed != nil {
 		size, err := seedSize(j.Seed)
 		if err != nil {
 			return err
 		}
-		need += size + 2*mib // aligned, before the copy of the table
+		need = j.Size + size + 2*mib // aligned, before the copy of the table
 	}
 	if d.Size < need {
 		return fail.New(fail.Usage, d.Path, "name a larger disk", "it has %s, and %s are needed", sized(d.Size), sized(need))
@@ -83,50 +87,70 @@ func (d *Device) fits(j Job) error {
 	return nil
 }
 
-// invalidate takes away what machines start from: the first and the last MiB.
-func (d *Device) invalidate() error {
-	zeros := make([]byte, min(mib, d.Size))
-	_, first := d.file.WriteAt(zeros, 0)
-	_, last := d.file.WriteAt(zeros, d.Size-int64(len(zeros)))
-	return errors.Join(first, last, d.file.Sync())
+// writeMiddle writes what of the image is between the ends of the disk, and compares it.
+func (d *Device) writeMiddle(ctx context.Context, h host.Host, j Job) error {
+	j.Tell("writing")
+	middle := extent{min(mib, j.Size), min(j.Size, d.Size-mib)}
+	if middle.empty() {
+		return nil
+	}
+	disk := onto("host_device", d.file, middle)
+	if err := h.Run(ctx, j.convert(middle, "none", disk)); err != nil {
+		return err
+	}
+	j.Tell("reading back")
+	compare := host.Cmd("qemu-img", "compare", "-q", "-T", "none", "--image-opts", j.part(middle), disk)
+	return fail.Wrap(fail.Build, damaged, h.Run(ctx, compare))
 }
 
-// fit moves the copy of the partition table to the end of the disk, and adds the seed.
-func (d *Device) fit(ctx context.Context, h host.Host, j Job, disk string) error {
+// convert is the command that writes a part of the image in the place that options of QEMU tell.
+func (j Job) convert(part extent, cache, place string) host.Command {
+	return host.Cmd("qemu-img", "convert", "-n", "-t", cache, "--image-opts", "--target-image-opts", j.part(part), place)
+}
+
+// part is the options by which QEMU sees a part of the disk in the image.
+func (j Job) part(e extent) string {
+	return fmt.Sprintf("driver=raw,offset=%d,size=%d,file.driver=%s,file.file.driver=file,file.file.filename=%s",
+		e.start, e.end-e.start, diskformat.Named(j.Format).QEMU, image.Name(j.Image))
+}
+
+// onto is the same for a part of a disk or of a file.
+func onto(driver string, file *os.File, e extent) string {
+	return fmt.Sprintf("driver=raw,offset=%d,size=%d,file.driver=%s,file.filename=%s", e.start, e.end-e.start, driver, image.Name(file))
+}
+
+// fit moves the copy of the partition table to the end of a disk of that size, of which there
+// are but the ends, and adds a partition for the seed, which is from seedAt on.
+func fit(ctx context.Context, h host.Host, j Job, ends *os.File, size int64) (seedAt int64, err error) {
+	disk := image.Name(ends)
 	table, err := readTable(ctx, h, disk)
 	if err != nil || table.Label != "gpt" {
 		if err == nil && j.Seed != nil {
 			err = fail.New(fail.Usage, j.Seed.Name(), "write it to another disk of the machine", "the image has no GPT that a partition for the seed could be added to")
 		}
-		return err
+		return 0, err
 	}
 	sfdisk := func(input string, args ...string) error {
 		c := host.Cmd("sfdisk", append([]string{"--quiet", "--no-reread", "--no-tell-kernel"}, append(args, disk)...)...)
 		c.Stdin = input
 		return h.Run(ctx, c)
 	}
-	if d.Size > j.Size {
+	if size > j.Size {
 		if err := sfdisk("", "--relocate", "gpt-bak-std"); err != nil {
-			return err
+			return 0, err
 		}
 	}
 	if j.Seed != nil {
-		size, err := seedSize(j.Seed)
+		room, err := seedSize(j.Seed)
 		if err != nil {
-			return err
+			return 0, err
 		}
-		start := (d.Size-mib)/mib*mib - size
-		if err := sfdisk(fmt.Sprintf("start=%d, size=%d, type=%s, name=%s\n", start/sectorSize, size/sectorSize, linuxData, seedLabel), "--append"); err != nil {
-			return err
-		}
-		if _, err := j.Seed.Seek(0, io.SeekStart); err != nil {
-			return err
-		}
-		if _, err := io.Copy(io.NewOffsetWriter(d.file, start), j.Seed); err != nil {
-			return err
+		seedAt = (size-mib)/mib*mib - room
+		if err := sfdisk(fmt.Sprintf("start=%d, size=%d, type=%s, name=%s\n", seedAt/sectorSize, room/sectorSize, linuxData, seedLabel), "--append"); err != nil {
+			return 0, err
 		}
 	}
-	return h.Run(ctx, host.Cmd("sfdisk", "--quiet", "--verify", disk))
+	return seedAt, h.Run(ctx, host.Cmd("sfdisk", "--quiet", "--verify", disk))
 }
 
 type table struct{ Label string }
