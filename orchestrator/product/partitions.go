@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/klauspost/compress/zstd"
@@ -56,6 +57,23 @@ type partitionTable struct {
 	Partitions []partitionImage `json:"partitions"`
 }
 
+// Tools is what the script that restores it looks for before it erases anything.
+func (t partitionTable) Tools() []string {
+	tools := []string{"sha256sum", "blockdev", "sfdisk", "losetup", "dd", "sync", "zstd"}
+	if slices.ContainsFunc(t.Partitions, func(p partitionImage) bool { return p.Format == asPartclone }) {
+		tools = append(tools, "partclone.restore")
+	}
+	return tools
+}
+
+// script is a script of sh that restores it all, from files with those lines of sha256sum(1).
+func (t partitionTable) script(sums []string) ([]byte, error) {
+	return render(restoreTemplate, struct {
+		partitionTable
+		Sums []string
+	}{t, sums})
+}
+
 // partitions writes each partition into a file of its own, and what makes a disk of them.
 func (w *work) partitions() error {
 	disk, err := os.Open(w.Disk)
@@ -88,10 +106,7 @@ func (w *work) partitions() error {
 	for _, file := range w.made {
 		sums = append(sums, file.SHA256+"  "+file.Name)
 	}
-	script, err := render(restoreTemplate, struct {
-		partitionTable
-		Sums []string
-	}{all, sums})
+	script, err := all.script(sums)
 	if err != nil {
 		return err
 	}
