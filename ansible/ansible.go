@@ -67,6 +67,7 @@ const (
 	localPlugin     = "ansible.builtin.local"
 	guestPlugin     = "vmctl_guest" // of ours: talks to the agent of a guest
 	pluginAction    = "vmctl"       // of ours: applies a part of an entry in one call
+	shellPlugin     = "vmctl"       // of ours: has stand-ins found first
 	pluginGates     = "vmctl_gates" // of ours: waits before each entry
 	host            = "image"
 )
@@ -203,6 +204,9 @@ func (r Run) inventory() ([]byte, error) {
 		"ansible_su_flags":           "-s /bin/sh", // for accounts that nobody logs in to
 		"ansible_python_interpreter": "/usr/bin/python3",
 	})
+	if r.Guest == "" {
+		image["ansible_shell_type"] = shellPlugin
+	}
 	content := map[string]any{"all": map[string]any{"hosts": map[string]any{host: image}}}
 	if encrypted, err := withVault(content); err != nil || hasVault(encrypted) {
 		return encrypted, err

@@ -23,7 +23,7 @@ func (p Plan) facts(layer int) map[string]any {
 		"system_vendor": "QEMU", "product_name": "Standard PC", "form_factor": "Other",
 		"apparmor": map[string]any{"status": "enabled"}, "selinux": map[string]any{"status": "disabled"}, "fips": false,
 		"is_chroot": true, "service_mgr": "systemd", "uptime_seconds": 0,
-		"cmdline": map[string]any{}, "proc_cmdline": map[string]any{}, "dns": map[string]any{}, "lvm": map[string]any{"lvs": map[string]any{}, "vgs": map[string]any{}, "pvs": map[string]any{}},
+		"cmdline": map[string]any{}, "proc_cmdline": map[string]any{}, "lvm": map[string]any{"lvs": map[string]any{}, "vgs": map[string]any{}, "pvs": map[string]any{}},
 		"env": map[string]any{"HOME": "/root", "LANG": "C.UTF-8", "LOGNAME": "root", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "SHELL": "/bin/sh", "USER": "root"},
 	}
 	maps.Copy(facts, processorFacts(d.Test.CPUs))
@@ -68,6 +68,7 @@ func networkFacts() map[string]any {
 		"interfaces": []string{"lo", device}, "all_ipv4_addresses": []string{address}, "all_ipv6_addresses": []string{},
 		"default_ipv4": route, "default_ipv6": map[string]any{},
 		device: map[string]any{"active": true, "device": device, "ipv4": ipv4, "ipv6": []any{}, "macaddress": mac, "mtu": 1500, "promisc": false, "type": "ether"},
+		"dns":  map[string]any{"nameservers": []string{"10.0.2.3"}},
 		"lo":   map[string]any{"active": true, "device": "lo", "ipv4": map[string]any{"address": "127.0.0.1", "broadcast": "", "netmask": "255.0.0.0", "network": "127.0.0.0", "prefix": "8"}, "mtu": 65536, "promisc": false, "type": "loopback"},
 	}
 }

@@ -16,6 +16,9 @@ func TestFactsAreOfTheDefinition(t *testing.T) {
 			t.Errorf("%s: %v (%T), want %v", name, facts[name], facts[name], want)
 		}
 	}
+	if dns := facts["dns"]; !cmp.Equal(dns, map[string]any{"nameservers": []string{"10.0.2.3"}}) {
+		t.Errorf("dns: %v", dns)
+	}
 	mounts := facts["mounts"].([]any)
 	root := mounts[len(mounts)-1].(map[string]any)
 	if root["mount"] != "/" || root["fstype"] != "ext4" || root["size_total"].(int64) < 1<<30 {

@@ -75,6 +75,11 @@ func Enter(h host.Host, root, devices, hostname string, endProcesses func() erro
 	if err := bindResolver(h, tree, &stack); err != nil {
 		return nil, err
 	}
+	forget, err := knowItself(tree, hostname)
+	if err != nil {
+		return nil, err
+	}
+	stack.Push("forget the machine's name", forget)
 	daemon, err := standIns(tree)
 	if err != nil {
 		return nil, err

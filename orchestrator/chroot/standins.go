@@ -18,14 +18,14 @@ const StandIns = "/run/stand-ins"
 //go:embed standins
 var standInFiles embed.FS
 
-// later is the programs that do nothing but write down that they were called.
-var later = []string{"modprobe", "rmmod", "swapon", "swapoff", "reboot", "shutdown", "poweroff", "halt"}
+// sharing is programs that have a stand-in together with others, by its file.
+var sharing = map[string][]string{
+	"later":         {"modprobe", "rmmod", "swapon", "swapoff", "reboot", "shutdown", "poweroff", "halt"}, // do nothing but write down that they were called
+	"mount":         {"umount"},
+	"grub-mkconfig": {"update-grub", "update-grub2"},
+}
 
-const (
-	laterFile    = "later"
-	mountFile    = "mount" // also umount
-	deferredFile = "deferred"
-)
+const deferredFile = "deferred"
 
 // makeStandIns makes the folder.
 func makeStandIns(tree host.Tree) error {
@@ -46,12 +46,14 @@ func makeStandIns(tree host.Tree) error {
 			return err
 		}
 	}
-	for _, name := range later {
-		if err := tree.Symlink(laterFile, path.Join(StandIns, name)); err != nil {
-			return err
+	for file, programs := range sharing {
+		for _, name := range programs {
+			if err := tree.Symlink(file, path.Join(StandIns, name)); err != nil {
+				return err
+			}
 		}
 	}
-	return tree.Symlink(mountFile, path.Join(StandIns, "umount"))
+	return nil
 }
 
 // Deferred is what programs of the entered tree at root were called for and did not do, each

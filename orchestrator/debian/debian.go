@@ -25,6 +25,17 @@ func RepartPackages(suite string) []string {
 	return []string{"systemd-repart"}
 }
 
+// OwnAddress is where Debian puts the machine's own name (Debian Reference, 5.1.1).
+const OwnAddress = "127.0.1.1"
+
+// HostsLine is the line of hosts(5) for the machine's own name, which may be qualified.
+func HostsLine(hostname string) string {
+	if name, _, qualified := strings.Cut(hostname, "."); qualified {
+		hostname += " " + name
+	}
+	return OwnAddress + "\t" + hostname + "\n"
+}
+
 // Tool is a program and the package that brings it.
 type Tool struct{ Name, Package string }
 

@@ -2,12 +2,12 @@ package seal
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"path"
 	"slices"
 	"strings"
 
+	"github.com/btw-img/btw-img/orchestrator/debian"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/host"
 )
@@ -115,19 +115,11 @@ func lineFields(text string) [][]string {
 	return lines
 }
 
-// ownAddress is where Debian puts the machine's own name (Debian Reference, 5.1.1).
-const ownAddress = "127.0.1.1"
-
 // localhost is the hosts of a machine without a name.
 const localhost = "127.0.0.1\tlocalhost\n\n::1\tlocalhost ip6-localhost ip6-loopback\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"
 
 func hosts(hostname string) string {
-	name, _, qualified := strings.Cut(hostname, ".")
-	names := hostname
-	if qualified {
-		names += " " + name
-	}
-	return strings.Replace(localhost, "\n", fmt.Sprintf("\n%s\t%s\n", ownAddress, names), 1)
+	return strings.Replace(localhost, "\n", "\n"+debian.HostsLine(hostname), 1)
 }
 
 // mergeHosts is what was found, after those lines of ours whose address it lacks. The
@@ -138,7 +130,7 @@ func mergeHosts(ours, found string) string {
 	for line := range strings.Lines(ours) {
 		for _, fields := range lineFields(line) {
 			known := slices.ContainsFunc(there, func(other []string) bool {
-				if fields[0] == ownAddress {
+				if fields[0] == debian.OwnAddress {
 					return slices.Contains(other[1:], fields[1])
 				}
 				return other[0] == fields[0]

@@ -1,7 +1,9 @@
 """Applies one part of an entry: renders its values, and has tree.py apply all of its items
-to the tree in one call. Its part facts is those of the tree, by facts.py."""
+to the tree in one call. Its part facts is those of the tree, by facts.py. Its parts setup and
+modprobe do so in place of the modules of these names (callback_plugins/vmctl_gates.py)."""
 
 import ast
+import fnmatch
 import json
 import marshal
 import os
@@ -14,6 +16,7 @@ from ansible.errors import AnsibleError
 from ansible.module_utils.common.text.converters import to_text
 from ansible.plugins.action import ActionBase
 from ansible.plugins.action.template import ActionModule as Template
+from ansible.plugins.loader import cache_loader
 
 # How much of a file goes along with the call, in bytes. What is larger goes ahead of it.
 LARGEST = 64 << 10
@@ -42,6 +45,9 @@ class ActionModule(ActionBase):
         part = self._task.args['part']
         if part == 'facts':
             return dict(result, **self._facts(task_vars))
+        if part in ('setup', 'modprobe'):
+            arguments = {name: value for name, value in self._task.args.items() if name != 'part'}
+            return dict(result, **getattr(self, '_' + part)(arguments, task_vars))
         names, items, failed = [], [], []
         try:
             for name, item in listed(part, task_vars['vmctl_entry']):
@@ -81,6 +87,28 @@ class ActionModule(ActionBase):
         if found is None:
             return self._execute_module('ansible.legacy.setup', {'gather_subset': ['!all']}, task_vars=task_vars)
         return {'ansible_facts': found}
+
+    def _setup(self, arguments, task_vars):
+        """The facts that a task registers, which has them from no cache: it is told the machine's, too."""
+        asked = {name: value for name, value in arguments.items() if name != 'parallel'}  # which is of gather_facts
+        done = self._execute_module('ansible.legacy.setup', asked, task_vars=task_vars)
+        if 'ansible_facts' in done:
+            wanted, found = asked.get('filter') or ['*'], done['ansible_facts']
+            wanted = wanted.split(',') if isinstance(wanted, str) else wanted
+            done['ansible_facts'] = {
+                name: value for name, value in cache_loader.get('machine').machines(found, True).items()
+                if name in found or any(fnmatch.fnmatch(name, pattern) or fnmatch.fnmatch(name, 'ansible_' + pattern) for pattern in wanted)
+            }
+        return done
+
+    def _modprobe(self, arguments, task_vars):
+        """Has a stand-in write down that a module is to be loaded. What is kept in files, the module does."""
+        if arguments.get('persistent', 'disabled') != 'disabled':
+            return self._execute_module('community.general.modprobe', arguments, task_vars=task_vars)
+        if arguments.get('state') == 'absent':
+            return {'msg': 'The image has loaded no modules.'}
+        words = [str(arguments[name]) for name in ('name', 'params') if arguments.get(name)]
+        return self._execute_module('ansible.legacy.command', {'argv': ['modprobe', *words]}, task_vars=task_vars)
 
     # What tree.py needs of an item.
 
@@ -133,6 +161,7 @@ class ActionModule(ActionBase):
             script = 'set -e\n' + self._text(item['run'])
         values = self._values({key: item[key] for key in ('chdir', 'creates') if key in item}, task_vars)
         environment = {name: self._text(value) for name, value in item.get('environment', {}).items()}
+        environment = getattr(self._connection._shell, 'with_stand_ins', dict)(environment)  # a guest has none
         return dict({'chdir': '.', 'creates': None, 'script': script, 'environment': environment}, **values)
 
     def _values(self, mapping, task_vars):

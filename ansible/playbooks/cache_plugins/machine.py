@@ -46,7 +46,10 @@ class CacheModule(BaseCacheModule):
 
     def get(self, key):
         facts = self._facts[key]
-        prefixed = any(name.startswith("ansible_") for name in facts)
+        return self.machines(facts, any(name.startswith("ansible_") for name in facts))
+
+    def machines(self, facts, prefixed):
+        """Facts that were found, by names with ansible_ or without, as the machine's."""
         image = dict(self._kernel(), date_time=self._image["date_time"])
         image.update(self._image["facts"])
         kept = {

@@ -1,7 +1,8 @@
 """Waits before the first task of each entry until the entry's gate, a FIFO, is opened. A task
 that would restart the machine, and wait for that, is written down instead, and so is one that
-asks the kernel, which is the builder's, for its modules. Differences are told as documents, like
-all else that happens."""
+asks the kernel, which is the builder's, for its modules; facts that a task registers are the
+machine's. Handlers are no different. Differences are told as documents, like all else that
+happens."""
 
 import json
 import os
@@ -16,6 +17,8 @@ from ansible.plugins.loader import action_loader, connection_loader, module_load
 TEMPLATE = ('template', 'ansible.builtin.template', 'ansible.legacy.template')
 COPY = ('copy', 'ansible.builtin.copy', 'ansible.legacy.copy')
 MODPROBE = ('modprobe', 'community.general.modprobe')
+FACTS = tuple(prefix + name for name in ('setup', 'gather_facts') for prefix in ('', 'ansible.builtin.', 'ansible.legacy.'))
+OURS = 'ansible.legacy.vmctl'  # whatever collections a role is looked for in
 REBOOT = ('reboot', 'ansible.builtin.reboot', 'ansible.legacy.reboot')
 
 
@@ -31,12 +34,14 @@ class CallbackModule(CallbackBase):
         self.entry = None
         # Programs of the tree need not know.
         self.gates, self.connection = os.environ.pop('VMCTL_GATES'), os.environ.pop('VMCTL_CONNECTION')
+        self.stand_ins = os.environ.pop('VMCTL_STAND_INS', None)
 
     def v2_playbook_on_start(self, playbook):
         # Each task has a process of its own, a fork of this one. What is loaded here it need
         # not load again.
         connection_loader.get(self.connection, class_only=True)
         shell_loader.get('sh', class_only=True)
+        shell_loader.get('vmctl', class_only=True).stand_ins = self.stand_ins
         action_loader.get('vmctl', class_only=True)
         action_loader.get('ansible.legacy.copy', class_only=True)
         module_loader.find_plugin('vmctl')
@@ -47,17 +52,25 @@ class CallbackModule(CallbackBase):
             self.entry = entry
             with open(os.path.join(self.gates, str(entry)), 'rb') as gate:
                 gate.read()
-        in_guest = self.connection == 'vmctl_guest'  # where there is no stand-in to write it down
-        if task.action in REBOOT and in_guest:
+        self._replace(task)
+
+    def v2_playbook_on_handler_task_start(self, task):
+        self._replace(task)
+
+    def _replace(self, task):
+        """Gives a task another action, by which its arguments are rendered like those of any."""
+        if task.action in REBOOT and self._in_guest():
             task.action, task.args = 'ansible.builtin.debug', {'msg': 'The image restarts when it is used.'}
         elif task.action in REBOOT:
             task.action, task.args = 'ansible.builtin.command', {'argv': ['reboot']}
-        elif task.action in MODPROBE and not in_guest and 'persistent' not in task.args:
-            if task.args.get('state') == 'absent':
-                task.action, task.args = 'ansible.builtin.debug', {'msg': 'The image has loaded no modules.'}
-            else:
-                words = ['modprobe', str(task.args.get('name')), str(task.args.get('params') or '')]
-                task.action, task.args = 'ansible.builtin.command', {'cmd': ' '.join(words).strip()}
+        elif task.action in MODPROBE and not self._in_guest():
+            task.action, task.args = OURS, dict(task.args, part='modprobe')
+        elif task.action in FACTS and task.register and not task.async_val:
+            task.action, task.args = OURS, dict(task.args, part='setup')
+
+    def _in_guest(self):
+        """Whether there is no stand-in to write anything down."""
+        return self.connection == 'vmctl_guest'
 
     def v2_on_file_diff(self, result):
         told = result._result
