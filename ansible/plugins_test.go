@@ -12,7 +12,7 @@ import (
 )
 
 // Tasks and handlers of a playbook for a machine that runs, as Ansible itself runs them: what
-// acts on a running system is a call of a stand-in, whatever PATH a task sets, and facts are the
+// acts on a running system is a call of a stand-in, whatever PATH a task sets and by its path too, and facts are the
 // machine's.
 func TestTasksForRunningMachines(t *testing.T) {
 	folder, standIns, told := t.TempDir(), t.TempDir(), filepath.Join(t.TempDir(), "told")
@@ -25,16 +25,17 @@ func TestTasksForRunningMachines(t *testing.T) {
   tasks:
     - modprobe: {name: first, params: "{{ none_such | default(omit) }}", persistent: "{{ none_such | default(omit) }}"}
       notify: [restart, load]
-    - modprobe: {name: "{{ 'sec' + 'ond' }}", params: "a=1 {{ chosen }}"}
-    - modprobe: {name: third, state: "{{ 'absent' }}"}
+    - modprobe: {name: second, state: "{{ 'absent' }}"}
     - setup: {gather_subset: '!all', filter: '*_mb'}
       register: found
-    - command: modprobe {{ found.ansible_facts | dictsort | map('join', '=') | join(' ') }}
-    - command: modprobe fourth
+    - assert: {that: "found.ansible_facts == {'ansible_memtotal_mb': 7}"}
+    - command: modprobe third
       environment: {PATH: /usr/sbin:/usr/bin}
+    - shell: "/sbin/modprobe {{ 'fourth' }} && echo /sbin/modprobe >>` + told + `"
+    - command: {argv: [/usr/sbin/modprobe, "{{ chosen }}"]}
   handlers:
     - {name: restart, reboot: }
-    - {name: load, modprobe: {name: fifth, params: "{{ none_such | default(omit) }}"}}
+    - {name: load, modprobe: {name: "{{ 'fif' + 'th' }}", params: "a=1 {{ chosen }}"}}
 `,
 	} {
 		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
@@ -51,7 +52,7 @@ func TestTasksForRunningMachines(t *testing.T) {
 		Entries: []ansible.Entry{{Origin: "x", Name: "Command", Parts: map[string]any{
 			"run": "modprobe of-an-entry", "environment": map[string]any{"PATH": "/usr/sbin:/usr/bin"}, "chdir": "/",
 		}}},
-		Command: exec.CommandContext, Env: []string{"PATH=" + standIns + ":/usr/sbin:/usr/bin:/sbin:/bin", "VMCTL_STAND_INS=" + standIns, "LC_ALL=C.UTF-8"}, Log: &log,
+		Command: exec.CommandContext, Env: []string{"PATH=" + standIns + ":/usr/sbin:/usr/bin:/sbin:/bin", "VMCTL_STAND_INS=" + standIns, "VMCTL_STOOD_FOR=modprobe reboot", "LC_ALL=C.UTF-8"}, Log: &log,
 	}
 	if err := r.Apply(t.Context()); err != nil {
 		t.Fatalf("%v\n%s", err, &log)
@@ -60,7 +61,7 @@ func TestTasksForRunningMachines(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const want = "modprobe of-an-entry\nmodprobe first\nmodprobe second a=1 b=2\nmodprobe ansible_memtotal_mb=7\nmodprobe fourth\nreboot\nmodprobe fifth\n"
+	const want = "modprobe of-an-entry\nmodprobe first\nmodprobe third\nmodprobe fourth\n/sbin/modprobe\nmodprobe b=2\nreboot\nmodprobe fifth a=1 b=2\n"
 	if string(got) != want {
 		t.Errorf("what was called:\n%swant:\n%s%s", got, want, &log)
 	}

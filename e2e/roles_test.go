@@ -126,7 +126,7 @@ func TestRolesForRunningMachines(t *testing.T) {
 	}
 	var m orchestrator.Manifest
 	readJSON(t, filepath.Join(folder, "images/site/build.json"), &m)
-	for _, call := range []string{"systemctl start nginx", "systemctl start worker@one", "systemctl start ask", "reboot", "sysctl -p /etc/sysctl.d/90-hardening.conf", "systemctl start engine", "mount /dev/shm"} {
+	for _, call := range []string{"systemctl start nginx", "systemctl start worker@one", "systemctl start ask", "reboot", "sysctl -p /etc/sysctl.d/90-hardening.conf", "systemctl start engine", "mount /dev/shm", "update-grub", "udevadm trigger", "modprobe loop"} {
 		if !slices.Contains(m.Deferred, call) || !strings.Contains(r.stderr, "deferred "+call) {
 			t.Errorf("not deferred: %s\n%v\n%s", call, m.Deferred, r.stderr)
 		}

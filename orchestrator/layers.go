@@ -241,7 +241,7 @@ func (g *growing) provision(root string, from int, epoch time.Time, env []string
 	return Provision{
 		Secrets: used, Vault: g.secrets[vaultPassword],
 		Root: root, Chroot: g.host.Chroot(), Scratch: g.scratch("ansible"), Definition: &g.plan.Definition, Layer: layer, Facts: facts, Diff: g.diff,
-		Machine: g.plan.facts(g.layer), Project: g.plan.Project, Installed: g.plan.Installed, Epoch: epoch, Env: slices.Concat(env, epochEnv(epoch), []string{"PATH=" + chroot.StandIns + ":" + host.Variable(env, "PATH"), "VMCTL_STAND_INS=" + chroot.StandIns}), Log: g.log,
+		Machine: g.plan.facts(g.layer), Project: g.plan.Project, Installed: g.plan.Installed, Epoch: epoch, Env: slices.Concat(env, epochEnv(epoch), chroot.StandInsEnv(env)), Log: g.log,
 		AllowLocalhost: g.plan.AllowLocalhost,
 		Task:           g.told,
 	}

@@ -20,12 +20,15 @@ var standInFiles embed.FS
 
 // sharing is programs that have a stand-in together with others, by its file.
 var sharing = map[string][]string{
-	"later":         {"modprobe", "rmmod", "swapon", "swapoff", "reboot", "shutdown", "poweroff", "halt"}, // do nothing but write down that they were called
+	laterFile:       {"modprobe", "rmmod", "swapon", "swapoff", "reboot", "shutdown", "poweroff", "halt"}, // do nothing but write down that they were called
 	"mount":         {"umount"},
 	"grub-mkconfig": {"update-grub", "update-grub2"},
 }
 
-const deferredFile = "deferred"
+const (
+	laterFile    = "later"
+	deferredFile = "deferred"
+)
 
 // makeStandIns makes the folder.
 func makeStandIns(tree host.Tree) error {
@@ -54,6 +57,26 @@ func makeStandIns(tree host.Tree) error {
 		}
 	}
 	return nil
+}
+
+// StandInsEnv is the environment of what has programs of an entered tree run: the folder comes
+// first in its PATH, which is that of env, and it is told the folder and the programs.
+func StandInsEnv(env []string) []string {
+	var programs []string
+	for _, shared := range sharing {
+		programs = append(programs, shared...)
+	}
+	own, err := standInFiles.ReadDir("standins")
+	if err != nil {
+		panic(err) // it is embedded
+	}
+	for _, file := range own {
+		if file.Name() != laterFile {
+			programs = append(programs, file.Name())
+		}
+	}
+	slices.Sort(programs)
+	return []string{"PATH=" + StandIns + ":" + host.Variable(env, "PATH"), "VMCTL_STAND_INS=" + StandIns, "VMCTL_STOOD_FOR=" + strings.Join(programs, " ")}
 }
 
 // Deferred is what programs of the entered tree at root were called for and did not do, each

@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -70,9 +71,10 @@ esac
 		{"systemctl show -p LoadState a", "LoadState=loaded\n", ""},
 		{"systemctl is-active a", "inactive\nexit 3\n", ""},
 		{"systemctl list-units", "", ""},
-		{"systemctl enable --now a", "really 1 enable --now a\n", "systemctl start a"},
-		{"timedatectl set-ntp true", "really 1 --quiet enable --now systemd-timesyncd.service\n", "systemctl start systemd-timesyncd.service"},
-		{"timedatectl --no-ask-password set-ntp 0", "really 1 --quiet disable --now systemd-timesyncd.service\n", ""},
+		{"systemctl enable --now a", "really 1 enable a\n", "systemctl start a"},
+		{"systemctl mask a --now", "really 1 mask a\n", ""},
+		{"timedatectl set-ntp true", "really 1 --quiet enable systemd-timesyncd.service\n", "systemctl start systemd-timesyncd.service"},
+		{"timedatectl --no-ask-password set-ntp 0", "really 1 --quiet disable systemd-timesyncd.service\n", ""},
 		{"timedatectl set-ntp perhaps", "exit 1\n", ""},
 		{"timedatectl set-time 12:00", "", "timedatectl set-time 12:00"},
 		{"timedatectl show -P CanNTP", "yes\n", ""},
@@ -115,5 +117,17 @@ func TestNoServiceForTheClock(t *testing.T) {
 	out, err := exec.Command(filepath.Join(root, StandIns, "timedatectl"), "set-ntp", "true").CombinedOutput()
 	if err == nil || string(out) != "Failed to set ntp: NTP not supported\n" {
 		t.Errorf("%s, %v", out, err)
+	}
+}
+
+// What has programs of a tree run is told which of them stand in for others.
+func TestStandInsEnv(t *testing.T) {
+	got := StandInsEnv([]string{"PATH=/usr/bin"})
+	want := []string{
+		"PATH=/run/stand-ins:/usr/bin", "VMCTL_STAND_INS=/run/stand-ins",
+		"VMCTL_STOOD_FOR=grub-mkconfig halt modprobe mount poweroff reboot rmmod service shutdown swapoff swapon sysctl systemctl timedatectl udevadm umount update-grub update-grub2",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q", got)
 	}
 }

@@ -1,11 +1,12 @@
 """Waits before the first task of each entry until the entry's gate, a FIFO, is opened. A task
 that would restart the machine, and wait for that, is written down instead, and so is one that
-asks the kernel, which is the builder's, for its modules; facts that a task registers are the
-machine's. Handlers are no different. Differences are told as documents, like all else that
+asks the kernel, which is the builder's, for its modules; a program that a command calls by its
+path is its stand-in; facts that a task registers are the machine's. Handlers are no different. Differences are told as documents, like all else that
 happens."""
 
 import json
 import os
+import re
 
 from ansible import constants as C
 from ansible.errors import AnsibleError
@@ -14,11 +15,22 @@ from ansible.parsing.vault import is_encrypted_file
 from ansible.plugins.callback import CallbackBase
 from ansible.plugins.loader import action_loader, connection_loader, module_loader, shell_loader
 
+try:
+    from ansible.template import is_trusted_as_template, trust_as_template
+except ImportError:  # before 2.19, where all text is that is not unsafe
+
+    def is_trusted_as_template(text):
+        return not getattr(text, '__UNSAFE__', False)
+
+    def trust_as_template(text):
+        return text
+
 TEMPLATE = ('template', 'ansible.builtin.template', 'ansible.legacy.template')
 COPY = ('copy', 'ansible.builtin.copy', 'ansible.legacy.copy')
 MODPROBE = ('modprobe', 'community.general.modprobe')
 FACTS = tuple(prefix + name for name in ('setup', 'gather_facts') for prefix in ('', 'ansible.builtin.', 'ansible.legacy.'))
 OURS = 'ansible.legacy.vmctl'  # whatever collections a role is looked for in
+COMMAND = tuple(prefix + name for name in ('command', 'shell') for prefix in ('', 'ansible.builtin.', 'ansible.legacy.'))
 REBOOT = ('reboot', 'ansible.builtin.reboot', 'ansible.legacy.reboot')
 
 
@@ -34,7 +46,8 @@ class CallbackModule(CallbackBase):
         self.entry = None
         # Programs of the tree need not know.
         self.gates, self.connection = os.environ.pop('VMCTL_GATES'), os.environ.pop('VMCTL_CONNECTION')
-        self.stand_ins = os.environ.pop('VMCTL_STAND_INS', None)
+        self.stand_ins, stood_for = os.environ.pop('VMCTL_STAND_INS', None), os.environ.pop('VMCTL_STOOD_FOR', '').split()
+        self.by_path = re.compile(r'\s*(?:/usr)?/s?bin/(%s)(?!\S)' % '|'.join(map(re.escape, stood_for)))
 
     def v2_playbook_on_start(self, playbook):
         # Each task has a process of its own, a fork of this one. What is loaded here it need
@@ -67,6 +80,15 @@ class CallbackModule(CallbackBase):
             task.action, task.args = OURS, dict(task.args, part='modprobe')
         elif task.action in FACTS and task.register and not task.async_val:
             task.action, task.args = OURS, dict(task.args, part='setup')
+        elif task.action in COMMAND and self.stand_ins and not self._in_guest():
+            task.args = {name: self._called(value) if name in ('_raw_params', 'cmd', 'argv') else value for name, value in task.args.items()}
+
+    def _called(self, command):
+        """A command that begins with a program by its path, with the stand-in in its place."""
+        if isinstance(command, list):
+            return [self._called(word) for word in command[:1]] + command[1:]
+        found = self.by_path.match(command) if isinstance(command, str) and is_trusted_as_template(command) else None
+        return trust_as_template('%s/%s%s' % (self.stand_ins, found.group(1), command[found.end():])) if found else command
 
     def _in_guest(self):
         """Whether there is no stand-in to write anything down."""
