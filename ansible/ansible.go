@@ -85,18 +85,18 @@ func (r Run) Apply(ctx context.Context) error {
 
 	inner, cancel := context.WithCancel(ctx)
 	opened := make(chan error, 1)
-	go func() {
-		err := r.openGates(inner)
-		if err != nil {
-			cancel()
-		}
-		opened <- err
-	}()
 	events := newStream(r.Log, r.OnEvent)
 	events.projects, events.guest = []string{r.Project.Folder, r.Project.Installed}, r.Guest != ""
 	for _, entry := range r.Entries {
 		events.origins = append(events.origins, entry.Origin)
 	}
+	go func() {
+		err := r.openGates(inner, events.begin)
+		if err != nil {
+			cancel()
+		}
+		opened <- err
+	}()
 	runner := &processes{start: r.Command, env: r.environment(), dir: r.Scratch}
 	executor := execute.NewDefaultExecute(
 		execute.WithCmd(r.command()),
@@ -115,16 +115,10 @@ func (r Run) Apply(ctx context.Context) error {
 		return ctx.Err()
 	case runner.last != nil && runner.last.failed() == nil: // a failure was rescued, where there was one
 		return execution
-	case events.failure != nil:
-		return events.failure
 	case errors.Is(runner.last.failed(), exec.ErrNotFound):
 		return &fail.Error{Kind: fail.Host, Hint: "run 'vmctl doctor --install-missing'", Err: runner.last.failed()}
 	case runner.last.failed() != nil:
-		failure := &fail.Error{Kind: fail.Build, Op: "ansible-playbook", Tail: events.tail(), Err: runner.last.failed()}
-		if needsVault.MatchString(failure.Tail) {
-			failure.Hint = hintVault
-		}
-		return failure
+		return events.whyFailed(runner.last.failed())
 	}
 	return execution
 }

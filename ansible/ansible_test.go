@@ -290,8 +290,56 @@ printf '"}},"task":{"name":"long"}}\n'
 func TestAFailureWithoutAnEventShowsTheLastLines(t *testing.T) {
 	r := fakeAnsible(t, `echo "ERROR! the playbook could not be found" >&2; exit 4`)
 	err := r.Apply(t.Context())
-	if fail.ExitCode(err) != 4 || !strings.Contains(err.Error(), "exit status 4") || !strings.Contains(fail.Tail(err), "could not be found") {
+	if fail.ExitCode(err) != 4 || err.Error() != "ansible-playbook: the playbook could not be found" {
+		t.Errorf("error %v", err)
+	}
+	err = fakeAnsible(t, "echo killed >&2; exit 9").Apply(t.Context())
+	if fail.ExitCode(err) != 4 || err.Error() != "ansible-playbook: exit status 9" || fail.Tail(err) != "killed" {
 		t.Errorf("error %v, tail %q", err, fail.Tail(err))
+	}
+}
+
+// What ends a run need not be a task: a failure before it was rescued. It is told with the entry
+// that has begun, as old and new Ansible say it.
+func TestWhatAnsibleGivesUpForIsTheCause(t *testing.T) {
+	const handler = "The requested handler 'nobody' was not found"
+	for name, tc := range map[string]struct{ script, want, tail string }{
+		"after a rescue":          {"cat <<'EOF'\n" + failed + "\nEOF\necho \"ERROR! " + handler + "\" >&2; exit 1", "commands.d/x.yml:2: ansible-playbook: " + handler, ""},
+		"after a rescue, new":     {"cat <<'EOF'\n" + failed + "\nEOF\necho \"[ERROR]: " + handler + "\" >&2; exit 1", "commands.d/x.yml:2: ansible-playbook: " + handler, ""},
+		"rescued, then a failure": {"echo '[ERROR]: no such file' >&2; sleep 0.1; cat <<'EOF'\n" + failed + "\nEOF\nexit 4", "install.d/x.yml:7: Web: packages nginx: non-zero return code (exit status 100)", "E: no such package\nE: give up"},
+		"told beside its event":   {"cat <<'EOF'\n" + failed + "\nEOF\necho '[ERROR]: no such role' >&2; exit 2", "install.d/x.yml:7: Web: packages nginx: non-zero return code (exit status 100)", "E: no such package\nE: give up"},
+		"unknown module":          {"cat >&2 <<'EOF'\nERROR! couldn't resolve module/action 'x'.\n\nThe error appears to be in '/defs/playbooks/a.yml': line 4, column 7, but may\nbe elsewhere\nEOF\nexit 4", "commands.d/x.yml:2 (playbooks/a.yml:4): couldn't resolve module/action 'x'.", "The error appears to be in '/defs/playbooks/a.yml': line 4, column 7, but may\nbe elsewhere"},
+		"unknown module, new":     {"cat >&2 <<'EOF'\n[ERROR]: couldn't resolve module/action 'x'.\nOrigin: /defs/roles/a b/tasks/main.yml:4:7\nEOF\nexit 4", "commands.d/x.yml:2 (roles/a b/tasks/main.yml:4): couldn't resolve module/action 'x'.", "Origin: /defs/roles/a b/tasks/main.yml:4:7"},
+	} {
+		r := fakeAnsible(t, "for gate in 0 1 2; do cat gates/$gate; done; sleep 0.05\n"+tc.script)
+		r.Project.Folder = "/defs"
+		if err := r.Apply(t.Context()); fail.ExitCode(err) != 4 || err.Error() != tc.want || fail.Tail(err) != tc.tail {
+			t.Errorf("%s: error %q, tail %q", name, err, fail.Tail(err))
+		}
+	}
+}
+
+// What debug tells is what its task prints, but for what no_log hides.
+func TestWhatDebugTellsIsShown(t *testing.T) {
+	r := fakeAnsible(t, `cat <<'EOF'
+{"_event":"v2_runner_on_ok","hosts":{"image":{"_ansible_verbose_always":true,"action":"debug","changed":false,"msg":"hello"}},"task":{"name":"a"}}
+{"_event":"v2_runner_on_ok","hosts":{"image":{"_ansible_verbose_always":true,"action":"ansible.builtin.debug","changed":false,"port":80}},"task":{"name":"b"}}
+{"_event":"v2_runner_on_ok","hosts":{"image":{"action":"debug","changed":false,"msg":"All items completed","results":[{"_ansible_verbose_always":true,"item":1,"msg":"one"},{"_ansible_verbose_always":true,"item":2,"ansible_loop_var":"item","port":80}]}},"task":{"name":"c"}}
+{"_event":"v2_runner_on_ok","hosts":{"image":{"action":"debug","censored":"hidden","changed":false}},"task":{"name":"d"}}
+{"_event":"v2_runner_on_ok","hosts":{"image":{"_ansible_verbose_always":true,"action":"assert","msg":"All assertions passed"}},"task":{"name":"e"}}
+EOF`)
+	var log bytes.Buffer
+	var told []string
+	r.Log, r.OnEvent = &log, func(e ansible.Event) { told = append(told, e.Output) }
+	if err := r.Apply(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"hello", "port: 80", "ok => 1\none\nok => 2\nport: 80", "", ""}; !slices.Equal(told, want) {
+		t.Errorf("told: %q", told)
+	}
+	const want = "ok: [] a\nhello\nok: [] b\nport: 80\nok: [] c\nok => 1\none\nok => 2\nport: 80\nok: [] d\nok: [] e\n"
+	if log.String() != want {
+		t.Errorf("the log is %s", &log)
 	}
 }
 

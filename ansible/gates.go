@@ -31,8 +31,9 @@ func (r Run) makeGates() error {
 
 func (r Run) gate(entry int) string { return filepath.Join(r.gates(), strconv.Itoa(entry)) }
 
-// openGates opens one gate after the other, when Begin says so, until ctx ends.
-func (r Run) openGates(ctx context.Context) error {
+// openGates opens one gate after the other, when Begin says so, until ctx ends. It tells the
+// origin of each entry before that begins.
+func (r Run) openGates(ctx context.Context, begins func(origin string)) error {
 	for entry := range r.Entries {
 		gate, err := arrival(ctx, r.gate(entry))
 		if err != nil {
@@ -41,6 +42,7 @@ func (r Run) openGates(ctx context.Context) error {
 		if r.Begin != nil {
 			err = r.Begin(ctx, entry)
 		}
+		begins(r.Entries[entry].Origin)
 		if err := errors.Join(err, gate.Close()); err != nil { // its end is what the reader waits for
 			return err
 		}

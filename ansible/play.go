@@ -66,7 +66,7 @@ func (r Run) play() ([]byte, error) {
 			}
 		}
 		if len(tasks) == before { // it has a gate all the same
-			add(map[string]any{"name": name, "ansible.builtin.debug": map[string]any{}}, nil)
+			add(map[string]any{"name": name, "ansible.builtin.debug": map[string]any{"msg": ""}}, nil)
 		}
 	}
 	return json.Marshal([]map[string]any{{

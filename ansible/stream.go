@@ -9,8 +9,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -49,6 +52,8 @@ type stream struct {
 	origin   string   // of the last task that named one, for tasks of roles
 	diff     string   // of the task that is about to end
 	failure  error    // last task that failed: one before it was rescued
+	begun    string   // origin of the entry that began last
+	fatal    []string // what Ansible says since it gave up, no task having failed after that
 	lines    []string
 }
 
@@ -122,6 +127,48 @@ type outcome struct {
 	Censored     string          `json:"censored"`
 	Return       *int            `json:"rc"`
 	Item         json.RawMessage `json:"item"`
+	ToldAlways   bool            `json:"_ansible_verbose_always"`
+
+	told string // what debug was to tell: a message, or a variable
+}
+
+// UnmarshalJSON also reads what debug tells, whose key is the name of a variable.
+func (o *outcome) UnmarshalJSON(content []byte) error {
+	type plain outcome
+	if err := json.Unmarshal(content, (*plain)(o)); err != nil || !o.ToldAlways {
+		return err
+	}
+	if o.told = text(o.Message); o.Message != nil {
+		return nil
+	}
+	var keys map[string]json.RawMessage
+	if err := json.Unmarshal(content, &keys); err != nil {
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(keys)) {
+		if !strings.HasPrefix(name, "_ansible_") && !slices.Contains(besideVariable, name) {
+			o.told = name + ": " + text(keys[name])
+		}
+	}
+	return nil
+}
+
+// besideVariable is what else a result has in which debug tells a variable.
+var besideVariable = []string{"action", "changed", "failed", "item", "ansible_loop_var", "ansible_index_var", "ansible_loop", "warnings", "deprecations"}
+
+// debugAction is the module that tells what it was given.
+var debugAction = regexp.MustCompile(`^(?:ansible\.(?:builtin|legacy)\.)?debug$`)
+
+// printed has what debug tells stand where what programs print does.
+func (o outcome) printed() outcome {
+	if len(o.Results) == 0 {
+		o.Stdout = o.told
+	}
+	o.Results = slices.Clone(o.Results)
+	for i := range o.Results {
+		o.Results[i].Stdout = o.Results[i].told
+	}
+	return o
 }
 
 func (s *stream) line(line []byte) {
@@ -134,6 +181,7 @@ func (s *stream) line(line []byte) {
 		if len(s.lines) > keptLines {
 			s.lines = s.lines[1:]
 		}
+		s.afterFatal(string(line))
 		return
 	}
 	s.document(d)
@@ -207,9 +255,17 @@ func (s *stream) outcome(event, task string, o outcome) {
 	if o.Action == pluginAction {
 		s.items(task, o.Results)
 	}
+	debugs := debugAction.MatchString(o.Action) && status == "ok"
+	if debugs {
+		o = o.printed()
+	}
 	output := o.output()
-	if output != "" {
-		fmt.Fprintln(s.log, output)
+	logged := output
+	if debugs {
+		logged = o.shown(output)
+	}
+	if logged != "" {
+		fmt.Fprintln(s.log, logged)
 	}
 	diff := strings.TrimRight(s.diff, "\n")
 	s.diff = ""
@@ -224,7 +280,7 @@ func (s *stream) outcome(event, task string, o outcome) {
 	}
 	s.onEvent(Event{Origin: s.origin, Task: task, Status: status, Output: o.shown(output), Diff: begin(diff, longestDiff)})
 	if status == "failed" && !o.IgnoreErrors {
-		s.failure = s.taskFailure(task, o)
+		s.failure, s.fatal = s.taskFailure(task, o), nil
 		fmt.Fprintln(s.log, s.failure)
 	}
 }
@@ -357,13 +413,59 @@ func text(raw json.RawMessage) string {
 	return string(raw)
 }
 
+// fatalMarks is what Ansible begins the reason with why it gives up: 2.14, and 2.19.
+var fatalMarks = []string{"ERROR! ", "[ERROR]: "}
+
+// afterFatal keeps a line that says why Ansible gives up, and those after it.
+func (s *stream) afterFatal(line string) {
+	for _, mark := range fatalMarks {
+		if message, ok := strings.CutPrefix(line, mark); ok {
+			s.fatal = []string{message}
+			return
+		}
+	}
+	if len(s.fatal) > 0 && len(s.fatal) < keptLines {
+		s.fatal = append(s.fatal, line)
+	}
+}
+
+// fatalPlace is where Ansible says that the mistake is.
+var fatalPlace = regexp.MustCompile(`(?m)^Origin: (.+?):([0-9]+)(?::[0-9]+)?$|The error appears to be in '(.+)': line ([0-9]+)`)
+
+// failedHosts is the exit status of ansible-playbook when tasks have failed, of which events tell.
+const failedHosts = 2
+
+// whyFailed is the error of a run that ended with err: what ended it, be that a task or not.
+func (s *stream) whyFailed(err error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	exit, exited := errors.AsType[*exec.ExitError](err)
+	if s.failure != nil && (len(s.fatal) == 0 || exited && exit.ExitCode() == failedHosts) {
+		return s.failure
+	}
+	failure := &fail.Error{Kind: fail.Build, Op: strings.TrimPrefix(s.begun+": ansible-playbook", ": "), Tail: strings.Join(s.lines, "\n"), Err: err}
+	if len(s.fatal) > 0 {
+		whole := withoutTemplates(strings.Join(s.fatal, "\n"))
+		message, rest, _ := strings.Cut(whole, "\n")
+		failure.Tail, failure.Err = strings.TrimSpace(rest), errors.New(strings.TrimSpace(message))
+		if at := fatalPlace.FindStringSubmatch(whole); at != nil {
+			failure.Op = cmp.Or(s.begun, "ansible-playbook") + s.place(at[1]+at[3]+":"+at[2]+at[4])
+		}
+	}
+	if needsVault.MatchString(failure.Err.Error() + failure.Tail) {
+		failure.Hint = hintVault
+	}
+	return failure
+}
+
 func lastLines(text string, n int) string {
 	lines := strings.Split(strings.TrimSpace(text), "\n")
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }
 
-func (s *stream) tail() string {
+// begin notes that an entry begins.
+func (s *stream) begin(origin string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return strings.Join(s.lines, "\n")
+	s.begun = origin
 }
