@@ -337,12 +337,18 @@ func copied(d definition.Definition) (definition.Definition, error) {
 // sharedCollections is where Ansible finds collections besides its own.
 const sharedCollections = "/usr/share/ansible/collections"
 
-// installedCollections is the digest of the collections in a folder: of their lists of
-// files with digests, and of a collection that has none, all of it.
+// installedCollections is the digest of the collections in a folder that nobody edits.
 func installedCollections(ctx context.Context, folder string) (string, error) {
-	found, err := filepath.Glob(filepath.Join(folder, "ansible_collections", "*", "*"))
+	digest, _, err := collectionsIn(ctx, folder, true)
+	return digest, err
+}
+
+// collectionsIn is the digest of the collections in a folder, and how many there are: of all
+// that is in them, or where listed, of their lists of files with digests, if they have one.
+func collectionsIn(ctx context.Context, folder string, listed bool) (digest string, number int, err error) {
+	found, err := filepath.Glob(filepath.Join(globbed.Replace(folder), "ansible_collections", "*", "*"))
 	if err != nil {
-		return "", err
+		return "", 0, err
 	}
 	slices.Sort(found)
 	var all []string
@@ -350,21 +356,32 @@ func installedCollections(ctx context.Context, folder string) (string, error) {
 		if info, err := os.Stat(collection); err != nil || !info.IsDir() {
 			continue
 		}
-		digest, _, err := image.Digest(ctx, filepath.Join(collection, "FILES.json"))
+		digest, err := collectionDigest(ctx, collection, listed)
 		if err != nil {
-			var in folderDigest
-			if err = in.add(ctx, collection); err == nil {
-				digest = digestOf(in.lines)
-			}
-		}
-		if err != nil {
-			return "", err
+			return "", 0, err
 		}
 		name, err := filepath.Rel(folder, collection)
 		if err != nil {
-			return "", err
+			return "", 0, err
 		}
 		all = append(all, name, digest)
+		number++
 	}
-	return digestOf(all), nil
+	return digestOf(all), number, nil
 }
+
+func collectionDigest(ctx context.Context, folder string, listed bool) (string, error) {
+	if listed {
+		if digest, _, err := image.Digest(ctx, filepath.Join(folder, "FILES.json")); err == nil {
+			return digest, nil
+		}
+	}
+	var in folderDigest
+	if err := in.add(ctx, folder); err != nil {
+		return "", err
+	}
+	return digestOf(in.lines), nil
+}
+
+// globbed is a path in a pattern of filepath.Match that means itself.
+var globbed = strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`)

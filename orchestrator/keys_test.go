@@ -508,6 +508,32 @@ func TestCollectionsOfAllUsersCount(t *testing.T) {
 	}
 }
 
+// Those of the project are edited where they lie, whatever their lists say; folders may be called
+// anything.
+func TestCollectionsOfTheProjectCountWholly(t *testing.T) {
+	folder := filepath.Join(t.TempDir(), "a [b]*")
+	role := filepath.Join(folder, "collections/ansible_collections/acme/tools/roles/motd/tasks/main.yml")
+	list := filepath.Join(folder, "collections/ansible_collections/acme/tools/FILES.json")
+	if err := errors.Join(os.MkdirAll(filepath.Dir(role), 0o755), os.WriteFile(role, []byte("[]\n"), 0o644), os.WriteFile(list, []byte("{}"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	digest := func() string {
+		r := reading{ctx: t.Context(), plan: Plan{Project: folder}}
+		d, err := r.project(definition.InstallEntry{Roles: []definition.Role{{Name: "acme.tools.motd"}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	before := digest()
+	if err := os.WriteFile(role, []byte("- command: id\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if digest() == before {
+		t.Error("an edited role of a collection changes nothing")
+	}
+}
+
 func TestATarballCountsByItsBytes(t *testing.T) {
 	const name = "install.d/base.yml"
 	p := base.with(name, "source: {bootstrap: {suite: trixie, keyring: base/mirror.gpg}}", "source: {tarball: {path: base/root.tar}}")

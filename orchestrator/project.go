@@ -5,6 +5,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/btw-img/btw-img/orchestrator/definition"
@@ -20,13 +22,69 @@ const (
 	playbooksFolder   = "playbooks"
 )
 
-// inventoryFolders is those of variables, which every entry has.
-var inventoryFolders = []string{"group_vars", "host_vars"}
+// The folders of variables beside an inventory, or a playbook.
+const (
+	groupVars = "group_vars"
+	hostVars  = "host_vars"
+)
 
-// sharedFolders is those that any role or playbook may read, but for roles and collections.
-var sharedFolders = []string{
-	"group_vars", "host_vars", "library", "module_utils",
-	"action_plugins", "filter_plugins", "lookup_plugins", "test_plugins",
+// inventoryFolders is those of variables, of which each entry has what is the image's.
+var inventoryFolders = []string{groupVars, hostVars}
+
+// pluginFolders is those that any role or playbook may read, but for roles and collections.
+var pluginFolders = []string{"library", "module_utils", "action_plugins", "filter_plugins", "lookup_plugins", "test_plugins"}
+
+// imageVariables is where Ansible finds variables of the image beside its inventory, which is the
+// host image in no group but those that every host is in: a folder or a file, by any of these
+// endings.
+var imageVariables = map[string][]string{groupVars: {"all", "ungrouped"}, hostVars: {"image"}}
+
+var variableEndings = []string{"", ".yml", ".yaml", ".json"}
+
+// ofImage is the folders and files of variables that are read for the image, of all that a folder has.
+func ofImage(folder string) (paths []string) {
+	for _, kind := range inventoryFolders {
+		for _, name := range imageVariables[kind] {
+			for _, ending := range variableEndings {
+				path := filepath.Join(folder, kind, name+ending)
+				if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+					paths = append(paths, path)
+				}
+			}
+		}
+	}
+	return paths
+}
+
+// joinsGroups is what has the image join other groups while entries are applied, or names the
+// folders of variables.
+var joinsGroups = regexp.MustCompile(`\b(?:group_by|add_host|group_vars|host_vars|inventory_dir|inventory_file)\b`)
+
+// variableFiles is the digests of the variables beside the inventory: those that are the image's,
+// or all of them where more may be read.
+func (r *reading) variableFiles(more bool) (digests []string, err error) {
+	paths := ofImage(r.plan.Project)
+	if more || joinsGroups.MatchString(r.text.String()) {
+		paths = nil
+		for _, name := range inventoryFolders {
+			paths = append(paths, filepath.Join(r.plan.Project, name))
+		}
+	}
+	for _, path := range paths {
+		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		digest, err := r.folder(path)
+		if err != nil {
+			return nil, err
+		}
+		name, err := filepath.Rel(r.plan.Project, path)
+		if err != nil {
+			return nil, err
+		}
+		digests = append(digests, name, digest)
+	}
+	return digests, nil
 }
 
 // found is the folders of that name in which Ansible looks, the first first.
@@ -64,7 +122,7 @@ func (s *stager) project(path string) (string, error) {
 	if err := errors.Join(os.MkdirAll(target, 0o755), s.roles(filepath.Join(path, rolesFolder))); err != nil {
 		return "", err
 	}
-	for _, name := range append([]string{collectionsFolder, playbooksFolder}, sharedFolders...) {
+	for _, name := range slices.Concat([]string{collectionsFolder, playbooksFolder}, inventoryFolders, pluginFolders) {
 		folder, err := filepath.EvalSymlinks(filepath.Join(path, name))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -86,20 +144,9 @@ func (r *reading) inventoryVariables(layer *definition.Layer) (string, error) {
 	if !strings.Contains(all, "{{") && !strings.Contains(all, "{%") {
 		return "", nil
 	}
-	var digests []string
-	for _, name := range inventoryFolders {
-		path := filepath.Join(r.plan.Project, name)
-		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		digest, err := r.folder(path)
-		if err != nil {
-			return "", err
-		}
-		digests = append(digests, name, digest)
-	}
-	if len(digests) == 0 {
-		return "", nil
+	digests, err := r.variableFiles(joinsGroups.MatchString(all))
+	if err != nil || len(digests) == 0 {
+		return "", err
 	}
 	return digestOf(digests), nil
 }
@@ -119,7 +166,7 @@ func (r *reading) project(entry definition.InstallEntry) (string, error) {
 		return "", err
 	}
 	all := []string{digests}
-	folders := sharedFolders
+	folders := pluginFolders
 	if len(entry.Playbooks) > 0 { // which may apply any role, also of collections
 		r.opaque = true
 		folders = append([]string{playbooksFolder}, folders...)
@@ -136,12 +183,26 @@ func (r *reading) project(entry definition.InstallEntry) (string, error) {
 		}
 		all = append(all, digest)
 	}
-	for _, folder := range r.plan.found(collectionsFolder) {
-		collections, err := installedCollections(r.ctx, folder)
-		if err != nil {
-			return "", err
-		}
-		all = append(all, collections)
+	collections, any, err := r.collections()
+	if err != nil {
+		return "", err
 	}
-	return digestOf(all), nil
+	variables, err := r.variableFiles(any) // roles of collections are not looked at
+	if err != nil {
+		return "", err
+	}
+	return digestOf(all, collections, variables), nil
+}
+
+// collections is the digests of the collections of the project, all that is in them, since they
+// are there to be changed, and of those that were installed. any says whether there are some.
+func (r *reading) collections() (digests []string, any bool, err error) {
+	for _, folder := range r.plan.found(collectionsFolder) {
+		digest, some, err := collectionsIn(r.ctx, folder, folder != filepath.Join(r.plan.Project, collectionsFolder))
+		if err != nil {
+			return nil, false, err
+		}
+		digests, any = append(digests, digest), any || some > 0
+	}
+	return digests, any, nil
 }

@@ -2,6 +2,7 @@ package orchestrator
 
 import (
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -172,6 +173,36 @@ func TestVariablesBesideTheInventoryCount(t *testing.T) {
 	for i, want := range []bool{true, false, true, false} {
 		if (before[i] != after[i]) != want {
 			t.Errorf("entry %d: %t", i, !want)
+		}
+	}
+}
+
+// Those of another group count where an entry may have the image join it.
+func TestVariablesOfOtherGroups(t *testing.T) {
+	p := project{
+		"install.d/x.yml":            "source: {bootstrap: {suite: trixie}}\ninstall: [{files: [{path: /a, content: 'of {{ site }}'}]}, {roles: [plain]}, {roles: [joins]}, {playbooks: [site.yml]}]\n",
+		"roles/plain/tasks/main.yml": "- debug: {msg: '{{ site }}'}\n", "roles/joins/tasks/main.yml": "- group_by: {key: web}\n",
+		"playbooks/site.yml": "- hosts: all\n  tasks: []\n",
+		"group_vars/all.yml": "site: here\n", "group_vars/web.yml": "site: web\n", "host_vars/image/a.yml": "a: b\n",
+	}
+	changes := func(p, other project) (entries []bool) {
+		before, after := p.parts(t, "x").Layers[0], other.parts(t, "x").Layers[0]
+		for i := range before {
+			entries = append(entries, before[i] != after[i])
+		}
+		return entries
+	}
+	if got := changes(p, p.with("group_vars/web.yml", "web", "other")); !slices.Equal(got, []bool{false, false, true, true}) {
+		t.Errorf("another group: %t", got)
+	}
+	alone := maps.Clone(p)
+	alone["roles/joins/tasks/main.yml"] = "[]\n"
+	if got := changes(alone, alone.with("group_vars/web.yml", "web", "other")); slices.Contains(got, true) {
+		t.Errorf("another group, which nothing joins: %t", got)
+	}
+	for name, text := range map[string]string{"group_vars/all.yml": "here", "host_vars/image/a.yml": "b"} {
+		if got := changes(alone, alone.with(name, text, "other")); slices.Contains(got, false) {
+			t.Errorf("%s: %t", name, got)
 		}
 	}
 }

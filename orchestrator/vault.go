@@ -146,10 +146,7 @@ func (p Plan) vaulted(ctx context.Context) (all []definition.Vaulted, err error)
 		}
 	}
 	uses := len(roles) > 0 || playbooks
-	var folders []string
-	for _, name := range inventoryFolders {
-		folders = append(folders, filepath.Join(p.Project, name))
-	}
+	folders := ofImage(p.Project)
 	if playbooks {
 		folders = append(append(folders, filepath.Join(p.Project, playbooksFolder)), p.rolesPaths()...)
 	}
@@ -176,6 +173,9 @@ func (p Plan) vaultedBelow(ctx context.Context, folder string, whole bool) (all 
 		return nil, err
 	}
 	for _, path := range in.files {
+		if ofOthers(path, folder) {
+			continue
+		}
 		found, err := vaultedIn(path, whole)
 		if err != nil {
 			return nil, err
@@ -191,6 +191,23 @@ func (p Plan) vaultedBelow(ctx context.Context, folder string, whole bool) (all 
 		}
 	}
 	return all, nil
+}
+
+// ofOthers says whether a file holds variables of another host or group, in a folder of variables
+// beside a playbook.
+func ofOthers(path, below string) bool {
+	inside, isBelow := strings.CutPrefix(path, below+"/")
+	if !isBelow {
+		return false
+	}
+	names := strings.Split(inside, "/")
+	for i, name := range names[:len(names)-1] {
+		own, isOne := imageVariables[name]
+		if isOne && !slices.Contains(own, strings.TrimSuffix(names[i+1], filepath.Ext(names[i+1]))) {
+			return true
+		}
+	}
+	return false
 }
 
 // encryptedText is what ansible-vault writes, on its own or in YAML.
@@ -257,11 +274,11 @@ func decrypted(password, text string) (plain []byte, ok bool) {
 	return plain[:max(0, len(plain)-padding)], true
 }
 
-// inventorySecrets is the texts that are encrypted in group_vars and host_vars, each with its
+// inventorySecrets is the texts that are encrypted in variables of the image beside the inventory, each with its
 // file and line: a value, or all in a file.
 func (p Plan) inventorySecrets(ctx context.Context, password string) (all []definition.Vaulted, err error) {
-	for _, name := range inventoryFolders {
-		found, err := p.vaultedBelow(ctx, filepath.Join(p.Project, name), false)
+	for _, path := range ofImage(p.Project) {
+		found, err := p.vaultedBelow(ctx, path, false)
 		if err != nil {
 			return nil, err
 		}

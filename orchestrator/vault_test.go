@@ -1,6 +1,7 @@
 package orchestrator
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -41,6 +42,27 @@ func TestEncryptedInputsAreFound(t *testing.T) {
 	}
 	if got := strings.Join(places, " "); err != nil || got != "install.d/x.yml:3 install.d/blob:1 roles/common/vars/main.yml:3" {
 		t.Errorf("%s, %v", got, err)
+	}
+}
+
+// Variables of other hosts and groups are never read for an image.
+func TestWhatIsEncryptedForOthersNeedsNoPassword(t *testing.T) {
+	p := project{
+		"install.d/x.yml":    "source: {bootstrap: {suite: trixie}}\ninstall: [{playbooks: [site.yml]}]\n",
+		"playbooks/site.yml": "- hosts: all\n  tasks: []\n", "playbooks/group_vars/db.yml": vaultOfHunter2,
+		"group_vars/webservers/vault.yml": vaultOfHunter2, "group_vars/web.yml": vaultOfHunter2, "host_vars/other/vault": vaultOfHunter2, "group_vars/all.yml": "a: b\n",
+	}
+	all, err := planIn(t, p.write(t), "x").vaulted(t.Context())
+	if err != nil || len(all) > 0 {
+		t.Errorf("%+v, %v", all, err)
+	}
+	for _, name := range []string{"group_vars/all/vault.yml", "group_vars/ungrouped.yaml", "host_vars/image/vault", "host_vars/image.json", "playbooks/group_vars/all.yml"} {
+		more := maps.Clone(p)
+		more[name] = vaultOfHunter2
+		all, err := planIn(t, more.write(t), "x").vaulted(t.Context())
+		if err != nil || len(all) != 1 || all[0].Origin != name+":1" {
+			t.Errorf("%s: %+v, %v", name, all, err)
+		}
 	}
 }
 
