@@ -348,11 +348,12 @@ func TestFilesThatTasksName(t *testing.T) {
 		"- hosts: all\n  vars_files: [/srv/a.yml, b.yml]\n  tasks: [{import_tasks: /srv/t.yml}]":   "/srv/a.yml /srv/t.yml",
 		"- copy: {src: [": "",
 	} {
-		if got := strings.Join(namedByTasks("/p/roles/r/tasks/main.yml", content), " "); got != want {
+		absolute, _ := namedByTasks("/p/roles/r/tasks/main.yml", content)
+		if got := strings.Join(absolute, " "); got != want {
 			t.Errorf("%s: %q", content, got)
 		}
 	}
-	if got := namedByTasks("/p/roles/r/defaults/main.yml", "script: /srv/a"); got != nil {
+	if got, _ := namedByTasks("/p/roles/r/defaults/main.yml", "script: /srv/a"); got != nil {
 		t.Errorf("a variable: %q", got)
 	}
 }

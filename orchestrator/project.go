@@ -6,10 +6,10 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 
 	"github.com/btw-img/btw-img/orchestrator/definition"
+	"github.com/btw-img/btw-img/orchestrator/host"
 )
 
 // A project is the folder that holds install.d. Ansible finds there what it finds beside a
@@ -54,6 +54,30 @@ func ofImage(folder string) (paths []string) {
 		}
 	}
 	return paths
+}
+
+// shown binds a folder or a file under a name of its own.
+func (s *stager) shown(path, name string) error {
+	path, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return err
+	}
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return err
+	case info.IsDir():
+		_, err = s.folder(path, name)
+		return err
+	case !info.Mode().IsRegular():
+		return nil
+	}
+	target := filepath.Join(s.root, name)
+	if err := os.WriteFile(target, nil, 0o600); err != nil {
+		return err
+	}
+	_, err = s.h.Mount(host.Bind(path, target, false))
+	return err
 }
 
 // joinsGroups is what has the image join other groups while entries are applied, or names the
@@ -112,8 +136,8 @@ func (p Plan) rolePath(name string) string {
 	return ""
 }
 
-// project binds the folders of a project: roles one by one, since they are often links
-// to elsewhere.
+// project binds what Ansible may read of a project: roles one by one, since they are often links
+// to elsewhere, as other things may be.
 func (s *stager) project(path string) (string, error) {
 	if plain(path) {
 		return path, nil
@@ -122,15 +146,16 @@ func (s *stager) project(path string) (string, error) {
 	if err := errors.Join(os.MkdirAll(target, 0o755), s.roles(filepath.Join(path, rolesFolder))); err != nil {
 		return "", err
 	}
-	for _, name := range slices.Concat([]string{collectionsFolder, playbooksFolder}, inventoryFolders, pluginFolders) {
-		folder, err := filepath.EvalSymlinks(filepath.Join(path, name))
-		if errors.Is(err, fs.ErrNotExist) {
+	names, err := ansiblesOwn(path)
+	if err != nil {
+		return "", err
+	}
+	for _, name := range names {
+		if name == rolesFolder || !plainName.MatchString(name) {
 			continue
 		}
-		if err == nil {
-			_, err = s.folder(folder, filepath.Join("project", name))
-		}
-		if err != nil {
+		err := s.shown(filepath.Join(path, name), filepath.Join("project", name))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return "", err
 		}
 	}
@@ -191,7 +216,11 @@ func (r *reading) project(entry definition.InstallEntry) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return digestOf(all, collections, variables), nil
+	beside, err := r.besideFolders(append(texts(entry), texts(r.plan.Definition.Vars)...))
+	if err != nil {
+		return "", err
+	}
+	return digestOf(all, collections, variables, beside), nil
 }
 
 // collections is the digests of the collections of the project, all that is in them, since they

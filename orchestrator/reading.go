@@ -30,6 +30,9 @@ type reading struct {
 	opaque bool            // there is more of that than is looked at
 	bare   bool            // some of it reads variables without Jinja's delimiters
 	files  []string        // absolute paths of files that tasks have copied from the builder
+	within string          // the folder that is being read, "" for none
+	beside []string        // paths that are read beside the folders of roles and playbooks
+	around bool            // more of the project is read than shows
 }
 
 // largestText is how much of a file is looked at for what it reads, in bytes. Templates
@@ -153,7 +156,7 @@ func (r *reading) look(path string) (string, error) {
 	r.opaque = r.opaque || len(content) > largestText || bytes.Contains(content, []byte(vaultMark))
 	r.text.WriteString("\n")
 	r.text.Write(content)
-	r.files = append(r.files, namedByTasks(path, string(content))...)
+	r.names(path, string(content))
 	return string(content), nil
 }
 
@@ -164,6 +167,8 @@ func (r *reading) folder(path string) (string, error) {
 		return "", err
 	}
 	exact := false
+	r.within = path
+	defer func() { r.within = "" }()
 	for _, file := range in.files {
 		if besideRole(strings.TrimPrefix(file, path)) {
 			continue
@@ -325,6 +330,25 @@ func outsidePaths(text string) (all []string) {
 		find(strings.ReplaceAll(use[1], "- ", "\n"), quotedPath, barePath)
 	}
 	return all
+}
+
+// firstFound is a list of files, or of folders, by keys of its own.
+var firstFound = regexp.MustCompile(`first_found(?s:.{0,400}?)\.\./`)
+
+// lookupsLeadUp says whether lookups of files name some in folders above.
+func lookupsLeadUp(text string) bool {
+	text = comment.ReplaceAllString(text, "")
+	for _, use := range fileLookup.FindAllStringSubmatch(text, -1) {
+		if plugin := use[1][strings.LastIndexByte(use[1], '.')+1:]; strings.Contains(use[2], "../") && !slices.Contains(notOfFiles, plugin) {
+			return true
+		}
+	}
+	for _, use := range fileLoop.FindAllStringSubmatch(text, -1) {
+		if strings.Contains(use[1], "../") {
+			return true
+		}
+	}
+	return firstFound.MatchString(text)
 }
 
 // outside is the digests of the builder's files that tasks name, and lookups, by themselves or by

@@ -2,6 +2,7 @@ package orchestrator
 
 import (
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -17,21 +18,33 @@ var readsHere = map[string][]string{
 
 const remoteSource = "remote_src"
 
+// keyed is arguments by their names.
+var keyed = regexp.MustCompile(`^\w+=`)
+
 // variableFolders hold what may be called as a module is, and is none.
 var variableFolders = []string{"defaults", "vars", "meta", "group_vars", "host_vars", "templates", "files"}
 
-// namedByTasks is the absolute paths of the builder's files that the tasks in a file name.
-func namedByTasks(path, content string) []string {
+// namedByTasks is the paths of the builder's files that the tasks in a file name: absolute ones,
+// but for those that are rendered, and relative ones.
+func namedByTasks(path, content string) (absolute, relative []string) {
 	in := strings.Split(filepath.Dir(path), "/")
 	ext := filepath.Ext(path)
 	if ext != ".yml" && ext != ".yaml" || slices.ContainsFunc(variableFolders, func(name string) bool { return slices.Contains(in, name) }) {
-		return nil
+		return nil, nil
 	}
 	var document yaml.Node
 	if yaml.Unmarshal([]byte(content), &document) != nil {
-		return nil // Ansible says what is wrong
+		return nil, nil // Ansible says what is wrong
 	}
-	return namedIn(&document)
+	for _, named := range namedIn(&document) {
+		switch {
+		case !filepath.IsAbs(named):
+			relative = append(relative, named)
+		case !strings.Contains(named, "{{"):
+			absolute = append(absolute, named)
+		}
+	}
+	return absolute, relative
 }
 
 func namedIn(n *yaml.Node) (paths []string) {
@@ -47,7 +60,7 @@ func namedIn(n *yaml.Node) (paths []string) {
 	return paths
 }
 
-// namedAs is the absolute paths among what a module is told.
+// namedAs is the paths among what a module is told.
 func namedAs(arguments []string, told *yaml.Node) (paths []string) {
 	said := map[string]string{}
 	switch told.Kind {
@@ -73,10 +86,10 @@ func namedAs(arguments []string, told *yaml.Node) (paths []string) {
 	}
 	for _, argument := range arguments {
 		path := said[argument]
-		if argument == "" || argument == "cmd" {
+		if (argument == "" || argument == "cmd") && !strings.Contains(path, "{{") {
 			path, _, _ = strings.Cut(path, " ") // a script has arguments
 		}
-		if filepath.IsAbs(path) && !strings.Contains(path, "{{") {
+		if path != "" && !(argument == "" && keyed.MatchString(path)) {
 			paths = append(paths, path)
 		}
 	}

@@ -12,7 +12,7 @@ import (
 func TestTheStageHasPlainNamesAlone(t *testing.T) {
 	odd := filepath.Join(t.TempDir(), "j {{ lookup('pipe', 'id') }} $HOME\n'\"")
 	elsewhere := filepath.Join(t.TempDir(), "elsewhere")
-	for _, dir := range []string{odd + "/roles/own", odd + "/roles/not {{ plain }}", elsewhere} {
+	for _, dir := range []string{odd + "/roles/own", odd + "/roles/not {{ plain }}", odd + "/vars", odd + "/images/x", elsewhere} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -20,7 +20,7 @@ func TestTheStageHasPlainNamesAlone(t *testing.T) {
 	if err := os.Symlink(elsewhere, odd+"/roles/linked"); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"page.j2", "included.j2", "$HOME.asc", "{{ x }}"} {
+	for _, name := range []string{"page.j2", "included.j2", "$HOME.asc", "{{ x }}", "images/x/build.json"} {
 		if err := os.WriteFile(filepath.Join(odd, name), nil, 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -42,13 +42,13 @@ func TestTheStageHasPlainNamesAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	calls := strings.Join(fake.Calls, "\n")
-	for _, bound := range []string{odd + "/roles/own on " + s.root + "/project/roles/own", elsewhere + " on " + s.root + "/project/roles/linked"} {
+	for _, bound := range []string{odd + "/roles/own on " + s.root + "/project/roles/own", elsewhere + " on " + s.root + "/project/roles/linked", odd + "/vars on " + s.root + "/project/vars", odd + "/page.j2 on " + s.root + "/project/page.j2"} {
 		if !strings.Contains(calls, bound) {
 			t.Errorf("not bound: %s\n%s", bound, calls)
 		}
 	}
-	if strings.Contains(calls, "roles/not") {
-		t.Errorf("a role that no definition can name is bound:\n%s", calls)
+	if strings.Contains(calls, "roles/not") || strings.Contains(calls, "/images") {
+		t.Errorf("a role that no definition can name is bound, or a folder of images:\n%s", calls)
 	}
 }
 

@@ -1,0 +1,238 @@
+package orchestrator
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/btw-img/btw-img/orchestrator/image"
+)
+
+// What roles and playbooks read of a project beside their own folders, as ../vars/x.yml does. A
+// path that is written in full is looked for where Ansible looks; where one is not, all of the
+// project counts that may be meant.
+
+// notAnsibles is the folders of a project that are vmctl's; those that begin with a dot are
+// nobody's.
+var notAnsibles = []string{"install.d", "commands.d", "conf.d", "locks", "images"}
+
+// ansiblesOwn is what lies in a project besides vmctl's own folders and those with images, the
+// results of a build.
+func ansiblesOwn(project string) (names []string, err error) {
+	entries, err := os.ReadDir(project)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	for _, entry := range entries {
+		name := entry.Name()
+		if strings.HasPrefix(name, ".") || slices.Contains(notAnsibles, name) || hasImages(filepath.Join(project, name)) {
+			continue
+		}
+		names = append(names, name)
+	}
+	return names, nil
+}
+
+// hasImages says whether a folder is that of a build's results, or holds such folders.
+func hasImages(folder string) bool {
+	for _, below := range []string{"", "*"} {
+		if found, _ := filepath.Glob(filepath.Join(globbed.Replace(folder), below, ManifestName)); len(found) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+var (
+	// kindFolders is where Ansible looks for a file first, beside what names it: by the kind of
+	// task.
+	kindFolders = []string{"", "files", "templates", "vars", "tasks"}
+	// leavesFolders is a path that leads out of the folder of a playbook or role, without being
+	// written in full.
+	leavesFolders = regexp.MustCompile(`(?:playbook_dir|role_path|inventory_dir).*(?:\.\.|\bdirname\b)|(?:\.\.|\bdirname\b).*(?:playbook_dir|role_path|inventory_dir)`)
+)
+
+func leadsUp(path string) bool { return slices.Contains(strings.Split(path, "/"), "..") }
+
+// names notes what the tasks of a file name: files elsewhere on the builder, and those beside the
+// folder that is read.
+func (r *reading) names(file, content string) {
+	absolute, relative := namedByTasks(r.relative(file), content)
+	r.files = append(r.files, absolute...)
+	for _, path := range relative {
+		switch {
+		case r.within != "" && r.within != file && !leadsUp(path): // which is read as a whole
+		case isJinja(path):
+			r.around = true
+		default:
+			r.beside = append(r.beside, r.candidates(file, path)...)
+		}
+	}
+}
+
+// isJinja says whether a text is rendered.
+func isJinja(text string) bool { return strings.Contains(text, "{{") || strings.Contains(text, "{%") }
+
+// relative is a file's name in the project, or in what is read.
+func (r *reading) relative(file string) string {
+	for _, root := range []string{r.plan.Project, r.plan.Installed, filepath.Dir(r.within)} {
+		if name, err := filepath.Rel(root, file); err == nil && filepath.IsLocal(name) {
+			return name
+		}
+	}
+	return file
+}
+
+// candidates is where Ansible may look for a path that a file names.
+func (r *reading) candidates(file, path string) (all []string) {
+	roots := []string{filepath.Dir(file), filepath.Join(r.plan.Project, playbooksFolder)}
+	if r.within != "" && r.within != file {
+		roots = append(roots, r.within)
+	}
+	for _, root := range slices.Clone(roots) {
+		if real, err := filepath.EvalSymlinks(root); err == nil && real != root {
+			roots = append(roots, real)
+		}
+	}
+	for _, root := range roots {
+		for _, kind := range kindFolders {
+			candidate := filepath.Join(root, kind, path)
+			if !slices.Contains(all, candidate) {
+				all = append(all, candidate)
+			}
+		}
+	}
+	return all
+}
+
+// besideFolders is the digests of what is read beside the folders of roles and playbooks, where
+// words are further texts that may have paths.
+func (r *reading) besideFolders(words []string) (digests []string, err error) {
+	seen := map[string]bool{}
+	if digests, err = r.namedBeside(seen); err != nil {
+		return nil, err
+	}
+	text := r.text.String() + "\n" + strings.Join(words, "\n")
+	if !r.around && !leavesFolders.MatchString(text) && !lookupsLeadUp(text) {
+		return digests, nil
+	}
+	r.opaque = true
+	all, err := r.wholeProject()
+	if err != nil {
+		return nil, err
+	}
+	more, err := r.namedBeside(seen) // by what has been looked at now
+	return append(append(digests, all), more...), err
+}
+
+// namedBeside is the digests of all that is named beside the folders, also by what is found so, but for
+// what is seen already.
+func (r *reading) namedBeside(seen map[string]bool) (digests []string, err error) {
+	for ; len(r.beside) > 0; r.beside = r.beside[1:] {
+		path := r.beside[0]
+		if seen[path] {
+			continue
+		}
+		seen[path] = true
+		if holds(path, r.plan.Project) { // a folder with all of it, or none
+			r.around = true
+			continue
+		}
+		if _, err := os.Stat(path); err != nil && !errors.Is(err, unix.ENOTDIR) && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		} else if err != nil {
+			digests = append(digests, r.relative(path))
+			continue
+		}
+		digest, err := r.folder(path)
+		if err != nil {
+			return nil, err
+		}
+		digests = append(digests, r.relative(path), digest)
+	}
+	return digests, nil
+}
+
+// holds says whether a path lies in a folder, or is it.
+func holds(folder, path string) bool {
+	name, err := filepath.Rel(folder, path)
+	return err == nil && filepath.IsLocal(name)
+}
+
+// mostOfProject is how much of a project counts by its bytes: what there is more counts by sizes
+// and times.
+const mostOfProject = 256 << 20
+
+// wholeProject is the digest of all that may be meant in a project, without what links lead to
+// elsewhere. What is text is looked at.
+func (r *reading) wholeProject() (string, error) {
+	names, err := ansiblesOwn(r.plan.Project)
+	if err != nil {
+		return "", err
+	}
+	r.within = r.plan.Project
+	defer func() { r.within = "" }()
+	var lines []string
+	left := int64(mostOfProject)
+	for _, name := range names {
+		if name == collectionsFolder { // which counts by itself
+			continue
+		}
+		root := filepath.Join(r.plan.Project, name)
+		if slices.Contains(kindFolders, name) {
+			if real, err := filepath.EvalSymlinks(root); err == nil {
+				root = real
+			}
+		}
+		err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+			switch {
+			case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission): // nor does Ansible read it
+				return nil
+			case err != nil:
+				return err
+			case entry.IsDir() && (strings.HasPrefix(entry.Name(), ".") || entry.Name() == "__pycache__"):
+				return fs.SkipDir
+			}
+			line, err := r.inProject(path, &left)
+			if errors.Is(err, fs.ErrPermission) {
+				err = nil
+			}
+			lines = append(lines, name+strings.TrimPrefix(path, root)+" "+line)
+			return err
+		})
+		if err != nil {
+			return "", err
+		}
+	}
+	return digestOf(lines), nil
+}
+
+// inProject is what of a file counts, and leaves less to count by its bytes.
+func (r *reading) inProject(path string, left *int64) (string, error) {
+	link, _ := os.Readlink(path) // "" for what is none
+	if real, err := filepath.EvalSymlinks(path); link != "" && (err != nil || !holds(r.plan.Project, real)) {
+		return link, nil
+	}
+	info, err := os.Stat(path)
+	if err != nil || !info.Mode().IsRegular() {
+		return link, err
+	}
+	if info.Size() > *left {
+		return fmt.Sprintf("%s %d %s", link, info.Size(), info.ModTime().UTC()), nil
+	}
+	*left -= info.Size()
+	if extension := filepath.Ext(path); slices.Contains(variableEndings[1:], extension) || extension == ".j2" {
+		if _, err := r.look(path); err != nil {
+			return "", err
+		}
+	}
+	digest, _, err := image.Digest(r.ctx, path)
+	return fmt.Sprintf("%s %t %s", link, info.Mode()&0o100 != 0, digest), err
+}
