@@ -304,12 +304,12 @@ func TestAFailureWithoutAnEventShowsTheLastLines(t *testing.T) {
 func TestWhatAnsibleGivesUpForIsTheCause(t *testing.T) {
 	const handler = "The requested handler 'nobody' was not found"
 	for name, tc := range map[string]struct{ script, want, tail string }{
-		"after a rescue":          {"cat <<'EOF'\n" + failed + "\nEOF\necho \"ERROR! " + handler + "\" >&2; exit 1", "commands.d/x.yml:2: ansible-playbook: " + handler, ""},
-		"after a rescue, new":     {"cat <<'EOF'\n" + failed + "\nEOF\necho \"[ERROR]: " + handler + "\" >&2; exit 1", "commands.d/x.yml:2: ansible-playbook: " + handler, ""},
-		"rescued, then a failure": {"echo '[ERROR]: no such file' >&2; sleep 0.1; cat <<'EOF'\n" + failed + "\nEOF\nexit 4", "install.d/x.yml:7: Web: packages nginx: non-zero return code (exit status 100)", "E: no such package\nE: give up"},
-		"told beside its event":   {"cat <<'EOF'\n" + failed + "\nEOF\necho '[ERROR]: no such role' >&2; exit 2", "install.d/x.yml:7: Web: packages nginx: non-zero return code (exit status 100)", "E: no such package\nE: give up"},
-		"unknown module":          {"cat >&2 <<'EOF'\nERROR! couldn't resolve module/action 'x'.\n\nThe error appears to be in '/defs/playbooks/a.yml': line 4, column 7, but may\nbe elsewhere\nEOF\nexit 4", "commands.d/x.yml:2 (playbooks/a.yml:4): couldn't resolve module/action 'x'.", "The error appears to be in '/defs/playbooks/a.yml': line 4, column 7, but may\nbe elsewhere"},
-		"unknown module, new":     {"cat >&2 <<'EOF'\n[ERROR]: couldn't resolve module/action 'x'.\nOrigin: /defs/roles/a b/tasks/main.yml:4:7\nEOF\nexit 4", "commands.d/x.yml:2 (roles/a b/tasks/main.yml:4): couldn't resolve module/action 'x'.", "Origin: /defs/roles/a b/tasks/main.yml:4:7"},
+		"after a rescue":        {"cat <<'EOF'\n" + failed + "\nEOF\necho \"ERROR! " + handler + "\" >&2; exit 1", "commands.d/x.yml:2: ansible-playbook: " + handler, ""},
+		"after a rescue, new":   {"cat <<'EOF'\n" + failed + "\nEOF\necho \"[ERROR]: " + handler + "\" >&2; exit 1", "commands.d/x.yml:2: ansible-playbook: " + handler, ""},
+		"rescued, then lost":    {"echo '[ERROR]: no such file' >&2; cat <<'EOF'\n" + strings.Replace(failed, "on_failed", "on_unreachable", 1) + "\nEOF\nexit 4", "install.d/x.yml:7: Web: packages nginx: non-zero return code (exit status 100)", "E: no such package\nE: give up"},
+		"told beside its event": {"cat <<'EOF'\n" + failed + "\nEOF\necho '[ERROR]: no such role' >&2; exit 2", "install.d/x.yml:7: Web: packages nginx: non-zero return code (exit status 100)", "E: no such package\nE: give up"},
+		"unknown module":        {"cat >&2 <<'EOF'\nERROR! couldn't resolve module/action 'x'.\n\nThe error appears to be in '/defs/playbooks/a.yml': line 4, column 7, but may\nbe elsewhere\nEOF\nexit 4", "commands.d/x.yml:2 (playbooks/a.yml:4): couldn't resolve module/action 'x'.", "The error appears to be in '/defs/playbooks/a.yml': line 4, column 7, but may\nbe elsewhere"},
+		"unknown module, new":   {"cat >&2 <<'EOF'\n[ERROR]: couldn't resolve module/action 'x'.\nOrigin: /defs/roles/a b/tasks/main.yml:4:7\nEOF\nexit 4", "commands.d/x.yml:2 (roles/a b/tasks/main.yml:4): couldn't resolve module/action 'x'.", "Origin: /defs/roles/a b/tasks/main.yml:4:7"},
 	} {
 		r := fakeAnsible(t, "for gate in 0 1 2; do cat gates/$gate; done; sleep 0.05\n"+tc.script)
 		r.Project.Folder = "/defs"
@@ -363,6 +363,17 @@ stat -c %a playbooks/layer.yml playbooks/variables.json secrets.yml inventory.ym
 	}
 	if out, err := exec.Command("grep", "-r", "hunter2", r.Scratch).Output(); err == nil {
 		t.Errorf("left is %s", out)
+	}
+}
+
+// no_log of an entry is that of its playbooks, too.
+func TestPlaybooksOfAHiddenEntryAreHidden(t *testing.T) {
+	for _, hidden := range []bool{true, false} {
+		r := fakeAnsible(t, `test -n "$ANSIBLE_NO_LOG" || { echo told >&2; exit 9; }`)
+		r.Project.Playbooks, r.Project.NoLog = []string{"site.yml"}, hidden
+		if err := r.Apply(t.Context()); (err == nil) != hidden {
+			t.Errorf("hidden %t: %v", hidden, err)
+		}
 	}
 }
 

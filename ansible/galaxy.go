@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -182,5 +183,12 @@ func failedInstall(of []Requirement, printed string, err error) error {
 			op = file
 		}
 	}
-	return &fail.Error{Kind: fail.Build, Op: op, Tail: lastLines(printed, keptLines), Err: errors.New(why)}
+	failure := &fail.Error{Kind: fail.Build, Op: op, Tail: lastLines(printed, keptLines), Err: errors.New(why)}
+	if noKey.MatchString(said) {
+		failure.Hint = "ssh finds no keys and known hosts of a user where requirements are installed: give an https address, with a token in it if need be, or a folder or an archive"
+	}
+	return failure
 }
+
+// noKey is what ssh says, by git, that has neither the user's keys nor known_hosts.
+var noKey = regexp.MustCompile(`Host key verification failed|Permission denied \([a-z,-]*publickey`)

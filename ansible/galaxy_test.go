@@ -53,6 +53,21 @@ collection install --offline --collections-path /installed/collections --require
 	}
 }
 
+// Who builds has keys for ssh, and ansible-galaxy has not: what git says of that is told.
+func TestRequirementsOverSSHAreToldWhatWorks(t *testing.T) {
+	for printed, hinted := range map[string]bool{
+		"Host key verification failed.\nfatal: Could not read from remote repository.":                   true,
+		"git@git.example: Permission denied (publickey).\nfatal: Could not read from remote repository.": true,
+		"git@git.example: Permission denied\n(publickey,password).":                                      true,
+		"fatal: repository 'https://git.example/a.git/' not found":                                       false,
+	} {
+		g, _ := fakeGalaxy(t, "cat <<'EOF'\nERROR! Failed to clone a Git repository from `git@git.example:a.git`.\n"+printed+"\nEOF\nexit 1")
+		if hint := fail.Hint(g.Install(t.Context())); strings.Contains(hint, "https") != hinted {
+			t.Errorf("%s: hint %q", printed, hint)
+		}
+	}
+}
+
 func TestAFailedRequirementIsNamedByItsLine(t *testing.T) {
 	for printed, want := range map[string]string{
 		"- extracting common to /installed/roles/common\n- common (v1) was installed successfully\n[WARNING]: - geerlingguy.nginx was NOT installed successfully: - sorry, geerlingguy.nginx\nwas not found on https://galaxy.example/.\nERROR! - you can use --ignore-errors to skip failed roles and finish processing the list.": "requirements.yml:3: role geerlingguy.nginx 2.8.0: - sorry, geerlingguy.nginx was not found on https://galaxy.example/.",

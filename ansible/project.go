@@ -20,7 +20,7 @@ type Project struct {
 	Playbooks []string // in the folder playbooks
 	Tags      []string // of the tasks that are run, none for all
 	SkipTags  []string // of those that are not
-	NoLog     bool     // hide what the roles' tasks print
+	NoLog     bool     // hide what the tasks of roles and playbooks print
 	// AllowLocalhost lets tasks act on the machine that builds.
 	AllowLocalhost bool
 }
@@ -129,6 +129,9 @@ func (r Run) projectEnvironment() []string {
 		connections = append(connections, filepath.Join(r.Scratch, playbooksFolder, "guards"))
 	}
 	env = append(env, "ANSIBLE_CONNECTION_PLUGINS="+strings.Join(connections, ":"))
+	if r.Project.NoLog { // playbooks are not ours to write it into
+		env = append(env, "ANSIBLE_NO_LOG=1")
+	}
 	for _, folder := range []struct{ variable, name string }{
 		{"LIBRARY", "library"}, {"MODULE_UTILS", "module_utils"}, {"ACTION_PLUGINS", "action_plugins"},
 		{"FILTER_PLUGINS", "filter_plugins"}, {"LOOKUP_PLUGINS", "lookup_plugins"}, {"TEST_PLUGINS", "test_plugins"},

@@ -53,7 +53,8 @@ type stream struct {
 	diff     string   // of the task that is about to end
 	failure  error    // last task that failed: one before it was rescued
 	begun    string   // origin of the entry that began last
-	fatal    []string // what Ansible says since it gave up, no task having failed after that
+	fatal    []string // what Ansible said last that is an error of its own
+	lost     bool     // the last failure is that the image could not be reached
 	lines    []string
 }
 
@@ -280,7 +281,7 @@ func (s *stream) outcome(event, task string, o outcome) {
 	}
 	s.onEvent(Event{Origin: s.origin, Task: task, Status: status, Output: o.shown(output), Diff: begin(diff, longestDiff)})
 	if status == "failed" && !o.IgnoreErrors {
-		s.failure, s.fatal = s.taskFailure(task, o), nil
+		s.failure, s.lost = s.taskFailure(task, o), strings.HasSuffix(event, "unreachable")
 		fmt.Fprintln(s.log, s.failure)
 	}
 }
@@ -432,15 +433,23 @@ func (s *stream) afterFatal(line string) {
 // fatalPlace is where Ansible says that the mistake is.
 var fatalPlace = regexp.MustCompile(`(?m)^Origin: (.+?):([0-9]+)(?::[0-9]+)?$|The error appears to be in '(.+)': line ([0-9]+)`)
 
-// failedHosts is the exit status of ansible-playbook when tasks have failed, of which events tell.
-const failedHosts = 2
+// The exit status of ansible-playbook where events tell why: tasks have failed, or the image could
+// not be reached. The second is that of playbooks that cannot be read, too.
+const (
+	tasksFailed = 2
+	unreachable = 4
+)
 
-// whyFailed is the error of a run that ended with err: what ended it, be that a task or not.
+// whyFailed is the error of a run that ended with err: what ended it, be that a task or not. What
+// Ansible prints and its events come by two ways, in any order.
 func (s *stream) whyFailed(err error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	exit, exited := errors.AsType[*exec.ExitError](err)
-	if s.failure != nil && (len(s.fatal) == 0 || exited && exit.ExitCode() == failedHosts) {
+	status := -1 // of what was killed, too
+	if exit, exited := errors.AsType[*exec.ExitError](err); exited {
+		status = exit.ExitCode()
+	}
+	if s.failure != nil && (len(s.fatal) == 0 || status < 0 || status == tasksFailed || status == unreachable && s.lost) {
 		return s.failure
 	}
 	failure := &fail.Error{Kind: fail.Build, Op: strings.TrimPrefix(s.begun+": ansible-playbook", ": "), Tail: strings.Join(s.lines, "\n"), Err: err}

@@ -352,7 +352,7 @@ type Secret struct {
 type Role struct {
 	Name string         `yaml:"name" json:"name" jsonschema:"required" jsonschema_description:"Folder in roles, name in requirements.yml, or NAMESPACE.COLLECTION.ROLE"`
 	Vars map[string]any `yaml:"vars,omitempty" json:"vars,omitempty" jsonschema_description:"Variables for this role, which beat all others"`
-	Tags []string       `yaml:"tags,omitempty" json:"tags,omitempty" jsonschema_description:"Run only the role's tasks with these tags"`
+	Tags []string       `yaml:"tags,omitempty" json:"tags,omitempty" jsonschema_description:"Run only the tasks with these tags. All roles of an entry have the same ones, and an entry that has some has no playbooks"`
 }
 
 // Services says which systemd units start at boot.

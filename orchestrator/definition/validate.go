@@ -216,6 +216,9 @@ func (ld *loading) validateInstall(e *InstallEntry, n *yaml.Node) {
 			ld.report(ld.places[item], "roles: tags are those of all roles of an entry", "give the role an entry of its own")
 		}
 	}
+	if len(e.Playbooks) > 0 && slices.ContainsFunc(e.Roles, func(r Role) bool { return len(r.Tags) > 0 }) {
+		ld.report(at("playbooks"), "playbooks: the tags of roles choose among the tasks of the whole entry, of playbooks, too", "give the playbooks an entry of their own")
+	}
 	for i, playbook := range e.Playbooks {
 		ld.validatePlaybook(playbook, value(n, "playbooks").Content[i])
 	}
