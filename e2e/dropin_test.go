@@ -241,6 +241,7 @@ install:
     files: [{path: /etc/systemd/system/bad.service, content: "[Service]\nExecStart=/bin/false\n[Install]\nWantedBy=multi-user.target\n"}]
     services: {enabled: [bad]}
 `)
+	write(t, filepath.Join(folder, "images/bad/build.json"), `{"name": "bad", "definition": {}}`)
 	write(t, filepath.Join(folder, "images/bad/before"), "the good one")
 	r := run(t, folder, "build", "bad")
 	if r.code != 5 || !strings.Contains(r.stderr, "failed units: bad.service") {

@@ -254,7 +254,7 @@ func findOrigin(defs *definitions, builds buildsFolder, target string) (origin, 
 	}
 	from.path, from.build, err = findImage(from.conf.Disk, builds.path)
 	if err != nil {
-		err = fail.Wrap(fail.Usage, machine.ConfPath(defs.dir, target), err)
+		err = &fail.Error{Kind: fail.Usage, Op: machine.ConfPath(defs.dir, target), Err: err, Hint: "mend its disk, run 'vmctl build " + target + "', or name the folder with the builds"}
 	}
 	from.format = from.build.Format(filepath.Base(from.path))
 	return from, err
