@@ -89,7 +89,7 @@ func namedAs(arguments []string, told *yaml.Node) (paths []string) {
 		if (argument == "" || argument == "cmd") && !strings.Contains(path, "{{") {
 			path, _, _ = strings.Cut(path, " ") // a script has arguments
 		}
-		if path != "" && !(argument == "" && keyed.MatchString(path)) {
+		if path != "" && (argument != "" || !keyed.MatchString(path)) {
 			paths = append(paths, path)
 		}
 	}
