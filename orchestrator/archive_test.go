@@ -48,7 +48,7 @@ func sharing(t *testing.T) *workshop {
 		t.Fatal(err)
 	}
 	return &workshop{
-		plan: plan(t, "debian"), parts: parts{Source: "source", Layers: [][]entryPart{{{Digest: "debian"}}}}, store: layers, log: io.Discard,
+		plan: plan(t, "debian"), parts: parts{Source: "source", Layers: [][]entryPart{{{Digest: "debian", Exact: "debian"}}}}, store: layers, log: io.Discard,
 		host: mirror{Fake: &hosttest.Fake{}, content: "abc"}, stage: filepath.Join(folder, "stage"), work: filepath.Join(folder, "work"),
 	}
 }
@@ -217,11 +217,11 @@ func TestATarballsKeyIsKnownBefore(t *testing.T) {
 
 func TestALayerWhoseFilesChangeMeanwhileIsRefused(t *testing.T) {
 	w := sharing(t)
-	w.entryPart = func(context.Context, int, int) (entryPart, error) { return entryPart{Digest: "debian"}, nil }
+	w.entryPart = func(context.Context, int, int) (entryPart, error) { return entryPart{Digest: "of the whole project, too", Exact: "debian"}, nil }
 	if err := w.settled(t.Context(), 0, 0); err != nil {
 		t.Error(err)
 	}
-	w.entryPart = func(context.Context, int, int) (entryPart, error) { return entryPart{Digest: "other"}, nil }
+	w.entryPart = func(context.Context, int, int) (entryPart, error) { return entryPart{Digest: "debian", Exact: "other"}, nil }
 	if err := w.settled(t.Context(), 0, 0); fail.ExitCode(err) != 4 || fail.Hint(err) == "" {
 		t.Errorf("error %v", err)
 	}

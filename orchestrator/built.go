@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -79,14 +80,14 @@ func isRecord(path string) bool {
 	return readJSON(path, &record) == nil && record.Name != "" && record.Definition != nil
 }
 
-// areLogs says whether the files of a folder are what is kept of a build that has failed.
+// areLogs says whether the files of a folder are what is kept of a build that has failed,
+// or some of it: it may be half removed.
 func areLogs(folder string, names []string) bool {
-	for _, name := range names {
-		if info, err := os.Lstat(filepath.Join(folder, name)); err != nil || !info.Mode().IsRegular() || !isKept(name) {
-			return false
-		}
-	}
-	return slices.Contains(names, LogName)
+	whole := slices.Contains(names, LogName)
+	return !slices.ContainsFunc(names, func(name string) bool {
+		info, err := os.Lstat(filepath.Join(folder, name))
+		return err != nil || !info.Mode().IsRegular() || !isKept(name) || !whole && !strings.HasPrefix(name, "boot-")
+	})
 }
 
 // isKept says whether a file of the results is kept of a build that has failed.

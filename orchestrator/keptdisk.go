@@ -142,13 +142,13 @@ func (w *workshop) keepDisk(system *rawdisk.System, size int64) error {
 	if err != nil {
 		return err
 	}
+	w.onDisk = &kept
 	if before := w.plan.Definition; !before.KeepsDisk() { // it was known, and is made once more
 		if !reflect.DeepEqual(before.Disk.Layout.Partitions, kept.Partitions) || before.Disk.Size != kept.Size {
 			return fail.New(fail.Build, "keep_disk", "build again", "the installer has parted its disk otherwise than before")
 		}
 		return nil
 	}
-	w.onDisk = &kept
 	w.plan, err = w.plan.withDisk(kept)
 	return err
 }
@@ -212,7 +212,7 @@ func (b Builder) keptDisk(key store.Key) (kept keptDisk, err error) {
 	var facts sourceFacts
 	err = json.Unmarshal(layer.About().Data, &facts)
 	if err == nil && facts.Disk == nil {
-		err = errors.New("the store does not know its disk: build with --no-cache")
+		err = fail.New(fail.Build, "keep_disk", "build with --no-cache", "the store does not know the disk that the installer has left")
 	}
 	if err = errors.Join(err, layer.Release()); err != nil {
 		return kept, err

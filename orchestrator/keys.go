@@ -38,6 +38,8 @@ type parts struct {
 // entryPart is what goes into one entry of a layer.
 type entryPart struct {
 	Digest string `json:"digest"`
+	// Exact is the same less what may be read of the whole project.
+	Exact string `json:"exact"`
 	// Alone says that the entry leaves what others could see of it, by roles or playbooks. It
 	// gets a run of Ansible to itself.
 	Alone bool `json:"alone,omitempty"`
@@ -76,7 +78,7 @@ func (p parts) sourceKey(archive []source.Release) store.Key {
 // keyParts digests all inputs of a build. maker is the digest of the code of vmctl.
 func (p Plan) keyParts(ctx context.Context, maker string, with toolset) (all parts, err error) {
 	tools := with.versions
-	p.overlaid = with.tree != ""
+	p.overlaid, p.whole = with.tree != "", &wholeProject{}
 	if err := writable(p.Definition.Vars); err != nil {
 		return parts{}, err
 	}
@@ -276,16 +278,33 @@ func (p Plan) entryPart(ctx context.Context, ansible string, number, entry int) 
 			return entryPart{}, err
 		}
 	}
-	vars := read.variables(*layer, d.Vars)
-	part := map[string]any{"layer": layer, "project": project, "vars": vars, "hostname": hostnameIn(d, number)}
-	names, facts, named, err := read.surroundings(number, part)
-	if err != nil {
-		return entryPart{}, fail.Wrap(fail.Build, origin, err)
+	of := func() (part entryPart, err error) {
+		vars := read.variables(*layer, d.Vars)
+		all := map[string]any{"layer": layer, "project": project, "vars": vars, "hostname": hostnameIn(d, number)}
+		names, facts, named, err := read.surroundings(number, all)
+		if err != nil {
+			return part, fail.Wrap(fail.Build, origin, err)
+		}
+		facts = facts || alone // actions such as service ask for some without naming them
+		return entryPart{
+			Digest: digestOf(ansible, all), Alone: alone, Facts: facts, Reads: named, Secrets: strings.Join(names, " "), Python: read.python(layer, vars),
+		}, nil
 	}
-	facts = facts || alone // actions such as service ask for some without naming them
-	return entryPart{
-		Digest: digestOf(ansible, part), Alone: alone, Facts: facts, Reads: named, Secrets: strings.Join(names, " "), Python: read.python(layer, vars),
-	}, nil
+	part, err := of()
+	if part.Exact = part.Digest; err != nil || !read.around || p.whole == nil {
+		return part, err
+	}
+	whole, err := p.whole.of(ctx, p.Project)
+	if err != nil {
+		return entryPart{}, err
+	}
+	exact := part.Exact
+	read.opaque = true
+	if part, err = of(); err != nil {
+		return entryPart{}, err
+	}
+	part.Exact, part.Digest = exact, digestOf(part.Digest, whole)
+	return part, nil
 }
 
 // surroundings adds to a part of a key what is read besides variables of the definition. It

@@ -251,7 +251,7 @@ func (g *growing) provision(root string, from int, epoch time.Time, env []string
 // of them are in the tree, and its key speaks of those before.
 func (w *workshop) settled(ctx context.Context, layer, entry int) error {
 	part, err := w.entryPart(ctx, layer, entry)
-	if err == nil && part != w.parts.Layers[layer][entry] {
+	if err == nil && part.Exact != w.parts.Layers[layer][entry].Exact {
 		return fail.New(fail.Build, "", "build again", "its files, templates or roles were changed while they were used")
 	}
 	return err

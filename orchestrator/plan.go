@@ -48,7 +48,8 @@ type Plan struct {
 	// Snapshots is addresses of archives as they once were, for what a lock names.
 	Snapshots []string `json:"snapshots,omitempty"`
 
-	overlaid bool // a tools tree lies over /usr of this machine, to whoever makes keys outside of it
+	whole    *wholeProject // for keys that begin a build; nil for exact parts alone
+	overlaid bool          // a tools tree lies over /usr of this machine, to whoever makes keys outside of it
 }
 
 // NewPlan decides about a definition. newUUID gives the identifier of the thing

@@ -212,11 +212,11 @@ func (r *reading) project(entry definition.InstallEntry) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	variables, err := r.variableFiles(any) // roles of collections are not looked at
+	beside, err := r.besideFolders(append(texts(entry), texts(r.plan.Definition.Vars)...))
 	if err != nil {
 		return "", err
 	}
-	beside, err := r.besideFolders(append(texts(entry), texts(r.plan.Definition.Vars)...))
+	variables, err := r.variableFiles(any) // roles of collections are not looked at
 	if err != nil {
 		return "", err
 	}

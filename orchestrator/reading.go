@@ -333,22 +333,26 @@ func outsidePaths(text string) (all []string) {
 }
 
 // firstFound is a list of files, or of folders, by keys of its own.
-var firstFound = regexp.MustCompile(`first_found(?s:.{0,400}?)\.\./`)
+var firstFound = regexp.MustCompile(`first_found(?s:.{0,400}?)\.\./[\w./-]*`)
 
-// lookupsLeadUp says whether lookups of files name some in folders above.
-func lookupsLeadUp(text string) bool {
+// upwards is the beginning of a path in folders above.
+var upwards = regexp.MustCompile(`(?:\.\./)+[\w.-]*/?`)
+
+// lookedUp is the beginnings of paths in folders above that lookups of files name.
+func lookedUp(text string) (paths []string) {
 	text = comment.ReplaceAllString(text, "")
 	for _, use := range fileLookup.FindAllStringSubmatch(text, -1) {
-		if plugin := use[1][strings.LastIndexByte(use[1], '.')+1:]; strings.Contains(use[2], "../") && !slices.Contains(notOfFiles, plugin) {
-			return true
+		if plugin := use[1][strings.LastIndexByte(use[1], '.')+1:]; !slices.Contains(notOfFiles, plugin) {
+			paths = append(paths, upwards.FindAllString(use[2], -1)...)
 		}
 	}
 	for _, use := range fileLoop.FindAllStringSubmatch(text, -1) {
-		if strings.Contains(use[1], "../") {
-			return true
-		}
+		paths = append(paths, upwards.FindAllString(use[1], -1)...)
 	}
-	return firstFound.MatchString(text)
+	for _, use := range firstFound.FindAllString(text, -1) {
+		paths = append(paths, upwards.FindAllString(use, -1)...)
+	}
+	return paths
 }
 
 // outside is the digests of the builder's files that tasks name, and lookups, by themselves or by

@@ -1,6 +1,7 @@
 package orchestrator
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,9 +10,12 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/btw-img/btw-img/orchestrator/definition"
+	"github.com/btw-img/btw-img/orchestrator/diskformat"
 	"github.com/btw-img/btw-img/orchestrator/image"
 )
 
@@ -23,8 +27,8 @@ import (
 // nobody's.
 var notAnsibles = []string{"install.d", "commands.d", "conf.d", "locks", "images"}
 
-// ansiblesOwn is what lies in a project besides vmctl's own folders and those with images, the
-// results of a build.
+// ansiblesOwn is what lies in a project besides vmctl's own folders, images, and what builds have
+// made or are making.
 func ansiblesOwn(project string) (names []string, err error) {
 	entries, err := os.ReadDir(project)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -32,7 +36,8 @@ func ansiblesOwn(project string) (names []string, err error) {
 	}
 	for _, entry := range entries {
 		name := entry.Name()
-		if strings.HasPrefix(name, ".") || slices.Contains(notAnsibles, name) || hasImages(filepath.Join(project, name)) {
+		others := strings.HasPrefix(name, ".") || slices.Contains(notAnsibles, name) || strings.HasSuffix(name, definition.FailedSuffix) || isImage(name)
+		if others || !slices.Contains(kindFolders, name) && hasImages(filepath.Join(project, name)) {
 			continue
 		}
 		names = append(names, name)
@@ -40,10 +45,16 @@ func ansiblesOwn(project string) (names []string, err error) {
 	return names, nil
 }
 
-// hasImages says whether a folder is that of a build's results, or holds such folders.
+// isImage says whether a file is called as an image is, or a log.
+func isImage(name string) bool {
+	return slices.Contains(diskformat.Suffixes(), filepath.Ext(name)) || filepath.Ext(name) == ".iso" || filepath.Ext(name) == ".log"
+}
+
+// hasImages says whether a folder is that of a build's results, or holds such folders, of builds
+// that have failed, too, or the lock of one.
 func hasImages(folder string) bool {
-	for _, below := range []string{"", "*"} {
-		if found, _ := filepath.Glob(filepath.Join(globbed.Replace(folder), below, ManifestName)); len(found) > 0 {
+	for _, below := range []string{ManifestName, "*/" + ManifestName, "*" + definition.FailedSuffix + "/" + LogName, ".*.lock"} {
+		if found, _ := filepath.Glob(filepath.Join(globbed.Replace(folder), below)); len(found) > 0 {
 			return true
 		}
 	}
@@ -70,11 +81,22 @@ func (r *reading) names(file, content string) {
 		switch {
 		case r.within != "" && r.within != file && !leadsUp(path): // which is read as a whole
 		case isJinja(path):
-			r.around = true
+			literal, rest, _ := strings.Cut(path, "{{")
+			r.around = r.around || !r.staysWithin(file, literal) || strings.Contains(rest, "..")
 		default:
 			r.beside = append(r.beside, r.candidates(file, path)...)
 		}
 	}
+	r.around = r.around || leavesFolders.MatchString(content)
+	for _, path := range lookedUp(content) {
+		r.around = r.around || !r.staysWithin(file, path)
+	}
+}
+
+// staysWithin says whether a path beside a file, or the beginning of one, is in the folder that is
+// read.
+func (r *reading) staysWithin(file, path string) bool {
+	return r.within != "" && r.within != file && holds(r.within, filepath.Join(filepath.Dir(file), path))
 }
 
 // isJinja says whether a text is rendered.
@@ -114,22 +136,11 @@ func (r *reading) candidates(file, path string) (all []string) {
 
 // besideFolders is the digests of what is read beside the folders of roles and playbooks, where
 // words are further texts that may have paths.
-func (r *reading) besideFolders(words []string) (digests []string, err error) {
-	seen := map[string]bool{}
-	if digests, err = r.namedBeside(seen); err != nil {
-		return nil, err
+func (r *reading) besideFolders(words []string) ([]string, error) {
+	for _, text := range words {
+		r.around = r.around || leavesFolders.MatchString(text) || len(lookedUp(text)) > 0
 	}
-	text := r.text.String() + "\n" + strings.Join(words, "\n")
-	if !r.around && !leavesFolders.MatchString(text) && !lookupsLeadUp(text) {
-		return digests, nil
-	}
-	r.opaque = true
-	all, err := r.wholeProject()
-	if err != nil {
-		return nil, err
-	}
-	more, err := r.namedBeside(seen) // by what has been looked at now
-	return append(append(digests, all), more...), err
+	return r.namedBeside(map[string]bool{})
 }
 
 // namedBeside is the digests of all that is named beside the folders, also by what is found so, but for
@@ -170,22 +181,32 @@ func holds(folder, path string) bool {
 // and times.
 const mostOfProject = 256 << 20
 
-// wholeProject is the digest of all that may be meant in a project, without what links lead to
-// elsewhere. What is text is looked at.
-func (r *reading) wholeProject() (string, error) {
-	names, err := ansiblesOwn(r.plan.Project)
+// wholeProject is the digest of all that may be meant in a project, as it is when a build begins,
+// without what links lead to elsewhere.
+type wholeProject struct {
+	once   sync.Once
+	digest string
+	err    error
+}
+
+// of is the digest of that project.
+func (w *wholeProject) of(ctx context.Context, project string) (string, error) {
+	w.once.Do(func() { w.digest, w.err = digestOfProject(ctx, project) })
+	return w.digest, w.err
+}
+
+func digestOfProject(ctx context.Context, project string) (string, error) {
+	names, err := ansiblesOwn(project)
 	if err != nil {
 		return "", err
 	}
-	r.within = r.plan.Project
-	defer func() { r.within = "" }()
 	var lines []string
 	left := int64(mostOfProject)
 	for _, name := range names {
 		if name == collectionsFolder { // which counts by itself
 			continue
 		}
-		root := filepath.Join(r.plan.Project, name)
+		root := filepath.Join(project, name)
 		if slices.Contains(kindFolders, name) {
 			if real, err := filepath.EvalSymlinks(root); err == nil {
 				root = real
@@ -193,16 +214,16 @@ func (r *reading) wholeProject() (string, error) {
 		}
 		err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
 			switch {
-			case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission): // nor does Ansible read it
+			case unseen(err):
 				return nil
 			case err != nil:
 				return err
-			case entry.IsDir() && (strings.HasPrefix(entry.Name(), ".") || entry.Name() == "__pycache__"):
+			case entry.IsDir() && (strings.HasPrefix(entry.Name(), ".") || entry.Name() == "__pycache__" || entry.Name() == "node_modules"):
 				return fs.SkipDir
 			}
-			line, err := r.inProject(path, &left)
-			if errors.Is(err, fs.ErrPermission) {
-				err = nil
+			line, err := inProject(ctx, project, path, entry, &left)
+			if unseen(err) {
+				return nil
 			}
 			lines = append(lines, name+strings.TrimPrefix(path, root)+" "+line)
 			return err
@@ -214,11 +235,19 @@ func (r *reading) wholeProject() (string, error) {
 	return digestOf(lines), nil
 }
 
+// unseen is an error about a file that Ansible does not read either.
+func unseen(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission)
+}
+
 // inProject is what of a file counts, and leaves less to count by its bytes.
-func (r *reading) inProject(path string, left *int64) (string, error) {
-	link, _ := os.Readlink(path) // "" for what is none
-	if real, err := filepath.EvalSymlinks(path); link != "" && (err != nil || !holds(r.plan.Project, real)) {
-		return link, nil
+func inProject(ctx context.Context, project, path string, entry fs.DirEntry, left *int64) (string, error) {
+	link := ""
+	if entry.Type()&fs.ModeSymlink != 0 {
+		link, _ = os.Readlink(path)
+		if real, err := filepath.EvalSymlinks(path); err != nil || !holds(project, real) {
+			return link, nil
+		}
 	}
 	info, err := os.Stat(path)
 	if err != nil || !info.Mode().IsRegular() {
@@ -228,11 +257,6 @@ func (r *reading) inProject(path string, left *int64) (string, error) {
 		return fmt.Sprintf("%s %d %s", link, info.Size(), info.ModTime().UTC()), nil
 	}
 	*left -= info.Size()
-	if extension := filepath.Ext(path); slices.Contains(variableEndings[1:], extension) || extension == ".j2" {
-		if _, err := r.look(path); err != nil {
-			return "", err
-		}
-	}
-	digest, _, err := image.Digest(r.ctx, path)
+	digest, _, err := image.Digest(ctx, path)
 	return fmt.Sprintf("%s %t %s", link, info.Mode()&0o100 != 0, digest), err
 }

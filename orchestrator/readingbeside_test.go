@@ -1,11 +1,11 @@
 package orchestrator
 
 import (
+	"errors"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/btw-img/btw-img/orchestrator/definition"
@@ -110,10 +110,9 @@ func TestAWholeProjectHasLimits(t *testing.T) {
 		t.Fatal(err)
 	}
 	digest := func() string {
-		r := reading{ctx: t.Context(), plan: Plan{Project: folder}}
-		d, err := r.wholeProject()
-		if err != nil || strings.Contains(r.text.String(), "disk") {
-			t.Fatal(d, err)
+		d, err := digestOfProject(t.Context(), folder)
+		if err != nil {
+			t.Fatal(err)
 		}
 		return d
 	}
@@ -133,5 +132,72 @@ func TestAFolderThatHoldsTheProjectIsNotRead(t *testing.T) {
 	r := reading{ctx: t.Context(), plan: Plan{Project: p.write(t)}}
 	if _, err := r.project(definition.InstallEntry{Roles: []definition.Role{{Name: "up"}}}); err != nil || !r.around {
 		t.Errorf("around is %t, %v", r.around, err)
+	}
+}
+
+// What a role reads within itself is no reason to read the project.
+func TestARoleThatStaysWithinItself(t *testing.T) {
+	for name, tasks := range map[string]string{
+		"rendered":    "- include_vars: '../vars/{{ ansible_os_family }}.yml'\n",
+		"first_found": "- include_vars: '{{ item }}'\n  with_first_found: ['../vars/{{ os }}.yml', ../vars/main.yml]\n",
+		"lookup":      "- debug: {msg: \"{{ lookup('file', '../files/x') }}\"}\n",
+	} {
+		p := maps.Clone(beside)
+		p["roles/up/tasks/main.yml"] = tasks
+		if got := changes(t, p.parts(t, "x").Layers[0], p.with("files/unrelated", "u", "changed")); got[1] {
+			t.Errorf("%s: the project counts", name)
+		}
+	}
+}
+
+// What a build makes in the project, and who looks at it meanwhile, changes nothing.
+func TestResultsInAProjectDoNotCount(t *testing.T) {
+	folder := beside.write(t)
+	digest := func() string {
+		t.Helper()
+		d, err := digestOfProject(t.Context(), folder)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	before := digest()
+	for _, name := range []string{"results/.web.lock", "made/web.failed/build.log", "web.failed/boot-bios.log", "web.qcow2", "live.iso", "build.log", ".web.work/disk.raw"} {
+		path := filepath.Join(folder, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte("x"), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+		if digest() != before {
+			t.Errorf("%s counts", name)
+		}
+	}
+	for _, name := range []string{"files/build.json", "other/file"} {
+		path, last := filepath.Join(folder, name), digest()
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte("{}"), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+		if digest() == last {
+			t.Errorf("%s does not count", name)
+		}
+	}
+}
+
+// A change of the project while an entry is applied is no change of what it has used, unless it
+// names that.
+func TestWhatMayBeReadIsNotSettled(t *testing.T) {
+	p := maps.Clone(beside)
+	p["roles/up/tasks/main.yml"] = "- copy: {src: '{{ role_path }}/../../files/x', dest: /etc/x}\n"
+	before, after := p.parts(t, "x").Layers[0], p.with("files/unrelated", "u", "changed").parts(t, "x").Layers[0]
+	if before[1].Exact != after[1].Exact || before[1].Digest == after[1].Digest {
+		t.Errorf("%+v, then %+v", before[1], after[1])
+	}
+}
+
+// An edit of variables of a group counts that a playbook's tasks beside it have the image join.
+func TestGroupsThatAreJoinedBesideAPlaybook(t *testing.T) {
+	p := maps.Clone(beside)
+	p["tasks/a.yml"], p["group_vars/web.yml"] = "- group_by: {key: web}\n", "a: b\n"
+	if got := changes(t, p.parts(t, "x").Layers[0], p.with("group_vars/web.yml", "b", "c")); !got[0] {
+		t.Error("they do not count")
 	}
 }

@@ -76,12 +76,13 @@ type taskFile struct {
 	refers []reference
 }
 
-// reference is a task that has other tasks applied.
+// reference is a task that has other tasks applied, or a role that a play names.
 type reference struct {
-	line  int
-	role  string // "" for a file
-	file  string // "" for all of the role
-	apart bool   // it is a task of its own, which the tags of a run may leave out
+	line    int
+	role    string // "" for a file
+	file    string // "" for all of the role
+	apart   bool   // it is a task of its own, which the tags of a run may leave out
+	reached bool   // its tags, or those around it, have a run for boot come here
 }
 
 // taskFiles is files by their paths.
@@ -147,8 +148,21 @@ func (f *taskFile) refer(module, arguments *yaml.Node, reached bool) {
 		return ""
 	}
 	name := module.Value[strings.LastIndexByte(module.Value, '.')+1:]
-	r := reference{line: module.Line, apart: strings.HasPrefix(name, "include") && !reached}
+	r := reference{line: module.Line, apart: strings.HasPrefix(name, "include"), reached: reached}
 	switch name {
+	case "roles", "dependencies":
+		for _, role := range arguments.Content {
+			one := reference{line: role.Line, role: role.Value, reached: reached}
+			for i := 0; i+1 < len(role.Content); i += 2 {
+				switch role.Content[i].Value {
+				case "role", "name":
+					one.role = role.Content[i+1].Value
+				case "tags":
+					one.reached = one.reached || hasTag(role.Content[i+1], definition.OnBoot, "always")
+				}
+			}
+			f.refers = append(f.refers, one)
+		}
 	case "include_tasks", "import_tasks", "include":
 		r.file = cmp.Or(arguments.Value, argument("file"))
 	case "include_role", "import_role":
@@ -162,9 +176,10 @@ func (f *taskFile) refer(module, arguments *yaml.Node, reached bool) {
 // checkIncludes refuses an include that a run for the tag boot would pass over although it leads
 // to tasks with that tag: nobody would ever apply them, and Ansible says nothing.
 func (all taskFiles) checkIncludes(project string) error {
+	named, reached := all.named(), all.reached()
 	for _, path := range slices.Sorted(maps.Keys(all)) {
 		for _, r := range all[path].refers {
-			if r.apart && all.leads(path, r, map[string]bool{}) {
+			if r.apart && !r.reached && !reached[path] && all.leads(path, r, named, map[string]bool{}) {
 				shown, err := filepath.Rel(project, path)
 				if err != nil || strings.HasPrefix(shown, "..") {
 					shown = path
@@ -176,14 +191,51 @@ func (all taskFiles) checkIncludes(project string) error {
 	return nil
 }
 
+// named is the files that a reference names in full: one that is rendered hardly means them.
+func (all taskFiles) named() map[string]bool {
+	named := map[string]bool{}
+	for from, file := range all {
+		for _, r := range file.refers {
+			for path := range all {
+				if !isJinja(r.file+r.role) && r.means(from, path) {
+					named[path] = true
+				}
+			}
+		}
+	}
+	return named
+}
+
+// reached is the files all of whose tasks a run for boot comes to, by the tags of what imports them.
+func (all taskFiles) reached() map[string]bool {
+	reached := map[string]bool{}
+	for grown := true; grown; {
+		grown = false
+		for from, file := range all {
+			for _, r := range file.refers {
+				if r.apart || !r.reached && !reached[from] {
+					continue
+				}
+				for path := range all {
+					if !reached[path] && r.means(from, path) {
+						reached[path], grown = true, true
+					}
+				}
+			}
+		}
+	}
+	return reached
+}
+
 // leads says whether a reference in a file leads to something tagged boot.
-func (all taskFiles) leads(from string, r reference, seen map[string]bool) bool {
+func (all taskFiles) leads(from string, r reference, named, seen map[string]bool) bool {
+	rendered := isJinja(r.file + r.role)
 	for path, file := range all {
-		if seen[path] || !r.means(from, path) {
+		if seen[path] || rendered && named[path] || !r.means(from, path) {
 			continue
 		}
 		seen[path] = true
-		if file.tagged || slices.ContainsFunc(file.refers, func(next reference) bool { return all.leads(path, next, seen) }) {
+		if file.tagged || slices.ContainsFunc(file.refers, func(next reference) bool { return all.leads(path, next, named, seen) }) {
 			return true
 		}
 	}
@@ -192,18 +244,17 @@ func (all taskFiles) leads(from string, r reference, seen map[string]bool) bool 
 
 // means says whether a reference in a file may mean the one at path.
 func (r reference) means(from, path string) bool {
-	rendered := func(name string) bool { return strings.Contains(name, "{{") }
-	tasks := filepath.Base(filepath.Dir(path)) == "tasks"
-	named := rendered(r.file) || strings.HasSuffix(strings.TrimSuffix(path, filepath.Ext(path)), "/"+strings.TrimSuffix(filepath.Clean(r.file), filepath.Ext(r.file)))
+	stem := strings.TrimSuffix(path, filepath.Ext(path))
+	file := strings.TrimSuffix(cmp.Or(r.file, "main"), filepath.Ext(r.file))
+	named := strings.HasSuffix(stem, "/"+filepath.Clean(file))
+	if isJinja(r.file) {
+		named = filepath.Base(stem) != "main" && filepath.Base(filepath.Dir(path)) != "handlers"
+	}
 	if r.role == "" {
 		return named && path != from && roleOf(path) == roleOf(from)
 	}
 	role := r.role[strings.LastIndexByte(r.role, '.')+1:]
-	if r.file == "" {
-		r.file = "main"
-		named = strings.TrimSuffix(filepath.Base(path), filepath.Ext(path)) == r.file
-	}
-	return tasks && named && (rendered(r.role) || filepath.Base(roleOf(path)) == role)
+	return named && filepath.Base(filepath.Dir(path)) == "tasks" && (isJinja(r.role) || filepath.Base(roleOf(path)) == role)
 }
 
 // roleOf is the folder of the role that a file of tasks is of, else of the file.

@@ -103,6 +103,9 @@ func TestIncludesThatHideTasksOnBoot(t *testing.T) {
 		"leads elsewhere":    {map[string]string{"a/tasks/main.yml": "- include_tasks: early.yml\n- import_tasks: late.yml\n", "a/tasks/early.yml": "- debug:\n", "a/tasks/late.yml": late}, ""},
 		"of another role":    {map[string]string{"a/tasks/main.yml": "- include_tasks: late.yml\n- import_role: {name: b}\n", "a/tasks/late.yml": "- debug:\n", "b/tasks/main.yml": late, "b/tasks/late.yml": late}, ""},
 		"in a circle":        {map[string]string{"a/tasks/main.yml": "- include_tasks: b.yml\n- {debug: {}, tags: boot}\n", "a/tasks/b.yml": "- include_tasks: b.yml\n"}, ""},
+		"imported always":    {map[string]string{"a/tasks/main.yml": "- {import_tasks: b.yml, tags: always}\n", "a/tasks/b.yml": "- include_tasks: late.yml\n", "a/tasks/late.yml": late}, ""},
+		"a role, always":     {map[string]string{"a/tasks/main.yml": "- {import_role: {name: b}, tags: [always]}\n", "b/tasks/main.yml": "- include_tasks: late.yml\n", "b/tasks/late.yml": late}, ""},
+		"of its platform":    {map[string]string{"a/tasks/main.yml": "- {debug: {}, tags: boot}\n- import_tasks: install.yml\n- import_tasks: late.yml\n", "a/tasks/install.yml": "- include_tasks: '{{ os }}.yml'\n", "a/tasks/late.yml": late, "a/tasks/Debian.yml": "- debug:\n", "a/handlers/main.yml": late}, ""},
 		"nothing is on boot": {map[string]string{"a/tasks/main.yml": "- include_tasks: late.yml\n", "a/tasks/late.yml": "- debug:\n"}, ""},
 	} {
 		project := t.TempDir()

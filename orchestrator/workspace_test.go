@@ -104,6 +104,8 @@ func TestWhatNoBuildHasMadeIsNotReplaced(t *testing.T) {
 		"an older build":     {map[string]string{"debian/build.json": old, "debian/debian.qcow2": "old"}, false},
 		"a failed one":       {map[string]string{"debian.failed/build.log": "", "debian.failed/boot-bios.log": "", "debian.failed/boot-bios-screen.png": ""}, false},
 		"a source package":   {map[string]string{"debian/control": "Source: a", "debian/rules": ""}, true},
+		"half removed":       {map[string]string{"debian.failed/boot-uefi.log": ""}, false},
+		"logs of another":    {map[string]string{"debian/access.log": ""}, true},
 		"a log of another":   {map[string]string{"debian/build.log": "", "debian/Makefile": ""}, true},
 		"another build.json": {map[string]string{"debian/build.json": `{"name": "site", "scripts": {}}`}, true},
 		"no JSON":            {map[string]string{"debian/build.json": "name: debian"}, true},

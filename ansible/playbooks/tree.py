@@ -193,7 +193,7 @@ def shell(script, environment):
     """Runs a script, of which no command line tells: it may hold secrets."""
     memory, name = os.memfd_create('script'), '/proc/self/fd/3'
     try:
-        os.write(memory, script.encode())
+        os.write(memory, ('exec 3<&-; ' + script).encode())  # which no program of the script gets
         done = run('/bin/sh', name, environment=environment, keep=[memory])
     finally:
         os.close(memory)

@@ -6,12 +6,14 @@ package chroot
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/btw-img/btw-img/orchestrator/debian"
 	"github.com/btw-img/btw-img/orchestrator/host"
 	"github.com/btw-img/btw-img/orchestrator/scope"
 )
@@ -205,24 +207,25 @@ func pts(devices string) host.Mount {
 	}
 }
 
-const resolvConf = "/etc/resolv.conf"
-
 // bindResolver gives the tree the host's name resolution, read-only. Where the
 // image's resolv.conf is a link into /run, the file is put where it points.
 func bindResolver(h host.Host, tree host.Tree, stack *scope.Stack) error {
-	content, err := os.ReadFile(resolvConf)
+	content, err := os.ReadFile(debian.ResolvConf)
+	if tree.Readlink(debian.ResolvConf) == debian.NoResolver {
+		stack.Push("keep the name servers of a layer", func() error { return keepResolver(tree, content) })
+	}
 	if err != nil {
 		return nil // a host without name resolution can still build from an address
 	}
-	if target := tree.Readlink(resolvConf); target != "" {
+	if target := tree.Readlink(debian.ResolvConf); target != "" {
 		return tree.Write(filepath.Join("/etc", resolve(target)), content, 0o644)
 	}
 	const copied = "/run/host-resolv.conf"
 	if err := tree.Write(copied, content, 0o644); err != nil {
 		return err
 	}
-	if !tree.Exists(resolvConf) {
-		if err := tree.Write(resolvConf, nil, 0o644); err != nil {
+	if !tree.Exists(debian.ResolvConf) {
+		if err := tree.Write(debian.ResolvConf, nil, 0o644); err != nil {
 			return err
 		}
 	}
@@ -230,7 +233,7 @@ func bindResolver(h host.Host, tree host.Tree, stack *scope.Stack) error {
 	if err != nil {
 		return err
 	}
-	target, err := tree.Path(resolvConf)
+	target, err := tree.Path(debian.ResolvConf)
 	if err != nil {
 		return err
 	}
@@ -240,6 +243,35 @@ func bindResolver(h host.Host, tree host.Tree, stack *scope.Stack) error {
 	}
 	stack.Push("unmount "+target, unmount)
 	return nil
+}
+
+// keepResolver makes what programs have written through the link a file of the tree's, without
+// the lines that are the host's.
+func keepResolver(tree host.Tree, hosts []byte) error {
+	if tree.Readlink(debian.ResolvConf) != debian.NoResolver {
+		return nil
+	}
+	found, err := tree.Read(debian.ResolvConf)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	known := map[string]bool{"": true}
+	for line := range strings.Lines(string(hosts)) {
+		known[strings.TrimSpace(line)] = true
+	}
+	var own strings.Builder
+	for line := range strings.Lines(string(found)) {
+		if !known[strings.TrimSpace(line)] {
+			own.WriteString(line)
+		}
+	}
+	if own.Len() == 0 {
+		return nil
+	}
+	return tree.Write(debian.ResolvConf, []byte(own.String()), 0o644)
 }
 
 // resolve is a link's target relative to /etc.

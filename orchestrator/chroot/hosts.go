@@ -46,12 +46,16 @@ func knowItself(tree host.Tree, hostname string) (release func() error, err erro
 	if err := os.WriteFile(path, with, info.Mode().Perm()); err != nil {
 		return none, err
 	}
-	return func() error { return forget(path, before, with, line, info.ModTime()) }, nil
+	return func() error { return forget(tree, before, with, line, info.ModTime()) }, nil
 }
 
-// forget takes a line out of the file at path. A file that nobody has changed is as it was
-// before, with its time.
-func forget(path string, before, with, line []byte, changed time.Time) error {
+// forget takes a line out of the file. One that nobody has changed is as it was before, with its
+// time.
+func forget(tree host.Tree, before, with, line []byte, changed time.Time) error {
+	path, err := tree.Path(hostsFile) // which programs may have led elsewhere
+	if err != nil {
+		return err
+	}
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && !info.Mode().IsRegular() {
 		return nil

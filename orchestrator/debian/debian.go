@@ -25,6 +25,13 @@ func RepartPackages(suite string) []string {
 	return []string{"systemd-repart"}
 }
 
+// ResolvConf is the file with the name servers.
+const ResolvConf = "/etc/resolv.conf"
+
+// NoResolver is where that leads in trees that have none of their own: while they
+// are entered, the builder's name servers are there.
+const NoResolver = "../run/vmctl-resolv.conf"
+
 // OwnAddress is where Debian puts the machine's own name (Debian Reference, 5.1.1).
 const OwnAddress = "127.0.1.1"
 

@@ -105,8 +105,10 @@ func (s *System) mount(volumes []volume, root int, fstab []byte) error {
 			if !v.is(m.source, disk) {
 				continue
 			}
-			s.Uses[i].Options = m.options
-			if m.at == "" || m.at == "/" {
+			if m.at == "" || m.at == "/" || v.Number != root {
+				s.Uses[i].Options = m.options
+			}
+			if m.at == "" || m.at == "/" || v.Number == root { // a subvolume of the root's is no other file system
 				break
 			}
 			at := strings.TrimPrefix(m.at, "/")

@@ -31,8 +31,8 @@ type Identity struct {
 func Begin(root string) error {
 	tree := host.Tree(root)
 	var resolver error
-	if tree.Readlink(resolvConf) == "" {
-		resolver = tree.Symlink(noResolver, resolvConf)
+	if tree.Readlink(debian.ResolvConf) == "" {
+		resolver = tree.Symlink(debian.NoResolver, debian.ResolvConf)
 	}
 	return errors.Join(
 		resolver,

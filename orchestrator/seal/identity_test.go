@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/btw-img/btw-img/orchestrator/debian"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/host"
 )
@@ -84,19 +85,19 @@ func TestTheSourceOfAnotherMachineDoesNotCount(t *testing.T) {
 // The name servers of whoever builds are in no tree, and so in no identifier.
 func TestTheBuildersNameServersDoNotCount(t *testing.T) {
 	tree := host.Tree(t.TempDir())
-	if err := tree.Write(resolvConf, []byte("nameserver 10.0.0.1\n"), 0o755); err != nil {
+	if err := tree.Write(debian.ResolvConf, []byte("nameserver 10.0.0.1\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	if err := Begin(string(tree)); err != nil {
 		t.Fatal(err)
 	}
-	if target := tree.Readlink(resolvConf); target != noResolver {
+	if target := tree.Readlink(debian.ResolvConf); target != debian.NoResolver {
 		t.Errorf("it leads to %q", target)
 	}
-	if err := tree.Symlink(stubResolv, resolvConf); err != nil {
+	if err := tree.Symlink(stubResolv, debian.ResolvConf); err != nil {
 		t.Fatal(err)
 	}
-	if err := Begin(string(tree)); err != nil || tree.Readlink(resolvConf) != stubResolv {
-		t.Errorf("a link is now %q, %v", tree.Readlink(resolvConf), err)
+	if err := Begin(string(tree)); err != nil || tree.Readlink(debian.ResolvConf) != stubResolv {
+		t.Errorf("a link is now %q, %v", tree.Readlink(debian.ResolvConf), err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/btw-img/btw-img/orchestrator/debian"
 	"github.com/btw-img/btw-img/orchestrator/text"
 )
 
@@ -30,6 +31,6 @@ func Script(key string) string {
 	return strings.NewReplacer(
 		"@KEY@", text.Word(key), "@REMOVE@\n", patterns.String(),
 		"@KEYGEN_UNIT@", keygenUnit, "@KEYGEN@", keygen, "@NO_PROMPT_FILE@", noPromptFile, "@NO_PROMPT@", noPrompt,
-		"@PRESET_FILE@", presetFile, "@PRESET@", lastMatters, "@MACHINE_ID@", machineID, "@RESOLV_CONF@", resolvConf, "@STUB_RESOLV@", stubResolv,
+		"@PRESET_FILE@", presetFile, "@PRESET@", lastMatters, "@MACHINE_ID@", machineID, "@RESOLV_CONF@", debian.ResolvConf, "@STUB_RESOLV@", stubResolv,
 	).Replace(script)
 }

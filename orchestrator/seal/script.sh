@@ -51,11 +51,11 @@ fi
 
 # What an image must not carry.
 @REMOVE@
-if [ -d "$root"/var/log ]; then
+if [ -d "$root"/var/log ]; then # some of it may go meanwhile
 	rm -rf -- "$root"/var/log/installer
-	find "$root"/var/log -ignore_readdir_race -xdev ! -type d ! \( -type f ! -user 0 -links 1 \) -delete
-	find "$root"/var/log -ignore_readdir_race -xdev -type f \( -name '*.[0-9]' -o -name '*.[0-9].*' -o -name '*.gz' -o -name '*.xz' -o -name '*.zst' -o -name '*.old' \) -delete
-	find "$root"/var/log -ignore_readdir_race -xdev -type f -exec truncate --size=0 {} +
+	find "$root"/var/log -xdev ! -type d ! \( -type f ! -user 0 -links 1 \) -delete || :
+	find "$root"/var/log -xdev -type f \( -name '*.[0-9]' -o -name '*.[0-9].*' -o -name '*.gz' -o -name '*.xz' -o -name '*.zst' -o -name '*.old' \) -delete || :
+	find "$root"/var/log -xdev -type f -exec truncate -s 0 {} + || :
 fi
 find "$root/" -xdev -type d -name __pycache__ -prune -exec rm -rf {} +
 echo uninitialized >"$root@MACHINE_ID@"

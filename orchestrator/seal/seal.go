@@ -16,6 +16,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/btw-img/btw-img/orchestrator/debian"
 	"github.com/btw-img/btw-img/orchestrator/host"
 )
 
@@ -44,7 +45,7 @@ var volatile = []string{
 // IsVolatile says whether a name in a tree is of what a machine writes by itself while it
 // runs, or of what is removed from every image.
 func IsVolatile(name string) bool {
-	return name == resolvConf || slices.ContainsFunc(slices.Concat(removed, packageCaches, volatile), func(pattern string) bool {
+	return name == debian.ResolvConf || slices.ContainsFunc(slices.Concat(removed, packageCaches, volatile), func(pattern string) bool {
 		match, err := path.Match(pattern, name)
 		return match && err == nil
 	})
@@ -85,7 +86,6 @@ const (
 
 const (
 	machineID   = "/etc/machine-id"
-	resolvConf  = "/etc/resolv.conf"
 	stubResolv  = "../run/systemd/resolve/stub-resolv.conf"
 	presetFile  = "/etc/systemd/system-preset/00-image.preset"
 	lastMatters = "# Units that the build left disabled; systemd would enable them on the first boot.\n"
@@ -219,21 +219,17 @@ func isOthers(info fs.FileInfo) bool {
 	return known && stat.Uid != 0 && stat.Nlink == 1
 }
 
-// noResolver is where /etc/resolv.conf leads in trees that have none of their own: while they
-// are entered, the builder's name servers are there.
-const noResolver = "../run/vmctl-resolv.conf"
-
 // sealResolver leaves no name server of the builder behind: a link to systemd-resolved where the
 // image has it, else an empty file. What a layer has written is its own.
 func sealResolver(tree host.Tree) error {
-	if content, err := tree.Read(resolvConf); err == nil && len(content) > 0 {
+	if content, err := tree.Read(debian.ResolvConf); err == nil && len(content) > 0 {
 		return nil
 	}
-	switch target := tree.Readlink(resolvConf); {
-	case target != "" && target != noResolver:
+	switch target := tree.Readlink(debian.ResolvConf); {
+	case target != "" && target != debian.NoResolver:
 		return nil
 	case tree.Exists("/usr/lib/systemd/systemd-resolved"):
-		return tree.Symlink(stubResolv, resolvConf)
+		return tree.Symlink(stubResolv, debian.ResolvConf)
 	}
-	return tree.Write(resolvConf, nil, 0o644)
+	return tree.Write(debian.ResolvConf, nil, 0o644)
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/btw-img/btw-img/orchestrator/debian"
 	"github.com/btw-img/btw-img/orchestrator/host"
 )
 
@@ -25,7 +26,7 @@ func bySealScript(t *testing.T) func(root string) error {
 func TestNothingOfTheBuilderIsLeft(t *testing.T) {
 	for name, seals := range map[string]func(root string) error{
 		"a tree": func(root string) error {
-			return cmp.Or(host.Tree(root).Symlink(noResolver, resolvConf), Apply(root))
+			return cmp.Or(host.Tree(root).Symlink(debian.NoResolver, debian.ResolvConf), Apply(root))
 		},
 		"a machine": bySealScript(t),
 	} {
@@ -122,10 +123,10 @@ func TestLogsOfOthersStay(t *testing.T) {
 func TestNameServersOfALayerStay(t *testing.T) {
 	for content, want := range map[string]string{"nameserver 192.0.2.1\n": "nameserver 192.0.2.1\n", "": ""} {
 		tree := host.Tree(t.TempDir())
-		if err := cmp.Or(Begin(string(tree)), tree.Write(resolvConf, []byte(content), 0o644), Apply(string(tree))); err != nil {
+		if err := cmp.Or(Begin(string(tree)), tree.Write(debian.ResolvConf, []byte(content), 0o644), Apply(string(tree))); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := tree.Read(resolvConf); err != nil || string(got) != want || tree.Readlink(resolvConf) != "" {
+		if got, err := tree.Read(debian.ResolvConf); err != nil || string(got) != want || tree.Readlink(debian.ResolvConf) != "" {
 			t.Errorf("%q, %v", got, err)
 		}
 	}
@@ -133,7 +134,7 @@ func TestNameServersOfALayerStay(t *testing.T) {
 	if err := cmp.Or(Begin(string(tree)), Apply(string(tree))); err != nil {
 		t.Fatal(err)
 	}
-	if info, err := tree.Lstat(resolvConf); err != nil || !info.Mode().IsRegular() || info.Size() != 0 {
+	if info, err := tree.Lstat(debian.ResolvConf); err != nil || !info.Mode().IsRegular() || info.Size() != 0 {
 		t.Errorf("%v, %v", info, err)
 	}
 }
