@@ -217,11 +217,15 @@ func TestATarballsKeyIsKnownBefore(t *testing.T) {
 
 func TestALayerWhoseFilesChangeMeanwhileIsRefused(t *testing.T) {
 	w := sharing(t)
-	w.entryPart = func(context.Context, int, int) (entryPart, error) { return entryPart{Digest: "of the whole project, too", Exact: "debian"}, nil }
+	w.entryPart = func(context.Context, int, int) (entryPart, error) {
+		return entryPart{Digest: "of the whole project, too", Exact: "debian"}, nil
+	}
 	if err := w.settled(t.Context(), 0, 0); err != nil {
 		t.Error(err)
 	}
-	w.entryPart = func(context.Context, int, int) (entryPart, error) { return entryPart{Digest: "debian", Exact: "other"}, nil }
+	w.entryPart = func(context.Context, int, int) (entryPart, error) {
+		return entryPart{Digest: "debian", Exact: "other"}, nil
+	}
 	if err := w.settled(t.Context(), 0, 0); fail.ExitCode(err) != 4 || fail.Hint(err) == "" {
 		t.Errorf("error %v", err)
 	}

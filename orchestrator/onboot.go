@@ -274,7 +274,7 @@ func (r *guestRun) prepare(ctx context.Context, bootable tree, key store.Key) (e
 		return err
 	}
 	defer func() { err = scope.Join(err, begun.Discard()) }()
-	err = cmp.Or(guest.Furnish(begun.Root(), string(key)[:32]), r.fetching.furnish(begun.Root()), r.ageLists(begun.Root()))
+	err = cmp.Or(guest.Furnish(begun.Root(), string(key)[:32]), seal.FreeResolver(begun.Root()), r.fetching.furnish(begun.Root()), r.ageLists(begun.Root()))
 	if err != nil {
 		return err
 	}

@@ -13,7 +13,6 @@ import (
 	"strings"
 
 	"github.com/btw-img/btw-img/orchestrator/arch"
-	"github.com/btw-img/btw-img/orchestrator/debian"
 	"github.com/btw-img/btw-img/orchestrator/fail"
 	"github.com/btw-img/btw-img/orchestrator/host"
 )
@@ -66,11 +65,6 @@ func Furnish(root, id string) error {
 	}
 	if text := strings.TrimSpace(string(found)); text == "" || text == "uninitialized" {
 		if err := tree.Write(machineID, []byte(id+"\n"), 0o644); err != nil {
-			return err
-		}
-	}
-	if tree.Readlink(debian.ResolvConf) == debian.NoResolver { // what gets name servers by DHCP may leave links alone
-		if err := tree.Write(debian.ResolvConf, nil, 0o644); err != nil {
 			return err
 		}
 	}

@@ -219,6 +219,16 @@ func isOthers(info fs.FileInfo) bool {
 	return known && stat.Uid != 0 && stat.Nlink == 1
 }
 
+// FreeResolver lets a machine that starts as the tree at root have its own name servers there: what
+// gets them by DHCP may leave links alone.
+func FreeResolver(root string) error {
+	tree := host.Tree(root)
+	if tree.Readlink(debian.ResolvConf) != debian.NoResolver {
+		return nil
+	}
+	return tree.Write(debian.ResolvConf, nil, 0o644)
+}
+
 // sealResolver leaves no name server of the builder behind: a link to systemd-resolved where the
 // image has it, else an empty file. What a layer has written is its own.
 func sealResolver(tree host.Tree) error {
