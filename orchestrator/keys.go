@@ -300,10 +300,14 @@ func (p Plan) entryPart(ctx context.Context, ansible string, number, entry int) 
 	}
 	exact := part.Exact
 	read.opaque = true
+	beside, err := read.lookAround()
+	if err != nil {
+		return entryPart{}, fail.Wrap(fail.Build, origin, err)
+	}
 	if part, err = of(); err != nil {
 		return entryPart{}, err
 	}
-	part.Exact, part.Digest = exact, digestOf(part.Digest, whole)
+	part.Exact, part.Digest = exact, digestOf(part.Digest, whole, beside)
 	return part, nil
 }
 

@@ -146,11 +146,12 @@ func (s *stager) project(path string) (string, error) {
 	if err := errors.Join(os.MkdirAll(target, 0o755), s.roles(filepath.Join(path, rolesFolder))); err != nil {
 		return "", err
 	}
-	names, err := ansiblesOwn(path)
+	entries, err := ansiblesOwn(path)
 	if err != nil {
 		return "", err
 	}
-	for _, name := range names {
+	for _, entry := range entries {
+		name := entry.Name()
 		if name == rolesFolder || !plainName.MatchString(name) {
 			continue
 		}
@@ -182,6 +183,7 @@ func (r *reading) project(entry definition.InstallEntry) (string, error) {
 	if len(entry.Roles)+len(entry.Playbooks) == 0 {
 		return "", nil
 	}
+	r.tasks, r.plays = true, len(entry.Playbooks) > 0
 	var names []string
 	for _, role := range entry.Roles {
 		names = append(names, role.Name)

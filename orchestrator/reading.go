@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -31,6 +32,8 @@ type reading struct {
 	bare   bool            // some of it reads variables without Jinja's delimiters
 	files  []string        // absolute paths of files that tasks have copied from the builder
 	within string          // the folder that is being read, "" for none
+	tasks  bool            // tasks of roles and playbooks are read
+	plays  bool            // of playbooks, too
 	beside []string        // paths that are read beside the folders of roles and playbooks
 	around bool            // more of the project is read than shows
 }
@@ -332,27 +335,36 @@ func outsidePaths(text string) (all []string) {
 	return all
 }
 
-// firstFound is a list of files, or of folders, by keys of its own.
-var firstFound = regexp.MustCompile(`first_found(?s:.{0,400}?)\.\./[\w./-]*`)
+var (
+	// firstFound is a list of files, or of folders, by keys of its own.
+	firstFound = regexp.MustCompile(`first_found(?s:.{0,400})`)
+	// upwards is folders above in a path, with what is before them.
+	upwards = regexp.MustCompile(`([^\s"'\[,(=]?)((?:\.\./)+|\.\.$)`)
+)
 
-// upwards is the beginning of a path in folders above.
-var upwards = regexp.MustCompile(`(?:\.\./)+[\w.-]*/?`)
-
-// lookedUp is the beginnings of paths in folders above that lookups of files name.
-func lookedUp(text string) (paths []string) {
+// farthestUp is how many folders up paths begin that lookups of files name: more than there are,
+// where they begin otherwise.
+func farthestUp(text string) (far int) {
 	text = comment.ReplaceAllString(text, "")
+	look := func(paths string) {
+		for _, up := range upwards.FindAllStringSubmatch(paths, -1) {
+			if far = max(far, strings.Count(up[2], "..")); up[1] != "" {
+				far = math.MaxInt
+			}
+		}
+	}
 	for _, use := range fileLookup.FindAllStringSubmatch(text, -1) {
 		if plugin := use[1][strings.LastIndexByte(use[1], '.')+1:]; !slices.Contains(notOfFiles, plugin) {
-			paths = append(paths, upwards.FindAllString(use[2], -1)...)
+			look(use[2])
 		}
 	}
 	for _, use := range fileLoop.FindAllStringSubmatch(text, -1) {
-		paths = append(paths, upwards.FindAllString(use[1], -1)...)
+		look(use[1])
 	}
 	for _, use := range firstFound.FindAllString(text, -1) {
-		paths = append(paths, upwards.FindAllString(use, -1)...)
+		look(use)
 	}
-	return paths
+	return far
 }
 
 // outside is the digests of the builder's files that tasks name, and lookups, by themselves or by

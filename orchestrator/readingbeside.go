@@ -27,33 +27,37 @@ import (
 // nobody's.
 var notAnsibles = []string{"install.d", "commands.d", "conf.d", "locks", "images"}
 
-// ansiblesOwn is what lies in a project besides vmctl's own folders, images, and what builds have
-// made or are making.
-func ansiblesOwn(project string) (names []string, err error) {
-	entries, err := os.ReadDir(project)
+// ansiblesOwn is what lies in a project besides vmctl's own folders.
+func ansiblesOwn(project string) (entries []fs.DirEntry, err error) {
+	all, err := os.ReadDir(project)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	for _, entry := range entries {
-		name := entry.Name()
-		others := strings.HasPrefix(name, ".") || slices.Contains(notAnsibles, name) || strings.HasSuffix(name, definition.FailedSuffix) || isImage(name)
-		if others || !slices.Contains(kindFolders, name) && hasImages(filepath.Join(project, name)) {
-			continue
+	for _, entry := range all {
+		if name := entry.Name(); !strings.HasPrefix(name, ".") && !slices.Contains(notAnsibles, name) {
+			entries = append(entries, entry)
 		}
-		names = append(names, name)
 	}
-	return names, nil
+	return entries, nil
 }
 
-// isImage says whether a file is called as an image is, or a log.
-func isImage(name string) bool {
-	return slices.Contains(diskformat.Suffixes(), filepath.Ext(name)) || filepath.Ext(name) == ".iso" || filepath.Ext(name) == ".log"
+// isResult says whether what lies in a project is, or may be, what builds and other verbs have
+// made or are making there.
+func isResult(project string, entry fs.DirEntry) bool {
+	name := entry.Name()
+	switch extension := filepath.Ext(name); {
+	case entry.Type().IsRegular():
+		return slices.Contains(diskformat.Suffixes(), extension) || extension == ".iso" || extension == ".log"
+	case slices.Contains(kindFolders, name):
+		return false
+	}
+	return strings.HasSuffix(name, definition.FailedSuffix) || hasImages(filepath.Join(project, name))
 }
 
 // hasImages says whether a folder is that of a build's results, or holds such folders, of builds
-// that have failed, too, or the lock of one.
+// that have failed, too, or that run.
 func hasImages(folder string) bool {
-	for _, below := range []string{ManifestName, "*/" + ManifestName, "*" + definition.FailedSuffix + "/" + LogName, ".*.lock"} {
+	for _, below := range []string{ManifestName, "*/" + ManifestName, "*" + definition.FailedSuffix + "/" + LogName, ".*.work"} {
 		if found, _ := filepath.Glob(filepath.Join(globbed.Replace(folder), below)); len(found) > 0 {
 			return true
 		}
@@ -77,26 +81,28 @@ func leadsUp(path string) bool { return slices.Contains(strings.Split(path, "/")
 func (r *reading) names(file, content string) {
 	absolute, relative := namedByTasks(r.relative(file), content)
 	r.files = append(r.files, absolute...)
+	if !r.tasks {
+		return
+	}
 	for _, path := range relative {
 		switch {
 		case r.within != "" && r.within != file && !leadsUp(path): // which is read as a whole
 		case isJinja(path):
-			literal, rest, _ := strings.Cut(path, "{{")
-			r.around = r.around || !r.staysWithin(file, literal) || strings.Contains(rest, "..")
+			literal, rest, _ := strings.Cut(path, "{")
+			r.around = r.around || !r.staysWithin(file, strings.Count(literal, "..")) || strings.Contains(rest, "..")
 		default:
 			r.beside = append(r.beside, r.candidates(file, path)...)
 		}
 	}
-	r.around = r.around || leavesFolders.MatchString(content)
-	for _, path := range lookedUp(content) {
-		r.around = r.around || !r.staysWithin(file, path)
-	}
+	far := farthestUp(content)
+	r.around = r.around || leavesFolders.MatchString(content) || far > 0 && !r.staysWithin(file, far)
 }
 
-// staysWithin says whether a path beside a file, or the beginning of one, is in the folder that is
-// read.
-func (r *reading) staysWithin(file, path string) bool {
-	return r.within != "" && r.within != file && holds(r.within, filepath.Join(filepath.Dir(file), path))
+// staysWithin says whether a path that begins so many folders up is in the role that is read,
+// wherever Ansible looks for it first: in a folder of the role for each kind of file. With a
+// playbook it also looks beside that.
+func (r *reading) staysWithin(file string, up int) bool {
+	return !r.plays && r.within != "" && r.within != file && up <= 1
 }
 
 // isJinja says whether a text is rendered.
@@ -138,7 +144,28 @@ func (r *reading) candidates(file, path string) (all []string) {
 // words are further texts that may have paths.
 func (r *reading) besideFolders(words []string) ([]string, error) {
 	for _, text := range words {
-		r.around = r.around || leavesFolders.MatchString(text) || len(lookedUp(text)) > 0
+		r.around = r.around || leavesFolders.MatchString(text) || farthestUp(text) > 0
+	}
+	return r.namedBeside(map[string]bool{})
+}
+
+// lookAround looks at tasks, variables and templates beside the playbooks, which may be read, and
+// returns the digests of what these name.
+func (r *reading) lookAround() ([]string, error) {
+	for _, name := range append([]string{"handlers"}, kindFolders[1:]...) {
+		err := filepath.WalkDir(filepath.Join(r.plan.Project, name), func(path string, entry fs.DirEntry, err error) error {
+			extension := filepath.Ext(path)
+			if err == nil && entry.Type().IsRegular() && (slices.Contains(variableEndings[1:], extension) || extension == ".j2") {
+				_, err = r.look(path)
+			}
+			if unseen(err) {
+				return nil
+			}
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
 	}
 	return r.namedBeside(map[string]bool{})
 }
@@ -196,14 +223,15 @@ func (w *wholeProject) of(ctx context.Context, project string) (string, error) {
 }
 
 func digestOfProject(ctx context.Context, project string) (string, error) {
-	names, err := ansiblesOwn(project)
+	entries, err := ansiblesOwn(project)
 	if err != nil {
 		return "", err
 	}
 	var lines []string
 	left := int64(mostOfProject)
-	for _, name := range names {
-		if name == collectionsFolder { // which counts by itself
+	for _, entry := range entries {
+		name := entry.Name()
+		if name == collectionsFolder || isResult(project, entry) { // the first counts by itself
 			continue
 		}
 		root := filepath.Join(project, name)
@@ -218,7 +246,7 @@ func digestOfProject(ctx context.Context, project string) (string, error) {
 				return nil
 			case err != nil:
 				return err
-			case entry.IsDir() && (strings.HasPrefix(entry.Name(), ".") || entry.Name() == "__pycache__" || entry.Name() == "node_modules"):
+			case entry.IsDir() && (strings.HasPrefix(entry.Name(), ".") || entry.Name() == "__pycache__"):
 				return fs.SkipDir
 			}
 			line, err := inProject(ctx, project, path, entry, &left)

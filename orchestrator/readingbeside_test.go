@@ -162,7 +162,7 @@ func TestResultsInAProjectDoNotCount(t *testing.T) {
 		return d
 	}
 	before := digest()
-	for _, name := range []string{"results/.web.lock", "made/web.failed/build.log", "web.failed/boot-bios.log", "web.qcow2", "live.iso", "build.log", ".web.work/disk.raw"} {
+	for _, name := range []string{"results/.web.work/disk.raw", "made/web.failed/build.log", "web.failed/boot-bios.log", "web.qcow2", "live.iso", "build.log", ".web.work/disk.raw"} {
 		path := filepath.Join(folder, name)
 		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte("x"), 0o644)); err != nil {
 			t.Fatal(err)
@@ -171,7 +171,7 @@ func TestResultsInAProjectDoNotCount(t *testing.T) {
 			t.Errorf("%s counts", name)
 		}
 	}
-	for _, name := range []string{"files/build.json", "other/file"} {
+	for _, name := range []string{"files/build.json", "other/file", "x.log/file", "node/.a.lock"} {
 		path, last := filepath.Join(folder, name), digest()
 		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte("{}"), 0o644)); err != nil {
 			t.Fatal(err)
@@ -199,5 +199,51 @@ func TestGroupsThatAreJoinedBesideAPlaybook(t *testing.T) {
 	p["tasks/a.yml"], p["group_vars/web.yml"] = "- group_by: {key: web}\n", "a: b\n"
 	if got := changes(t, p.parts(t, "x").Layers[0], p.with("group_vars/web.yml", "b", "c")); !got[0] {
 		t.Error("they do not count")
+	}
+}
+
+// Where Ansible looks further than in the role, more counts.
+func TestPathsThatMayLeaveARole(t *testing.T) {
+	for name, tasks := range map[string]string{
+		"two up":              "- debug: {msg: \"{{ lookup('file', '../../files/x') }}\"}\n",
+		"after a variable":    "- debug: {msg: \"{{ lookup('file', base + '/../files/x') }}\"}\n",
+		"after an expression": "- debug: {}\n  with_fileglob: '{{ base }}/../files/*'\n",
+		"a later one":         "- include_vars: '{{ item }}'\n  with_first_found:\n    - files: [a.yml]\n      paths: [../vars, ../../../vars]\n",
+		"a statement":         "- include_vars: '{% if x %}..{% endif %}/../vars/x.yml'\n",
+	} {
+		p := maps.Clone(beside)
+		p["roles/up/tasks/main.yml"] = tasks
+		if got := changes(t, p.parts(t, "x").Layers[0], p.with("files/unrelated", "u", "changed")); !got[1] {
+			t.Errorf("%s: the project does not count", name)
+		}
+	}
+	p := maps.Clone(beside) // beside a playbook Ansible also looks
+	p["roles/up/tasks/main.yml"] = "- include_vars: '../vars/{{ os }}.yml'\n"
+	if got := changes(t, p.parts(t, "x").Layers[0], p.with("files/unrelated", "u", "changed")); !got[0] || got[1] {
+		t.Errorf("with a playbook %t, without %t", got[0], got[1])
+	}
+}
+
+// What is reached by a path that is not written in full is looked at, too: a file of the builder
+// that it names counts. A template of a plain entry is no file of tasks.
+func TestWhatIsReachedByARenderedPathIsLookedAt(t *testing.T) {
+	elsewhere := filepath.Join(t.TempDir(), "ca.pem")
+	p := maps.Clone(beside)
+	p["roles/up/tasks/main.yml"] = "- include_tasks: '{{ playbook_dir }}/../tasks/{{ n }}.yml'\n"
+	p["tasks/a.yml"] = "- copy: {src: " + elsewhere + ", dest: /etc/ca.pem}\n"
+	p["install.d/x.yml"] = "source: {bootstrap: {suite: trixie}}\ninstall: [{roles: [up]}, {templates: [{path: /etc/ci.yml, source: ci.yml}]}]\n"
+	p["install.d/ci.yml"] = "copy: {src: '{{ x }}/../y'}\n"
+	var parts [][]entryPart
+	for _, content := range []string{"a", "b"} {
+		if err := os.WriteFile(elsewhere, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		parts = append(parts, p.parts(t, "x").Layers[0])
+	}
+	if parts[0][0] == parts[1][0] || parts[0][1] != parts[1][1] {
+		t.Errorf("%+v", parts)
+	}
+	if got := changes(t, parts[1], p.with("files/unrelated", "u", "changed")); !got[0] || got[1] {
+		t.Errorf("%t", got)
 	}
 }

@@ -86,7 +86,7 @@ func namedAs(arguments []string, told *yaml.Node) (paths []string) {
 	}
 	for _, argument := range arguments {
 		path := said[argument]
-		if (argument == "" || argument == "cmd") && !strings.Contains(path, "{{") {
+		if (argument == "" || argument == "cmd") && !isJinja(path) {
 			path, _, _ = strings.Cut(path, " ") // a script has arguments
 		}
 		if path != "" && (argument != "" || !keyed.MatchString(path)) {

@@ -129,8 +129,12 @@ func (f *taskFile) read(n *yaml.Node, reached bool) {
 			reached = reached || hasTag(n.Content[i+1], definition.OnBoot, "always")
 		}
 	}
+	play := false
 	for i, child := range n.Content {
-		if n.Kind == yaml.MappingNode && i%2 == 0 {
+		play = play || n.Kind == yaml.MappingNode && i%2 == 0 && child.Value == "hosts"
+	}
+	for i, child := range n.Content {
+		if n.Kind == yaml.MappingNode && i%2 == 0 && (play || child.Value != "roles") { // else those are a module's
 			f.refer(child, n.Content[i+1], reached)
 		}
 		f.read(child, reached)
@@ -161,7 +165,9 @@ func (f *taskFile) refer(module, arguments *yaml.Node, reached bool) {
 					one.reached = one.reached || hasTag(role.Content[i+1], definition.OnBoot, "always")
 				}
 			}
-			f.refers = append(f.refers, one)
+			if one.role != "" && !isJinja(one.role) {
+				f.refers = append(f.refers, one)
+			}
 		}
 	case "include_tasks", "import_tasks", "include":
 		r.file = cmp.Or(arguments.Value, argument("file"))

@@ -106,6 +106,7 @@ func TestIncludesThatHideTasksOnBoot(t *testing.T) {
 		"imported always":    {map[string]string{"a/tasks/main.yml": "- {import_tasks: b.yml, tags: always}\n", "a/tasks/b.yml": "- include_tasks: late.yml\n", "a/tasks/late.yml": late}, ""},
 		"a role, always":     {map[string]string{"a/tasks/main.yml": "- {import_role: {name: b}, tags: [always]}\n", "b/tasks/main.yml": "- include_tasks: late.yml\n", "b/tasks/late.yml": late}, ""},
 		"of its platform":    {map[string]string{"a/tasks/main.yml": "- {debug: {}, tags: boot}\n- import_tasks: install.yml\n- import_tasks: late.yml\n", "a/tasks/install.yml": "- include_tasks: '{{ os }}.yml'\n", "a/tasks/late.yml": late, "a/tasks/Debian.yml": "- debug:\n", "a/handlers/main.yml": late}, ""},
+		"a module's roles":   {map[string]string{"a/tasks/main.yml": "- {debug: {}, tags: boot}\n- include_tasks: b.yml\n", "a/tasks/b.yml": "- mongodb_user: {roles: [{db: a}]}\n"}, ""},
 		"nothing is on boot": {map[string]string{"a/tasks/main.yml": "- include_tasks: late.yml\n", "a/tasks/late.yml": "- debug:\n"}, ""},
 	} {
 		project := t.TempDir()

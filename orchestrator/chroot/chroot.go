@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -245,8 +246,8 @@ func bindResolver(h host.Host, tree host.Tree, stack *scope.Stack) error {
 	return nil
 }
 
-// keepResolver makes what programs have written through the link a file of the tree's, without
-// the lines that are the host's.
+// keepResolver makes name servers that programs have written through the link a file of the
+// tree's. Where they have added to what the host has, that is left out.
 func keepResolver(tree host.Tree, hosts []byte) error {
 	if tree.Readlink(debian.ResolvConf) != debian.NoResolver {
 		return nil
@@ -258,20 +259,25 @@ func keepResolver(tree host.Tree, hosts []byte) error {
 	if err != nil {
 		return err
 	}
-	known := map[string]bool{"": true}
-	for line := range strings.Lines(string(hosts)) {
-		known[strings.TrimSpace(line)] = true
+	given, own := nameServers(hosts), nameServers(found)
+	without := slices.DeleteFunc(slices.Clone(own), func(line string) bool { return slices.Contains(given, line) })
+	if len(without) == len(own)-len(given) { // all of them are there still
+		own = without
 	}
-	var own strings.Builder
-	for line := range strings.Lines(string(found)) {
-		if !known[strings.TrimSpace(line)] {
-			own.WriteString(line)
-		}
-	}
-	if own.Len() == 0 {
+	if !slices.ContainsFunc(own, func(line string) bool { return strings.HasPrefix(line, "nameserver") }) {
 		return nil
 	}
-	return tree.Write(debian.ResolvConf, []byte(own.String()), 0o644)
+	return tree.Write(debian.ResolvConf, []byte(strings.Join(own, "\n")+"\n"), 0o644)
+}
+
+// nameServers is the lines of resolv.conf(5), less empty ones.
+func nameServers(content []byte) (lines []string) {
+	for line := range strings.Lines(string(content)) {
+		if line = strings.TrimSpace(line); line != "" {
+			lines = append(lines, line)
+		}
+	}
+	return lines
 }
 
 // resolve is a link's target relative to /etc.

@@ -12,7 +12,9 @@ func TestNameServersThatAreWrittenThroughTheLink(t *testing.T) {
 	const hosts = "# ours\nnameserver 10.0.0.1\n"
 	for found, want := range map[string]string{
 		hosts: "", "": "", "nameserver 192.0.2.1\n": "nameserver 192.0.2.1\n",
-		hosts + "options edns0\n": "options edns0\n", "nameserver 192.0.2.1\nnameserver 10.0.0.1\n": "nameserver 192.0.2.1\n",
+		hosts + "options edns0\n":              "",                                     // who has no name server wants the image's
+		hosts + "\nnameserver 192.0.2.1\n":     "nameserver 192.0.2.1\n",               // was added
+		"nameserver 10.0.0.1\noptions edns0\n": "nameserver 10.0.0.1\noptions edns0\n", // is its own, although the builder has it, too
 	} {
 		tree := host.Tree(t.TempDir())
 		if err := tree.Write("/run/vmctl-resolv.conf", []byte(found), 0o644); err != nil {

@@ -235,6 +235,9 @@ func TestWhatPartitionsAreFor(t *testing.T) {
 	if uses, err := open("PARTUUID=deadbeef-04 /srv ext4 defaults\n/dev/vda4 /home ext4 defaults\n"); err != nil || uses[3].Mount != "/srv" {
 		t.Errorf("%+v, %v", uses, err)
 	}
+	if _, err := OpenMounts(bytes.NewReader(disk), int64(len(disk)), 3, []byte(uuidOfXFS+" / xfs defaults\n"+uuidOfXFS+" /home xfs subvol=@home\n")); err == nil || !strings.Contains(err.Error(), "other subvolumes of xfs than the root's (partition 3, of /home)") {
+		t.Errorf("a subvolume is left out: %v", err)
+	}
 	if _, err := open(uuidOfXFS + " /srv xfs defaults\n"); err == nil || !strings.Contains(err.Error(), "vmctl does not read files of xfs (partition 3, of /srv)") {
 		t.Errorf("files that are not read are left out: %v", err)
 	}

@@ -100,6 +100,7 @@ func (s *System) mount(volumes []volume, root int, fstab []byte) error {
 	}
 	all := mountings(fstab)
 	disk := diskName(all, root)
+nextLine:
 	for _, m := range all {
 		for i, v := range volumes {
 			if !v.is(m.source, disk) {
@@ -108,10 +109,13 @@ func (s *System) mount(volumes []volume, root int, fstab []byte) error {
 			if m.at == "" || m.at == "/" || v.Number != root {
 				s.Uses[i].Options = m.options
 			}
-			if m.at == "" || m.at == "/" || v.Number == root { // a subvolume of the root's is no other file system
-				break
-			}
 			at := strings.TrimPrefix(m.at, "/")
+			switch {
+			case m.at == "" || m.at == "/" || v.Number == root && (v.tree != nil || path.Base(at) == ".snapshots"):
+				continue nextLine
+			case v.Number == root:
+				return fail.New(fail.Usage, "", "name a disk on which /"+at+" is no subvolume of its own", "vmctl does not read other subvolumes of %s than the root's (partition %d, of /%s)", v.kind, v.Number, at)
+			}
 			if v.problem != nil {
 				return fail.New(fail.Usage, "", "", "partition %d, of /%s: %w", v.Number, at, v.problem)
 			}
