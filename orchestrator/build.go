@@ -130,14 +130,9 @@ func (b Builder) build(ctx context.Context, plan Plan, space *workspace) (manife
 	if err != nil {
 		return Manifest{}, err
 	}
-	var boots []boottest.Result
-	if b.Boot != nil {
-		boots, err = step(s, "Boot test", func(ctx context.Context) ([]boottest.Result, error) {
-			return b.boot(ctx, s, h, plan, facts, space, images)
-		})
-		if err != nil {
-			return Manifest{}, err
-		}
+	boots, err := b.bootTest(s, h, plan, facts, space, images)
+	if err != nil {
+		return Manifest{}, err
 	}
 	manifest = newManifest(ctx, plan, b, started, facts, images, boots, append(inside.Times, s.times...))
 	manifest.Tools, manifest.ToolsTree, manifest.FactsRead = tools.versions, b.toolsName(), plan.factsRead(of.parts)
@@ -257,6 +252,16 @@ func (p Plan) media() (all []medium) {
 		all = append(all, medium{"", diskformat.Raw, false})
 	}
 	return all
+}
+
+// bootTest is the stage that boots, where that is asked for.
+func (b Builder) bootTest(s *stages, h host.Host, plan Plan, facts DiskFacts, space *workspace, images []image.File) ([]boottest.Result, error) {
+	if b.Boot == nil {
+		return nil, nil
+	}
+	return step(s, "Boot test", func(ctx context.Context) ([]boottest.Result, error) {
+		return b.boot(ctx, s, h, plan, facts, space, images)
+	})
 }
 
 // boot tests what is to be booted on every firmware and makes sure that it did not change.

@@ -1,8 +1,8 @@
 """Waits before the first task of each entry until the entry's gate, a FIFO, is opened. A task
 that would restart the machine, and wait for that, is written down instead, and so is one that
 asks the kernel, which is the builder's, for its modules; a program that a command calls by its
-path is its stand-in; facts that a task registers are the machine's. Handlers are no different. Differences are told as documents, like all else that
-happens."""
+path is its stand-in; facts that a task registers are the machine's. Handlers are no different.
+Differences are told as documents, like all else that happens."""
 
 import json
 import os
